@@ -1,0 +1,77 @@
+# Every target sets up what it needs; all it asks of the machine is Python 3.11+ with venv, make and a package registry.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help up demo test check format bench lock venv clean
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+UV   := $(VENV)/bin/uv
+SDK  := $(and $(wildcard sdk/README.md),$(wildcard sdk/src/tachograph/__init__.py))
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+up: venv  ## The whole system in the foreground until Ctrl-C
+	@exec $(PY) -m stack up
+
+demo: venv  ## The main job from start to end, then exit
+	@exec $(PY) -m stack demo
+
+test: venv  ## All tests; T=path and ARGS=... narrow them down
+	@exec $(PY) -m pytest $(or $(T),tests $(wildcard sdk/tests)) $(ARGS)
+
+check: venv  ## Format, lint, types, import contracts, schemas, unit and property tests
+	@$(PY) -m ruff format --check --quiet . || { echo "ruff format: run 'make format'"; exit 1; }
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m mypy
+	@$(PY) -c 'import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())'
+	@if [ -e service/__main__.py ]; then $(PY) -m service schemas --check; fi
+	@exec $(PY) -m pytest -q tests/unit tests/property $(ARGS)
+
+format: venv  ## Format the code and apply the linter's safe fixes
+	@$(PY) -m ruff check --quiet --fix-only .
+	@$(PY) -m ruff format --quiet .
+
+bench: venv  ## The benchmark table; P="P2 P4" picks some
+	@exec $(PY) -m bench $(P)
+
+lock: $(VENV)/.bootstrapped  ## Resolve requirements.in anew into requirements.lock
+	@lock() { $(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	    --custom-compile-command "make lock" "$$@"; }; \
+	lock -o requirements.lock requirements.in && lock -c requirements.lock -o bootstrap.lock bootstrap.in
+
+venv: $(VENV)/.locked $(if $(SDK),$(VENV)/.sdk)  ## The environment in .venv, as the lock file says
+	@:
+
+clean:  ## Remove the environment and caches (data under TACHOGRAPH_HOME stays)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# PYTHON=... chooses the interpreter; otherwise the first that runs and is new enough.
+$(VENV)/.bootstrapped: bootstrap.lock
+	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	    python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "Tachograph needs Python 3.11 or newer; say which one with 'make PYTHON=/path/to/python3.12 ...'." >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    name=$$("$$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+	    echo "$$python has no venv module; on Debian and Ubuntu: apt-get install $$name-venv" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
+	@touch $@
+
+# uv does not read pip's settings; whoever reaches a registry through them is served all the same.
+$(VENV)/.locked: $(VENV)/.bootstrapped requirements.lock
+	@index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>/dev/null)}}; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@touch $@
+
+$(VENV)/.sdk: $(VENV)/.locked sdk/pyproject.toml
+	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable sdk
+	@touch $@

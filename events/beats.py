@@ -1,0 +1,40 @@
+"""What travels on COMMANDS and HEARTBEATS: orders to GPU workers, and signs of life. Pure."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One sender's sign of life: a worker with all its runs, or an API process for the runs that beat over HTTP."""
+
+    sender: str
+    kind: Literal["worker", "api"]
+    runs: dict[UUID, int] = {}
+    slots: int = 0
+    free_slots: int = 0
+    draining: bool = False
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a GPU worker is to do; it may come more than once, and late."""
+
+    command_id: UUID
+    kind: Literal["start", "kill"]
+    ledger_id: UUID
+    run_id: UUID
+    deadline: datetime
+    grace_seconds: float = 0.0
+    cause: str | None = None
+
+
+def beat_subject(sender: object) -> str:
+    """Return the subject of a sender's beats."""
+    return f"tachograph.heartbeats.{sender}"
+
+
+def order_subject(worker_id: UUID) -> str:
+    """Return the subject of a worker's orders."""
+    return f"tachograph.commands.{worker_id}"

@@ -1,0 +1,187 @@
+"""Events to bytes and back, and what the chain commits to. Pure.
+
+A payload is the event as MessagePack, with its type as tag; the payload of a telemetry event is a columnar
+batch (see `telemetry`). The chain of a ledger covers every stored metadata column in clear and the payload by a
+salted commitment, so that a payload can be erased and the chain still verifies:
+
+    commitment = SHA-256("tachograph.payload.1" || salt || payload)
+    body       = SHA-256("tachograph.leaf.1" || each column, length-prefixed)
+    chain      = SHA-256(previous chain || position || recorded_at || body)
+
+Integers are big-endian signed 64 bits, times microseconds since the epoch, texts UTF-8, an absent column the
+length 0xFFFFFFFF. The chain of an empty ledger is 32 zero bytes. Source: docs/decisions/0005-commitments.md.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from struct import Struct as Layout
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from events import types
+from events.errors import CorruptHistory
+from events.telemetry import LogColumns, MetricColumns
+
+EMPTY_CHAIN: Final = bytes(32)
+
+LifecycleEvent = types.RunEvent | types.ProjectEvent | types.WorkflowEvent | types.OrganisationEvent
+
+_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
+_decoder: Final = msgspec.msgpack.Decoder(LifecycleEvent)
+
+EVENT_TYPES: Final[Mapping[str, type[LifecycleEvent]]] = {
+    str(member.__struct_config__.tag): member for member in LifecycleEvent.__args__
+}
+"""Every lifecycle event by its type's name."""
+
+METRICS: Final = "run.metrics_logged"
+SYSTEM_METRICS: Final = "run.system_metrics_logged"
+LOGS: Final = "run.logs_written"
+TELEMETRY: Final = frozenset({METRICS, SYSTEM_METRICS, LOGS})
+"""The types whose payloads are columnar batches."""
+
+_telemetry: Final[Mapping[str, msgspec.msgpack.Decoder[MetricColumns] | msgspec.msgpack.Decoder[LogColumns]]] = {
+    METRICS: msgspec.msgpack.Decoder(MetricColumns),
+    SYSTEM_METRICS: msgspec.msgpack.Decoder(MetricColumns),
+    LOGS: msgspec.msgpack.Decoder(LogColumns),
+}
+
+UPCASTERS: Final[Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+"""(type, schema version) to a pure function that brings the decoded payload one version on."""
+
+
+def event_type(event: LifecycleEvent) -> str:
+    """Return the type's name, such as `run.created`."""
+    return str(event.__struct_config__.tag)
+
+
+def encode(event: LifecycleEvent | MetricColumns | LogColumns) -> bytes:
+    """Return the payload bytes that are committed to and sealed."""
+    return _encoder.encode(event)
+
+
+def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | MetricColumns | LogColumns:
+    """Return the event that `payload` holds, brought up to the newest version of its type.
+
+    Raises `CorruptHistory` for a type or version that this release does not know.
+    """
+    try:
+        if kind in TELEMETRY and schema_version == 1:
+            return _telemetry[kind].decode(payload)
+        newest = EVENT_TYPES[kind].schema_version
+        if schema_version == newest:
+            event: LifecycleEvent = _decoder.decode(payload)
+            return event
+        document = msgspec.msgpack.decode(payload)
+        for version in range(schema_version, newest):
+            document = UPCASTERS[kind, version](document)
+        upcast: LifecycleEvent = msgspec.convert(document, LifecycleEvent)
+        return upcast
+    except (KeyError, msgspec.DecodeError) as error:
+        raise CorruptHistory(f"{kind} version {schema_version} cannot be read: {error}") from error
+
+
+_INT: Final = Layout(">q")
+_LENGTH: Final = Layout(">I")
+_INT_COLUMN: Final = Layout(">Iq")
+_ABSENT: Final = _LENGTH.pack(0xFFFFFFFF)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def microseconds(moment: datetime) -> int:
+    """Return whole microseconds since 1970-01-01T00:00Z."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(time_us: int) -> datetime:
+    """Return the UTC moment of whole microseconds since the epoch."""
+    return _EPOCH + timedelta(microseconds=time_us)
+
+
+def commitment(salt: bytes, payload: bytes) -> bytes:
+    """Return the salted commitment (32 bytes) to a payload."""
+    return hashlib.sha256(b"tachograph.payload.1" + salt + payload).digest()
+
+
+def request_digest(salt: bytes, request: bytes) -> bytes:
+    """Return the salted digest (32 bytes) of the request that led to an event."""
+    return hashlib.sha256(b"tachograph.request.1" + salt + request).digest()
+
+
+def _int(value: int | None) -> bytes:
+    return _ABSENT if value is None else _INT_COLUMN.pack(8, value)
+
+
+def _bytes(value: bytes | None) -> bytes:
+    return _ABSENT if value is None else _LENGTH.pack(len(value)) + value
+
+
+def _text(value: str | None) -> bytes:
+    return _ABSENT if value is None else _bytes(value.encode())
+
+
+def _uuid(value: UUID | None) -> bytes:
+    return _ABSENT if value is None else b"\0\0\0\x10" + value.bytes
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """The metadata columns of one event that are known before it has a position, in leaf order."""
+
+    ledger_id: UUID
+    event_id: UUID
+    stream: UUID
+    version: int | None
+    type: str
+    schema_version: int
+    actor: str
+    cause: str | None
+    correlation_id: UUID | None
+    causation_id: UUID | None
+    epoch: int | None
+    source: str | None
+    seq: int | None
+    part: int | None
+    occurred_at: datetime
+    commitment: bytes
+
+
+def leaf_body(leaf: Leaf) -> bytes:
+    """Return the digest (32 bytes) over the leaf's columns."""
+    return hashlib.sha256(
+        b"".join(
+            (
+                b"tachograph.leaf.1\0\0\0\x10",
+                leaf.ledger_id.bytes,
+                b"\0\0\0\x10",
+                leaf.event_id.bytes,
+                b"\0\0\0\x10",
+                leaf.stream.bytes,
+                _int(leaf.version),
+                _described(leaf.type, leaf.schema_version, leaf.actor, leaf.cause),
+                _uuid(leaf.correlation_id),
+                _uuid(leaf.causation_id),
+                _int(leaf.epoch),
+                _text(leaf.source),
+                _int(leaf.seq),
+                _int(leaf.part),
+                _INT_COLUMN.pack(8, microseconds(leaf.occurred_at)),
+                _bytes(leaf.commitment),
+            )
+        )
+    ).digest()
+
+
+@lru_cache(maxsize=4096)
+def _described(kind: str, schema_version: int, actor: str, cause: str | None) -> bytes:
+    """Return four neighbouring columns, of which a ledger knows few combinations."""
+    return _text(kind) + _int(schema_version) + _text(actor) + _text(cause)
+
+
+def chain(previous: bytes, position: int, recorded_at: datetime, body: bytes) -> bytes:
+    """Return the ledger's chain value (32 bytes) after the event at `position`."""
+    return hashlib.sha256(previous + _INT.pack(position) + _INT.pack(microseconds(recorded_at)) + body).digest()

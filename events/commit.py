@@ -1,0 +1,172 @@
+"""Group commit: one transaction at a time per ledger takes whatever arrived while the last one committed.
+
+There is no timer, so a lone caller never waits for company. Each caller gets its own verdict; where a whole
+group fails in the database (a name taken, say), its members are tried alone, so that only the culprit fails.
+When the connection breaks, the outcome is unknown and the same group goes again: its ids make that safe.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from events.errors import Busy, Unavailable
+
+MAX_GROUP_EVENTS: Final = 512
+MAX_GROUP_BYTES: Final = 16 << 20
+MAX_WAITING_BYTES: Final = 128 << 20
+RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+
+LOST_CONNECTION: Final = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
+
+
+class InlineRow(msgspec.Struct, frozen=True):
+    """A row of an inline projection: which event of its proposal (from 0) it stands at, and the row as JSON."""
+
+    event: int
+    row: msgspec.Raw
+
+
+class Prepared(msgspec.Struct, kw_only=True):
+    """A sealed proposal, column by column, ready for `append.sql`."""
+
+    stream: UUID
+    expected: int | None
+    epoch: int | None
+    gate: int
+    wrapped_key: bytes | None
+    source: str | None
+    seq: int | None
+    events: list[tuple[Any, ...]]
+    inline: dict[str, list[InlineRow]]
+    size: int
+
+    @property
+    def first_id(self) -> UUID:
+        """The id of the first event, by which a repetition is recognised."""
+        first: UUID = self.events[0][0]
+        return first
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What `append.sql` said of one proposal."""
+
+    proposal: int
+    verdict: str
+    at: int | None
+    last: int | None
+    recorded_at: datetime | None
+    salt: bytes | None
+    request: bytes | None
+    version: int | None
+    epoch: int | None
+
+
+Commit = Callable[[UUID, Sequence[Prepared]], Awaitable[list[Verdict]]]
+
+
+class GroupCommit:
+    """The queue to one ledger."""
+
+    def __init__(self, ledger_id: UUID, commit: Commit) -> None:
+        self._ledger_id = ledger_id
+        self._commit = commit
+        self._waiting: deque[tuple[Prepared, asyncio.Future[Verdict]]] = deque()
+        self._waiting_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, prepared: Prepared) -> Verdict:
+        """Return the proposal's verdict once its transaction ended.
+
+        A cancelled caller's proposal may still be recorded. Raises `Busy` past the queue's bound, `Unavailable`
+        when Postgres stays away.
+        """
+        if self._waiting_bytes + prepared.size > MAX_WAITING_BYTES and self._waiting:
+            raise Busy(f"over {MAX_WAITING_BYTES} bytes are waiting to be recorded")
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiting.append((prepared, future))
+        self._waiting_bytes += prepared.size
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain(), name=f"group commit {self._ledger_id}")
+        return await future
+
+    async def drained(self) -> None:
+        """Wait until nothing is under way."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                await self._settle(self._take())
+        finally:
+            self._task = None
+
+    def _take(self) -> list[tuple[Prepared, "asyncio.Future[Verdict]"]]:
+        """Take the next group: telemetry first, one lifecycle proposal a stream, no id or key twice."""
+        telemetry, lifecycle, later = [], [], []
+        streams: set[UUID] = set()
+        keys: set[tuple[Any, ...]] = set()
+        events = size = 0
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            one = waiting[0]
+            key = (one.first_id,) if one.seq is None else (one.stream, one.epoch, one.source, one.seq)
+            if events and (events + len(one.events) > MAX_GROUP_EVENTS or size + one.size > MAX_GROUP_BYTES):
+                self._waiting.appendleft(waiting)
+                break
+            if key in keys or (one.seq is None and one.stream in streams):
+                later.append(waiting)
+                continue
+            keys.add(key)
+            events += len(one.events)
+            size += one.size
+            if one.seq is None:
+                streams.add(one.stream)
+                lifecycle.append(waiting)
+            else:
+                telemetry.append(waiting)
+        self._waiting.extendleft(reversed(later))
+        self._waiting_bytes -= size
+        return telemetry + lifecycle
+
+    async def _settle(self, group: list[tuple[Prepared, "asyncio.Future[Verdict]"]]) -> None:
+        try:
+            verdicts = await self._durably([prepared for prepared, _ in group])
+        except Exception as error:
+            if len(group) > 1 and isinstance(error, asyncpg.PostgresError):
+                for member in group:
+                    await self._settle([member])
+                return
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), verdict in zip(group, verdicts, strict=True):
+            if not future.done():
+                future.set_result(verdict)
+
+    async def _durably(self, group: Sequence[Prepared]) -> list[Verdict]:
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                return await self._commit(self._ledger_id, group)
+            except LOST_CONNECTION as error:
+                if pause is None:
+                    raise Unavailable(f"Postgres does not answer: {error}") from error
+                await asyncio.sleep(pause)
+        raise AssertionError("unreachable")

@@ -1,0 +1,354 @@
+"""What a command leads to: `decide(command, run)` returns the events, or raises `Rejected`.
+
+An empty tuple means that what was asked is already so: the same end reported twice, a second kill.
+Every refusal says the state, what was asked and what is possible instead.
+"""
+
+from typing import assert_never
+
+import msgspec
+
+from events.commands import (
+    ArchiveRun,
+    AttachRun,
+    ClaimRun,
+    ConfirmKill,
+    CreateRun,
+    DeleteRun,
+    EditRun,
+    EndRun,
+    FailStart,
+    KillRun,
+    MarkCrashed,
+    MarkResponsive,
+    MarkUnresponsive,
+    RecordArchive,
+    RecordPurge,
+    ReportIdle,
+    ReportPreparation,
+    ReportProgress,
+    ReportStarted,
+    ReportStopping,
+    RequeueRun,
+    RunCommand,
+    SaveArtifact,
+    SetPrimaryMetric,
+)
+from events.errors import Erased, Fenced, NotFound, Rejected
+from events.run import ACTIVE, ENDED, Run
+from events.types import (
+    Cause,
+    FinalCredits,
+    Mode,
+    RunAliasSet,
+    RunArchived,
+    RunArtifactSaved,
+    RunCompleted,
+    RunConfigUpdated,
+    RunCrashed,
+    RunDeleted,
+    RunEvent,
+    RunFailed,
+    RunIdled,
+    RunKilled,
+    RunKillRequested,
+    RunNotesSet,
+    RunPreparationReported,
+    RunPrimaryMetricSet,
+    RunProgressReported,
+    RunPurged,
+    RunRecovered,
+    RunRequeued,
+    RunResponsive,
+    RunStarted,
+    RunStarting,
+    RunStopping,
+    RunSummaryUpdated,
+    RunTagsChanged,
+    RunUnarchived,
+    RunUnresponsive,
+    Status,
+)
+
+S = Status
+
+
+def actions(run: Run) -> tuple[str, ...]:
+    """What a person may do to the run now."""
+    match run.status:
+        case S.QUEUED:
+            return ("kill",)
+        case S.STARTING | S.RUNNING | S.STOPPING | S.IDLE:
+            return ("monitor", "kill")
+        case S.COMPLETED:
+            return ("view metrics", "download model", "delete", "archive", "reproduce")
+        case S.FAILED:
+            return ("view logs", "delete", "archive", "reproduce")
+        case S.KILLED:
+            return ("view progress", "delete", "archive", "reproduce")
+        case S.CRASHED:
+            return ("view logs", "kill", "delete", "archive", "reproduce")
+        case S.ABSENT | S.DELETED:
+            return ()
+        case _:
+            assert_never(run.status)
+
+
+def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:  # noqa: PLR0911, PLR0912 (one row a command)
+    """Return the events that the command leads to in this state.
+
+    Raises `Rejected` (`NotFound`, `Erased`, `Fenced`) where the state does not allow it.
+    """
+    if isinstance(command, CreateRun):
+        if run.status is not S.ABSENT:
+            raise _refused(run, "create", "this run exists already")
+        return (command.created,)
+    if run.status is S.ABSENT:
+        raise NotFound("there is no such run", state=run.status)
+    if run.status is S.DELETED and not isinstance(command, RecordPurge | DeleteRun):
+        raise Erased("the run was deleted", state=run.status)
+    match command:
+        case ClaimRun():
+            return _claim(command, run)
+        case RequeueRun():
+            _same_epoch(command.epoch, run)
+            _require(run, "requeue", {S.STARTING})
+            return (RunRequeued(epoch=run.epoch, reason=command.reason),)
+        case ReportPreparation():
+            _live(command.epoch, run, "report a preparation stage", ACTIVE)
+            return (
+                RunPreparationReported(
+                    epoch=run.epoch, stage=command.stage, message=command.message, fraction=command.fraction
+                ),
+            )
+        case ReportStarted():
+            return _started(command, run)
+        case AttachRun():
+            return _attach(command, run)
+        case ReportStopping():
+            _live(command.epoch, run, "stop", {S.RUNNING})
+            return (RunStopping(epoch=run.epoch, exit_code=command.exit_code),)
+        case ReportIdle():
+            _live(command.epoch, run, "idle", {S.RUNNING, S.STOPPING})
+            if not run.protection:
+                raise _refused(run, "idle", "termination protection is off")
+            return (RunIdled(epoch=run.epoch, exit_code=command.exit_code),)
+        case EndRun():
+            return _end(command, run)
+        case FailStart():
+            _require(run, "fail the start of", {S.QUEUED, S.STARTING})
+            return (RunFailed(epoch=run.epoch, cause=command.cause, error=command.error),)
+        case KillRun():
+            return _kill(command, run)
+        case ConfirmKill():
+            if run.kill is None or run.status not in ACTIVE:
+                return ()
+            return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
+        case MarkUnresponsive():
+            if run.status not in ACTIVE or run.unresponsive or command.epoch != run.epoch:
+                return ()
+            return (
+                RunUnresponsive(last_heartbeat_at=command.last_heartbeat_at, silence_seconds=command.silence_seconds),
+            )
+        case MarkResponsive():
+            return _responsive(command, run)
+        case MarkCrashed():
+            return _crash(command, run)
+        case ReportProgress():
+            _live(command.epoch, run, "report progress", ACTIVE)
+            return (RunProgressReported(epoch=run.epoch, done=command.done, total=command.total, unit=command.unit),)
+        case EditRun():
+            return _edit(command, run)
+        case SetPrimaryMetric():
+            return (RunPrimaryMetricSet(name=command.name, mode=command.mode),)
+        case SaveArtifact():
+            return (RunArtifactSaved(**msgspec.structs.asdict(command)),)
+        case ArchiveRun():
+            if run.archived == command.archived:
+                return ()
+            return (RunArchived() if command.archived else RunUnarchived(),)
+        case RecordArchive():
+            written = command.archived
+            if written.first_position <= run.archived_through.get(written.kind, 0):
+                raise _refused(run, "archive telemetry of", "these positions are archived already")
+            return (written,)
+        case DeleteRun():
+            return _delete(command, run)
+        case RecordPurge():
+            _require(run, "purge", {S.DELETED})
+            return () if run.receipt is not None else (RunPurged(receipt=command.receipt),)
+        case _:
+            assert_never(command)
+
+
+def _claim(command: ClaimRun, run: Run) -> tuple[RunEvent, ...]:
+    if run.status in ACTIVE and (run.worker, run.command_id) == (command.worker, command.command_id):
+        return ()
+    if run.mode is not Mode.MANAGED:
+        raise _refused(run, "claim", "it is tracked: its own process starts it")
+    _require(run, "claim", {S.QUEUED})
+    return (
+        RunStarting(
+            worker=command.worker,
+            command_id=command.command_id,
+            epoch=run.epoch + 1,
+            accelerators=command.accelerators,
+            rate=command.rate,
+        ),
+    )
+
+
+def _started(command: ReportStarted, run: Run) -> tuple[RunEvent, ...]:
+    _same_epoch(command.epoch, run)
+    if run.status is S.RUNNING:
+        return ()
+    _require(run, "start", {S.STARTING})
+    return (RunStarted(epoch=run.epoch, pid=command.pid, host=dict(command.host)),)
+
+
+def _attach(command: AttachRun, run: Run) -> tuple[RunEvent, ...]:
+    if run.mode is not Mode.TRACKED:
+        raise _refused(run, "start", "it is managed: a GPU worker starts it")
+    _require(run, "start", {S.QUEUED, S.RUNNING, S.CRASHED})
+    if run.kill is not None and run.status is S.RUNNING:
+        raise _refused(run, "start", "it is being killed")
+    return (
+        RunStarted(
+            epoch=run.epoch + 1,
+            pid=command.pid,
+            host=dict(command.host),
+            environment=dict(command.environment),
+            rate=command.rate,
+        ),
+    )
+
+
+def _end(command: EndRun, run: Run) -> tuple[RunEvent, ...]:
+    _same_epoch(command.epoch, run)
+    if run.status in ENDED - {S.CRASHED}:
+        return ()
+    end = _end_event(command, run)
+    if run.status is S.CRASHED:
+        if run.before_crash is S.STARTING and isinstance(end, RunCompleted):
+            raise _refused(run, "complete", "it never reported that it had started")
+        return (RunRecovered(epoch=run.epoch, silence_seconds=0.0), end)
+    if isinstance(end, RunKilled):
+        _require(run, "end as killed", ACTIVE)
+    elif run.protection and run.mode is Mode.MANAGED and run.status in {S.RUNNING, S.STOPPING, S.IDLE}:
+        return ()  # its worker reports it idle once the commands are gone; only a kill ends it
+    elif isinstance(end, RunFailed):
+        _require(run, "fail", {S.STARTING, S.RUNNING, S.STOPPING})
+    else:
+        _require(run, "complete", {S.RUNNING, S.STOPPING})
+    return (end,)
+
+
+def _end_event(command: EndRun, run: Run) -> RunCompleted | RunFailed | RunKilled:
+    last_seq = dict(command.last_seq)
+    match command.status:
+        case S.COMPLETED:
+            return RunCompleted(epoch=run.epoch, exit_code=command.exit_code, last_seq=last_seq)
+        case S.FAILED:
+            cause = command.cause or (Cause.EXCEPTION if command.error else Cause.EXIT_CODE)
+            return RunFailed(
+                epoch=run.epoch, cause=cause, exit_code=command.exit_code, error=command.error, last_seq=last_seq
+            )
+        case S.KILLED:
+            cause = command.cause or (run.kill.cause if run.kill else Cause.KILLED_BY_USER)
+            reason = command.reason or (run.kill.reason if run.kill else "")
+            return RunKilled(
+                epoch=run.epoch, cause=cause, exit_code=command.exit_code, reason=reason, last_seq=last_seq
+            )
+        case _:
+            raise Rejected(
+                f"a run ends completed, failed or killed, not {command.status}",
+                state=run.status,
+                asked="end",
+                allowed=(S.COMPLETED, S.FAILED, S.KILLED),
+            )
+
+
+def _kill(command: KillRun, run: Run) -> tuple[RunEvent, ...]:
+    if run.status in {S.QUEUED, S.CRASHED}:
+        return (RunKilled(epoch=run.epoch, cause=command.cause, reason=command.reason, fenced=run.epoch > 0),)
+    if run.status not in ACTIVE:
+        raise _refused(run, "kill", "it has ended already")
+    if run.kill is not None:
+        return ()
+    return (RunKillRequested(cause=command.cause, grace_seconds=command.grace_seconds, reason=command.reason),)
+
+
+def _crash(command: MarkCrashed, run: Run) -> tuple[RunEvent, ...]:
+    if run.status not in ACTIVE or command.epoch != run.epoch:
+        return ()
+    if run.kill is not None:
+        return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
+    return (
+        RunCrashed(
+            epoch=run.epoch,
+            cause=command.cause,
+            last_heartbeat_at=command.last_heartbeat_at,
+            silence_seconds=command.silence_seconds,
+        ),
+    )
+
+
+def _responsive(command: MarkResponsive, run: Run) -> tuple[RunEvent, ...]:
+    if command.epoch != run.epoch:
+        raise Fenced("a newer attempt has taken over", state=run.status, asked="heartbeat")
+    if run.status is S.CRASHED:
+        return (RunRecovered(epoch=run.epoch, silence_seconds=command.silence_seconds),)
+    if run.status in ACTIVE and run.unresponsive:
+        return (RunResponsive(silence_seconds=command.silence_seconds),)
+    return ()
+
+
+def _edit(command: EditRun, run: Run) -> tuple[RunEvent, ...]:
+    events: list[RunEvent] = []
+    if command.config is not msgspec.UNSET:
+        _require(run, "change the configuration of", ACTIVE | {S.QUEUED})
+        events.append(RunConfigUpdated(patch=command.config))
+    if command.summary is not msgspec.UNSET:
+        events.append(RunSummaryUpdated(patch=command.summary))
+    if command.tags is not msgspec.UNSET and command.tags != run.tags:
+        events.append(RunTagsChanged(tags=command.tags))
+    if command.notes is not msgspec.UNSET and command.notes != run.notes:
+        events.append(RunNotesSet(notes=command.notes))
+    if command.alias is not msgspec.UNSET and command.alias != run.alias:
+        events.append(RunAliasSet(alias=command.alias))
+    return tuple(events)
+
+
+def _delete(command: DeleteRun, run: Run) -> tuple[RunEvent, ...]:
+    if run.status is S.DELETED:
+        return ()
+    if run.status not in ENDED:
+        raise _refused(run, "delete", "it is active; kill it, wait until it is killed, then delete it")
+    cost = command.credits or FinalCredits()
+    return (RunDeleted(reason=command.reason, epoch=run.epoch, mode=run.mode, credits=cost),)
+
+
+def _same_epoch(epoch: int, run: Run) -> None:
+    if epoch != run.epoch:
+        raise Fenced(
+            f"epoch {epoch} is not the run's latest attempt ({run.epoch}); this process must stop",
+            state=run.status,
+            allowed=actions(run),
+        )
+
+
+def _live(epoch: int, run: Run, asked: str, states: set[Status] | frozenset[Status]) -> None:
+    _same_epoch(epoch, run)
+    _require(run, asked, states)
+
+
+def _require(run: Run, asked: str, states: set[Status] | frozenset[Status]) -> None:
+    if run.status not in states:
+        wanted = ", ".join(sorted(states))
+        raise _refused(run, asked, f"that needs {wanted}")
+
+
+def _refused(run: Run, asked: str, why: str) -> Rejected:
+    return Rejected(
+        f"cannot {asked} a run that is {run.status}: {why}", state=run.status, asked=asked, allowed=actions(run)
+    )

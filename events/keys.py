@@ -1,0 +1,89 @@
+"""Data keys: one AES-256 key a stream, stored wrapped under the master key, cached while in use.
+
+Destroying a stream's row destroys its payloads wherever copies of them lie. Source: rule 16 of the architecture,
+RFC 3394 (key wrap), NIST SP 800-38D (GCM).
+"""
+
+import hmac
+import os
+from collections import OrderedDict
+from pathlib import Path
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+
+from events.errors import CorruptHistory
+
+_NONCE_BYTES = 12
+_CACHED_KEYS = 20_000
+
+
+class DataKey:
+    """One stream's key. Nonces are random; 2³² messages a key are far away."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, secret: bytes) -> None:
+        self._cipher = AESGCM(secret)
+
+    def seal(self, payload: bytes, event_id: UUID) -> bytes:
+        """Return nonce and ciphertext, bound to the event's id."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, payload, event_id.bytes)
+
+    def unseal(self, sealed: bytes, event_id: UUID) -> bytes:
+        """Return the payload. Raises `CorruptHistory` when a bit of it, or the event it belongs to, differs."""
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], event_id.bytes)
+        except InvalidTag:
+            raise CorruptHistory(f"the payload of event {event_id} was altered") from None
+
+
+class Keyring:
+    """Makes, wraps and caches data keys under one master key."""
+
+    def __init__(self, master: bytes) -> None:
+        if len(master) != 32:
+            raise ValueError(f"the master key has 32 bytes, not {len(master)}")
+        self._master = master
+        self._keys: OrderedDict[UUID, DataKey] = OrderedDict()
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Keyring":
+        """Read the master key. Raises `FileNotFoundError`, or `ValueError` on a wrong length."""
+        return cls(path.read_bytes())
+
+    def new(self) -> tuple[DataKey, bytes]:
+        """Return a fresh key and its wrapped form (40 bytes)."""
+        secret = os.urandom(32)
+        return DataKey(secret), aes_key_wrap(self._master, secret)
+
+    def unwrap(self, wrapped: bytes) -> DataKey:
+        """Return the key. Raises `CorruptHistory` when it was wrapped under another master key."""
+        try:
+            return DataKey(aes_key_unwrap(self._master, wrapped))
+        except InvalidUnwrap:
+            raise CorruptHistory("a data key does not open under this master key") from None
+
+    def cached(self, stream: UUID) -> DataKey | None:
+        """Return the stream's key if it is at hand."""
+        key = self._keys.get(stream)
+        if key is not None:
+            self._keys.move_to_end(stream)
+        return key
+
+    def remember(self, stream: UUID, key: DataKey) -> None:
+        """Keep a key whose row is known to be stored."""
+        self._keys[stream] = key
+        if len(self._keys) > _CACHED_KEYS:
+            self._keys.popitem(last=False)
+
+    def forget(self, stream: UUID) -> None:
+        """Drop an erased stream's key."""
+        self._keys.pop(stream, None)
+
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 bytes for another purpose (tokens), bound to its name. Source: HMAC-SHA256 as a PRF."""
+        return hmac.digest(self._master, b"tachograph.derive." + purpose.encode(), "sha256")

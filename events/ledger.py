@@ -1,0 +1,384 @@
+"""The one place where what happened is recorded, read back and verified.
+
+appended = await ledger.append(Proposal(...))      # durable when it returns; the same again is the same
+async for page in ledger.pages(ledger_id): ...     # in order, unsealed, in short transactions
+report = await ledger.verify(ledger_id)            # the first bad record, or "verified up to position N"
+"""
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from events import codec
+from events.commit import GroupCommit, InlineRow, Prepared, Verdict
+from events.errors import Busy, Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
+from events.ids import derived
+from events.keys import DataKey, Keyring
+from events.sql import load
+
+MAX_EVENT_BYTES: Final = 512 << 10
+SURVIVES_ERASURE: Final = frozenset({"run.deleted", "run.purged"})
+"""Types sealed under the ledger's own key, so that a deletion can be explained for ever."""
+
+GATE_CLOSED, GATE_OPEN, GATE_ERASED = 0, 1, 2
+PAGE_EVENTS: Final = 1_000
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who asks: an opaque id such as `key:…`, `worker:…`, `system:monitor`."""
+
+    id: str
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """An event before it is recorded: its type, payload bytes, and what its metadata columns take from it."""
+
+    type: str
+    payload: bytes
+    schema_version: int = 1
+    cause: str | None = None
+    epoch: int | None = None
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """What one caller wants recorded, whole or not at all.
+
+    Lifecycle: `expected_version` is the version that was decided on, `epoch` and `gate` what the stream has
+    afterwards. Telemetry: `source` and `seq` key it, `epoch` is the attempt that speaks. `request` is what makes a
+    repetition the same request.
+    """
+
+    ledger_id: UUID
+    stream: UUID
+    event_id: UUID
+    actor: str
+    occurred_at: datetime
+    drafts: Sequence[Draft]
+    request: bytes
+    expected_version: int | None = None
+    epoch: int | None = None
+    gate: int = GATE_CLOSED
+    source: str | None = None
+    seq: int | None = None
+    causation_id: UUID | None = None
+    inline: Mapping[str, Sequence[InlineRow]] = {}
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where a proposal stands: first and last position, version after it, and whether it stood there before."""
+
+    position: int
+    last: int
+    recorded_at: datetime
+    version: int | None
+    repeated: bool
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored event; `payload` is None once it was erased or moved to Parquet."""
+
+    ledger_id: UUID
+    position: int
+    event_id: UUID
+    stream: UUID
+    version: int | None
+    type: str
+    schema_version: int
+    actor: str
+    cause: str | None
+    correlation_id: UUID | None
+    causation_id: UUID | None
+    epoch: int | None
+    source: str | None
+    seq: int | None
+    part: int | None
+    occurred_at: datetime
+    recorded_at: datetime
+    commitment: bytes
+    chain: bytes
+    salt: bytes | None
+    payload: bytes | None
+
+    def event(self) -> Any:
+        """Return the decoded event. Raises `Erased` where its payload is gone, `CorruptHistory` if it is bad."""
+        if self.payload is None:
+            raise Erased("the payload of this event is gone")
+        return codec.decode(self.type, self.schema_version, self.payload)
+
+
+class Ledger:
+    """All ledgers of one database. Safe for any number of concurrent callers of one event loop."""
+
+    def __init__(self, pool: asyncpg.Pool, keyring: Keyring, *, nudge: Callable[[UUID], None] = lambda _: None) -> None:
+        self.pool = pool
+        self.keyring = keyring
+        self._nudge = nudge
+        self._commits: dict[UUID, GroupCommit] = {}
+
+    async def open(self, ledger_id: UUID, organisation_id: UUID, kind: str) -> None:
+        """Open a ledger (`organisation` or `project`); opening it again changes nothing."""
+        await self.pool.execute(load("events.sql", "open_ledger"), ledger_id, organisation_id, kind)
+
+    async def append(self, proposal: Proposal) -> Appended:
+        """Record a proposal and return where it stands; the commit has happened when this returns.
+
+        The same `event_id` (or telemetry key) with the same request returns the first result again. Raises
+        `VersionConflict` (decide again), `Fenced`, `Rejected`, `Erased`, `IdReused`, `NotFound`, `TooLarge`,
+        `Busy` and `Unavailable` (repeat the same request).
+        """
+        prepared, salt, new_key = await self._prepare(proposal)
+        commits = self._commits.get(proposal.ledger_id)
+        if commits is None:
+            commits = self._commits[proposal.ledger_id] = GroupCommit(proposal.ledger_id, self._commit)
+        verdict = await commits.submit(prepared)
+        if new_key is not None and (verdict.verdict == "appended" or salt == verdict.salt):
+            self.keyring.remember(*new_key)
+        appended = _judge(verdict, proposal)
+        self._nudge(proposal.ledger_id)
+        return appended
+
+    async def drained(self) -> None:
+        """Wait until every append under way has ended."""
+        for commits in list(self._commits.values()):
+            await commits.drained()
+
+    async def stored(self, ledger_id: UUID, event_id: UUID, request: bytes) -> Appended | None:
+        """Return where an earlier lifecycle request stands, or None.
+
+        Raises `IdReused` when the id came with another request, `Erased` when it can no longer be told.
+        """
+        row = await self.pool.fetchrow(
+            "select * from ledger.stored($1, null, true, $2, null, null, null)", ledger_id, event_id
+        )
+        if row is None:
+            return None
+        _same_request(row["salt"], row["request"], request, lifecycle=True)
+        return Appended(row["at"], row["last"], row["recorded_at"], row["version"], repeated=True)
+
+    async def head(self, ledger_id: UUID) -> tuple[int, bytes]:
+        """Return a ledger's last position and chain value. Raises `NotFound`."""
+        row = await self.pool.fetchrow(load("events.sql", "read_head"), ledger_id)
+        if row is None:
+            raise NotFound("there is no such ledger")
+        return row["position"], row["chain"]
+
+    async def read(
+        self,
+        ledger_id: UUID,
+        *,
+        after: int = 0,
+        up_to: int | None = None,
+        limit: int = PAGE_EVENTS,
+        types: Sequence[str] | None = None,
+        stream: UUID | None = None,
+        payloads: bool = True,
+    ) -> list[Recorded]:
+        """Return a page of a ledger in order, after a position; all of it, or some types or one stream."""
+        rows = await self.pool.fetch(
+            load("events.sql", "read_ledger"), ledger_id, after, up_to or (1 << 62), limit, payloads, types, stream
+        )
+        return await self._unsealed(rows)
+
+    async def pages(
+        self, ledger_id: UUID, *, after: int = 0, types: Sequence[str] | None = None
+    ) -> AsyncIterator[list[Recorded]]:
+        """Yield a ledger page by page up to its end; no snapshot is held between pages."""
+        while page := await self.read(ledger_id, after=after, types=types):
+            yield page
+            after = page[-1].position
+
+    async def read_stream(
+        self, ledger_id: UUID, stream: UUID, *, after: int = 0, up_to: int | None = None
+    ) -> list[Recorded]:
+        """Return a stream's lifecycle events in order, after a version, up to another."""
+        rows = await self.pool.fetch(load("events.sql", "read_stream"), ledger_id, stream, after, up_to or (1 << 30))
+        return await self._unsealed(rows)
+
+    async def read_telemetry(
+        self, ledger_id: UUID, stream: UUID, *, after: int, limit: int, types: Sequence[str] | None = None
+    ) -> list[Recorded]:
+        """Return a run's telemetry batches that are still in Postgres, in order, after a position."""
+        rows = await self.pool.fetch(load("events.sql", "read_telemetry"), ledger_id, stream, after, limit, types)
+        return await self._unsealed(rows)
+
+    async def erase(self, ledger_id: UUID, stream: UUID) -> tuple[int, int]:
+        """Destroy a deleted stream's key and payloads; returns how many objects and bytes went."""
+        row = await self.pool.fetchrow("select * from ledger.erase($1, $2)", ledger_id, stream)
+        self.keyring.forget(stream)
+        return row["objects"], row["bytes"]
+
+    async def _key(self, ledger_id: UUID, stream: UUID) -> DataKey | None:
+        key = self.keyring.cached(stream)
+        if key is None:
+            wrapped = await self.pool.fetchval(load("events.sql", "read_key"), ledger_id, stream)
+            if wrapped is not None:
+                key = self.keyring.unwrap(wrapped)
+                self.keyring.remember(stream, key)
+        return key
+
+    async def _unsealed(self, rows: Sequence[asyncpg.Record]) -> list[Recorded]:
+        recorded = []
+        for row in rows:
+            columns = dict(row)
+            ciphertext = columns.pop("ciphertext")
+            payload = None
+            if ciphertext is not None:
+                owner = row["ledger_id"] if row["type"] in SURVIVES_ERASURE else row["stream"]
+                key = await self._key(row["ledger_id"], owner)
+                payload = None if key is None else key.unseal(ciphertext, row["event_id"])
+            recorded.append(Recorded(**columns, payload=payload))
+        return recorded
+
+    async def _prepare(self, proposal: Proposal) -> tuple[Prepared, bytes, tuple[UUID, DataKey] | None]:
+        """Seal a proposal; also returns the first event's salt, and the stream's key if it is new."""
+        lifecycle = proposal.seq is None
+        wrapped = new_key = None
+        if proposal.expected_version == 0:
+            key, wrapped = self.keyring.new()
+            new_key = (proposal.stream, key)
+        else:
+            found = await self._key(proposal.ledger_id, proposal.stream)
+            if found is None and not all(draft.type in SURVIVES_ERASURE for draft in proposal.drafts):
+                raise NotFound("there is no such stream, or it was deleted")
+            key = found or self.keyring.new()[0]
+        rows = []
+        size = 0
+        salts = os.urandom(16 * len(proposal.drafts))
+        for index, draft in enumerate(proposal.drafts):
+            if len(draft.payload) > MAX_EVENT_BYTES:
+                raise TooLarge(f"an event of {len(draft.payload)} bytes", limit=MAX_EVENT_BYTES)
+            salt = salts[index * 16 : index * 16 + 16]
+            sealing = key
+            if draft.type in SURVIVES_ERASURE:
+                sealing = await self._key(proposal.ledger_id, proposal.ledger_id) or key
+            rows.append(_seal(proposal, draft, index, salt, sealing))
+            size += len(draft.payload) + 256
+        prepared = Prepared(
+            stream=proposal.stream,
+            expected=proposal.expected_version,
+            epoch=proposal.epoch,
+            gate=proposal.gate,
+            wrapped_key=wrapped,
+            source=proposal.source,
+            seq=proposal.seq,
+            events=rows,
+            inline={name: list(inline) for name, inline in proposal.inline.items()} if lifecycle else {},
+            size=size,
+        )
+        return prepared, salts[:16], new_key
+
+    async def _commit(self, ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
+        events = [(index, *event) for index, one in enumerate(group, 1) for event in one.events]
+        inline: dict[str, list[InlineRow]] = {}
+        start = 1
+        for one in group:
+            for name, rows in one.inline.items():
+                inline.setdefault(name, []).extend(InlineRow(row.event + start, row.row) for row in rows)
+            start += len(one.events)
+        rows = await self.pool.fetch(
+            _APPEND,
+            ledger_id,
+            [one.stream for one in group],
+            [one.expected for one in group],
+            [one.epoch for one in group],
+            [one.gate for one in group],
+            [one.wrapped_key for one in group],
+            [one.first_id for one in group],
+            [one.source for one in group],
+            [one.seq for one in group],
+            *([list(column) for column in zip(*events, strict=True)]),
+            list(inline),
+            [msgspec.json.encode(rows).decode() for rows in inline.values()],
+        )
+        if not rows:
+            raise NotFound("there is no such ledger")
+        return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
+
+
+_APPEND: Final = f"select * from ledger.append({', '.join(f'${n}' for n in range(1, 31))})"
+
+
+def _seal(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> tuple[Any, ...]:
+    """Return one event's columns in the order of `append.sql`."""
+    lifecycle = proposal.seq is None
+    event_id = proposal.event_id if index == 0 else derived(proposal.event_id, index)
+    leaf = codec.Leaf(
+        ledger_id=proposal.ledger_id,
+        event_id=event_id,
+        stream=proposal.stream,
+        version=(proposal.expected_version or 0) + index + 1 if lifecycle else None,
+        type=draft.type,
+        schema_version=draft.schema_version,
+        actor=proposal.actor,
+        cause=draft.cause,
+        correlation_id=proposal.event_id,
+        causation_id=proposal.causation_id,
+        epoch=draft.epoch if lifecycle else proposal.epoch,
+        source=proposal.source,
+        seq=proposal.seq,
+        part=None if lifecycle else index,
+        occurred_at=proposal.occurred_at,
+        commitment=codec.commitment(salt, draft.payload),
+    )
+    return (
+        leaf.event_id,
+        leaf.version,
+        leaf.type,
+        leaf.schema_version,
+        leaf.actor,
+        leaf.cause,
+        leaf.correlation_id,
+        leaf.causation_id,
+        leaf.epoch,
+        leaf.source,
+        leaf.seq,
+        leaf.part,
+        leaf.occurred_at,
+        leaf.commitment,
+        codec.leaf_body(leaf),
+        salt,
+        codec.request_digest(salt, proposal.request) if index == 0 else None,
+        key.seal(draft.payload, event_id),
+    )
+
+
+def _same_request(salt: bytes | None, stored: bytes | None, request: bytes, *, lifecycle: bool) -> None:
+    if salt is None or stored is None:
+        if lifecycle:
+            raise Erased("this request was recorded, and its run has been deleted since")
+        return  # its payload is in Parquet; the key alone says that it was recorded
+    if codec.request_digest(salt, request) != stored:
+        raise IdReused("this id was used before, with a different request")
+
+
+def _judge(verdict: Verdict, proposal: Proposal) -> Appended:
+    match verdict.verdict:
+        case "appended" | "duplicate":
+            repeated = verdict.verdict == "duplicate"
+            if repeated:
+                _same_request(verdict.salt, verdict.request, proposal.request, lifecycle=proposal.seq is None)
+            assert verdict.at is not None
+            assert verdict.last is not None
+            assert verdict.recorded_at is not None
+            version = verdict.version
+            if not repeated and proposal.expected_version is not None:
+                version = proposal.expected_version + len(proposal.drafts)
+            return Appended(verdict.at, verdict.last, verdict.recorded_at, version, repeated)
+        case "conflict":
+            raise VersionConflict(f"decided on version {proposal.expected_version}, it is at {verdict.version}")
+        case "fenced":
+            raise Fenced(f"epoch {proposal.epoch} is not the run's latest attempt ({verdict.epoch})")
+        case "closed":
+            raise Rejected("the run has not started", state="queued", asked="log", allowed=("start",))
+        case "erased":
+            raise Erased("the run was deleted")
+        case _:
+            raise NotFound("there is no such run")
+
+
+__all__ = ["Actor", "Appended", "Busy", "Draft", "Ledger", "Proposal", "Recorded"]

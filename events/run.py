@@ -1,0 +1,349 @@
+"""A run: its state, the one table of its transitions, and the two pure functions over them.
+
+`decide` says what a command leads to, or raises `Rejected`; `evolve` folds one event into the state. Neither
+knows a clock, an id source or a database. `recorded_at` is the ledger's time of the event; before an append
+has assigned it, the caller passes a placeholder (see `projections.runs`).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
+
+from events.errors import CorruptHistory
+from events.types import (
+    Cause,
+    Failure,
+    Liveness,
+    Mode,
+    Rate,
+    Resources,
+    RunAliasSet,
+    RunArchived,
+    RunArtifactSaved,
+    RunCompleted,
+    RunConfigUpdated,
+    RunCrashed,
+    RunCreated,
+    RunDeleted,
+    RunEvent,
+    RunFailed,
+    RunIdled,
+    RunKilled,
+    RunKillRequested,
+    RunNotesSet,
+    RunPreparationReported,
+    RunPrimaryMetricSet,
+    RunProgressReported,
+    RunPurged,
+    RunRecovered,
+    RunRequeued,
+    RunResponsive,
+    RunStarted,
+    RunStarting,
+    RunStopping,
+    RunSummaryUpdated,
+    RunTagsChanged,
+    RunTelemetryArchived,
+    RunUnarchived,
+    RunUnresponsive,
+    Status,
+    StoreReceipt,
+    WorkflowRef,
+)
+
+S = Status
+
+ACTIVE: Final = frozenset({S.STARTING, S.RUNNING, S.STOPPING, S.IDLE})
+ENDED: Final = frozenset({S.COMPLETED, S.FAILED, S.KILLED, S.CRASHED})
+EXISTING: Final = ACTIVE | ENDED | {S.QUEUED}
+
+FORMER: Final = None
+"""In `TRANSITIONS`: back to what the run was before it crashed."""
+
+
+def _transitions() -> Mapping[tuple[Status, type[RunEvent]], Status | None]:
+    rows: list[tuple[set[Status], type[RunEvent], Status | None]] = [
+        ({S.ABSENT}, RunCreated, S.QUEUED),
+        ({S.QUEUED}, RunStarting, S.STARTING),
+        ({S.STARTING}, RunRequeued, S.QUEUED),
+        ({S.QUEUED, S.STARTING, S.RUNNING, S.CRASHED}, RunStarted, S.RUNNING),
+        ({S.RUNNING}, RunStopping, S.STOPPING),
+        ({S.RUNNING, S.STOPPING}, RunIdled, S.IDLE),
+        ({S.RUNNING, S.STOPPING}, RunCompleted, S.COMPLETED),
+        ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING}, RunFailed, S.FAILED),
+        ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING, S.IDLE, S.CRASHED}, RunKilled, S.KILLED),
+        (set(ACTIVE), RunCrashed, S.CRASHED),
+        ({S.CRASHED}, RunRecovered, FORMER),
+        (set(ENDED), RunDeleted, S.DELETED),
+    ]
+    return MappingProxyType({(status, event): to for froms, event, to in rows for status in froms})
+
+
+TRANSITIONS: Final = _transitions()
+
+ALLOWED_IN: Final[Mapping[type[RunEvent], frozenset[Status]]] = MappingProxyType(
+    {
+        RunPreparationReported: ACTIVE,
+        RunProgressReported: ACTIVE,
+        RunUnresponsive: ACTIVE,
+        RunResponsive: ACTIVE,
+        RunKillRequested: ACTIVE,
+        RunConfigUpdated: ACTIVE | {S.QUEUED},
+        RunSummaryUpdated: EXISTING,
+        RunPrimaryMetricSet: EXISTING,
+        RunArtifactSaved: EXISTING,
+        RunTagsChanged: EXISTING,
+        RunNotesSet: EXISTING,
+        RunAliasSet: EXISTING,
+        RunArchived: EXISTING,
+        RunUnarchived: EXISTING,
+        RunTelemetryArchived: EXISTING,
+        RunPurged: frozenset({S.DELETED}),
+    }
+)
+"""Where the events that change no status may happen."""
+
+
+class KillRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A kill that is under way."""
+
+    cause: Cause
+    grace_seconds: float
+    reason: str = ""
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The last progress report."""
+
+    done: float
+    total: float | None = None
+    unit: str = ""
+
+
+class PrimaryMetric(msgspec.Struct, frozen=True):
+    """The metric that tells the best point; `mode` is `max` or `min`."""
+
+    name: str
+    mode: str
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that a run's lifecycle events add up to, at `version`."""
+
+    status: Status = S.ABSENT
+    version: int = 0
+    epoch: int = 0
+    mode: Mode = Mode.MANAGED
+    name: str = ""
+    session_id: str = ""
+    workflow: WorkflowRef | None = None
+    external_id: str | None = None
+    path: str = "default"
+    alias: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    resources: Resources | None = None
+    protection: bool = False
+    estimate_seconds: float | None = None
+    liveness: Liveness = Liveness()
+    reproduced_from: UUID | None = None
+    worker: UUID | None = None
+    command_id: UUID | None = None
+    accelerators: tuple[str, ...] = ()
+    rate: Rate | None = None
+    host: dict[str, Any] = {}
+    pid: int | None = None
+    stage: str | None = None
+    progress: Progress | None = None
+    primary_metric: PrimaryMetric | None = None
+    kill: KillRequest | None = None
+    unresponsive: bool = False
+    cause: Cause | None = None
+    exit_code: int | None = None
+    error: Failure | None = None
+    before_crash: Status | None = None
+    last_seq: dict[str, int] = {}
+    archived: bool = False
+    archived_through: dict[str, int] = {}
+    deletion_reason: str = ""
+    receipt: dict[str, StoreReceipt] | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    status_since: datetime | None = None
+    kill_requested_at: datetime | None = None
+    ended_at: datetime | None = None
+    deleted_at: datetime | None = None
+
+
+NO_RUN: Final = Run()
+
+
+def evolve(run: Run, event: RunEvent, recorded_at: datetime) -> Run:
+    """Fold one event into the state.
+
+    Raises `CorruptHistory` where the state machine knows no such step.
+    """
+    kind = type(event)
+    step = (run.status, kind)
+    if step in TRANSITIONS:
+        target = TRANSITIONS[step]
+        status = run.before_crash if target is None else target
+        if status is None:
+            raise CorruptHistory("a recovery without a crash before it")
+        moved = replace(run, version=run.version + 1, status=status, status_since=recorded_at)
+        return _apply(moved, event, recorded_at, former=run.status)
+    if run.status in ALLOWED_IN.get(kind, ()):
+        return _apply(replace(run, version=run.version + 1), event, recorded_at, former=run.status)
+    raise CorruptHistory(f"{event.__struct_config__.tag} cannot happen to a run that is {run.status}")
+
+
+def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
+    """Take the event's contents over; version and status are already the new ones."""
+    match event:
+        case RunCreated():
+            return _created(run, event, at)
+        case RunStarting():
+            return replace(
+                run,
+                epoch=event.epoch,
+                worker=event.worker,
+                command_id=event.command_id,
+                accelerators=event.accelerators,
+                rate=event.rate,
+                stage=None,
+            )
+        case RunRequeued():
+            return replace(
+                run, worker=None, command_id=None, accelerators=(), rate=None, stage=None, unresponsive=False
+            )
+        case RunPreparationReported():
+            return replace(run, stage=event.stage)
+        case RunStarted():
+            return replace(
+                run,
+                epoch=event.epoch,
+                pid=event.pid,
+                host=event.host,
+                rate=event.rate or run.rate,
+                started_at=run.started_at or at,
+                stage=None,
+                unresponsive=False,
+                before_crash=None,
+                cause=None,
+                ended_at=None,
+                kill=None,
+                kill_requested_at=None,
+            )
+        case RunProgressReported():
+            return replace(run, progress=Progress(event.done, event.total, event.unit))
+        case RunConfigUpdated():
+            return replace(run, config=merge(run.config, event.patch))
+        case RunSummaryUpdated():
+            return replace(run, summary=merge(run.summary, event.patch))
+        case RunPrimaryMetricSet():
+            return replace(run, primary_metric=PrimaryMetric(event.name, event.mode))
+        case RunTagsChanged():
+            return replace(run, tags=event.tags)
+        case RunNotesSet():
+            return replace(run, notes=event.notes)
+        case RunAliasSet():
+            return replace(run, alias=event.alias)
+        case RunArchived():
+            return replace(run, archived=True)
+        case RunUnarchived():
+            return replace(run, archived=False)
+        case RunArtifactSaved():
+            return run
+        case RunKillRequested():
+            request = KillRequest(event.cause, event.grace_seconds, event.reason)
+            return replace(run, kill=request, kill_requested_at=at)
+        case RunUnresponsive():
+            return replace(run, unresponsive=True)
+        case RunResponsive():
+            return replace(run, unresponsive=False)
+        case RunStopping() | RunIdled():
+            return replace(run, exit_code=event.exit_code if event.exit_code is not None else run.exit_code)
+        case RunCompleted():
+            return _ended(run, event.cause, event.exit_code, None, event.last_seq, at)
+        case RunFailed():
+            return _ended(run, event.cause, event.exit_code, event.error, event.last_seq, at)
+        case RunKilled():
+            ended = _ended(run, event.cause, event.exit_code, None, event.last_seq, at)
+            return replace(ended, epoch=run.epoch + 1) if event.fenced else ended
+        case RunCrashed():
+            return replace(run, cause=event.cause, ended_at=at, before_crash=former, unresponsive=False)
+        case RunRecovered():
+            return replace(run, before_crash=None, cause=None, ended_at=None, unresponsive=False)
+        case RunTelemetryArchived():
+            return replace(run, archived_through={**run.archived_through, event.kind: event.last_position})
+        case RunDeleted():
+            return _tombstone(run, event, at)
+        case RunPurged():
+            return replace(run, receipt=event.receipt)
+
+
+def _created(run: Run, event: RunCreated, at: datetime) -> Run:
+    shared = {field: getattr(event, field) for field in event.__struct_fields__ if field in _CREATED_FIELDS}
+    return replace(run, created_at=at, **shared)
+
+
+_CREATED_FIELDS: Final = frozenset(Run.__struct_fields__) & frozenset(RunCreated.__struct_fields__)
+
+
+def _ended(
+    run: Run, cause: Cause, exit_code: int | None, error: Failure | None, last_seq: Mapping[str, int], at: datetime
+) -> Run:
+    return replace(
+        run,
+        cause=cause,
+        exit_code=run.exit_code if exit_code is None else exit_code,
+        error=error,
+        last_seq={**run.last_seq, **last_seq},
+        ended_at=at,
+        before_crash=None,
+        unresponsive=False,
+    )
+
+
+def _tombstone(run: Run, event: RunDeleted, at: datetime) -> Run:
+    """What stays of a deleted run: no name, no text, no parameter; when and why.
+
+    All of it comes from this event or from metadata, so that it can be told again once the rest is erased.
+    """
+    return Run(
+        status=run.status,
+        version=run.version,
+        epoch=event.epoch,
+        mode=event.mode,
+        cause=run.cause,
+        deletion_reason=event.reason,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        status_since=at,
+        ended_at=run.ended_at,
+        deleted_at=at,
+    )
+
+
+def merge(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply a JSON merge patch: null removes, objects merge, everything else replaces. Source: RFC 7396."""
+    merged = dict(document)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            below = merged.get(key)
+            merged[key] = merge(below if isinstance(below, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,48 @@
+"""What a process of ours is told by its environment."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class SettingsError(Exception):
+    """A variable is missing or cannot be used; the message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are. `database_url` is the application role's, `owner_database_url` the migrating one's."""
+
+    home: Path
+    host: str
+    port: int
+    database_url: str
+    owner_database_url: str | None
+    nats_url: str
+    master_key: Path
+    parquet: Path
+
+
+def from_environment() -> Settings:
+    """Read the `TACHOGRAPH_*` variables. Raises `SettingsError` naming the one that is missing or wrong."""
+    home = Path(os.environ.get("TACHOGRAPH_HOME", ".tachograph")).resolve()
+    port = os.environ.get("TACHOGRAPH_PORT", "8765")
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise SettingsError(f"TACHOGRAPH_PORT is a port number, not {port!r}")
+    return Settings(
+        home=home,
+        host=os.environ.get("TACHOGRAPH_HOST", "127.0.0.1"),
+        port=int(port),
+        database_url=_required("TACHOGRAPH_DATABASE_URL"),
+        owner_database_url=os.environ.get("TACHOGRAPH_OWNER_DATABASE_URL"),
+        nats_url=_required("TACHOGRAPH_NATS_URL"),
+        master_key=Path(os.environ.get("TACHOGRAPH_MASTER_KEY", home / "master.key")),
+        parquet=Path(os.environ.get("TACHOGRAPH_PARQUET", home / "parquet")),
+    )
+
+
+def _required(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise SettingsError(f"{name} is not set; `make up` sets it, or see README.md")
+    return value

@@ -1,0 +1,59 @@
+-- Hourly partitions of ledger.telemetry: create the ones of the coming hours, drop the ones that are in Parquet.
+
+-- Create the partitions that cover now and the next `p_hours` hours. Returns how many were missing.
+create or replace function ledger.create_partitions(p_hours integer) returns integer
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_from    timestamptz;
+    v_name    text;
+    v_created integer := 0;
+begin
+    perform pg_advisory_xact_lock(hashtext('ledger.partitions'));
+    for v_from in
+        select h from generate_series(date_trunc('hour', now(), 'UTC'),
+                                      date_trunc('hour', now(), 'UTC') + make_interval(hours => p_hours),
+                                      interval '1 hour') h
+    loop
+        v_name := 'telemetry_' || to_char(v_from at time zone 'UTC', 'YYYYMMDD_HH24');
+        if to_regclass('ledger.' || v_name) is null then
+            execute format('create table ledger.%I partition of ledger.telemetry for values from (%L) to (%L)',
+                           v_name, v_from, v_from + interval '1 hour');
+            v_created := v_created + 1;
+        end if;
+    end loop;
+    return v_created;
+end $$;
+
+-- Drop the partitions that ended over `p_keep` ago and hold no batch beyond what `p_archived` (stream, metrics
+-- through, logs through) says is in Parquet. Streams that are not named there keep theirs.
+-- Returns the names of what was dropped.
+create or replace function ledger.drop_partitions(
+    p_keep interval, p_stream uuid[], p_metrics bigint[], p_logs bigint[]
+) returns setof text
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_name text;
+    v_kept boolean;
+begin
+    perform pg_advisory_xact_lock(hashtext('ledger.partitions'));
+    for v_name in
+        select c.relname from pg_catalog.pg_class c
+        join pg_catalog.pg_inherits i on i.inhrelid = c.oid
+        where i.inhparent = 'ledger.telemetry'::regclass and c.relname ~ '^telemetry_\d{8}_\d{2}$'
+          and to_timestamp(substr(c.relname, 11) || ' UTC', 'YYYYMMDD_HH24 TZ') + interval '1 hour' < now() - p_keep
+        order by 1
+    loop
+        execute format($q$
+            select exists (
+                select 1 from ledger.%I t
+                join ledger.event e on e.ledger_id = t.ledger_id and e.position = t.position
+                left join unnest($1, $2, $3) a(stream, metrics, logs) on a.stream = t.stream
+                where t.position > coalesce(case when e.type = 'run.logs_written' then a.logs else a.metrics end, 0)
+            )$q$, v_name)
+        into v_kept using p_stream, p_metrics, p_logs;
+        if not v_kept then
+            execute format('drop table ledger.%I', v_name);
+            return next v_name;
+        end if;
+    end loop;
+end $$;

@@ -1,0 +1,7 @@
+-- A stream's telemetry batches that are still in Postgres, in order. $1 ledger, $2 stream, $3 after position,
+-- $4 limit, $5 types or NULL.
+select e.*, t.salt, t.ciphertext
+from ledger.telemetry t
+join ledger.event e on e.ledger_id = t.ledger_id and e.position = t.position
+where t.ledger_id = $1 and t.stream = $2 and t.position > $3 and ($5::text[] is null or e.type = any($5))
+order by t.position limit $4

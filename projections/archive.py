@@ -1,0 +1,245 @@
+"""Telemetry to Parquet: batches to sorted Arrow tables, tables to bytes, bytes to files.
+
+Metrics are sorted by (metric, step), repeated steps in the order in which they arrived; logs stand in the
+order in which they arrived. A file is written beside its final name, flushed, and renamed: no reader sees
+half of one, and none counts that the manifest does not name.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from events.telemetry import STREAMS, LogColumns, MetricColumns
+
+ROW_GROUP_ROWS: Final = 122_880
+"""A chart reads whole row groups; smaller ones cost more than they spare."""
+
+TEMPORARY: Final = ".tmp"
+
+_TEXTS: Final = pa.dictionary(pa.int32(), pa.string())
+METRICS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("metric", _TEXTS, nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("time_us", pa.int64(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("stage", _TEXTS),
+        pa.field("position", pa.int64(), nullable=False),
+    ]
+)
+LOGS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("time_us", pa.int64(), nullable=False),
+        pa.field("stream", _TEXTS, nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("line", pa.int32(), nullable=False),
+    ]
+)
+_ENCODINGS: Final = {
+    "step": "DELTA_BINARY_PACKED",
+    "time_us": "DELTA_BINARY_PACKED",
+    "position": "DELTA_BINARY_PACKED",
+    "line": "DELTA_BINARY_PACKED",
+    "value": "BYTE_STREAM_SPLIT",
+    "text": "DELTA_LENGTH_BYTE_ARRAY",
+}
+
+
+def metrics_table(batches: Sequence[tuple[int, MetricColumns]]) -> pa.Table:
+    """Return the points of batches, given with their positions in order, sorted; see `METRICS_SCHEMA`."""
+    names = sorted({name for _, batch in batches for name in batch.names})
+    rank = {name: index for index, name in enumerate(names)}
+    codes = np.concatenate(
+        [np.repeat(np.array([rank[n] for n in batch.names], np.int32), batch.counts) for _, batch in batches]
+    )
+    step = np.concatenate([batch.steps() for _, batch in batches])
+    order = _by_series_and_step(codes, step, len(names))
+    stage_codes, stages = _stages(batches)
+    columns = [
+        pa.DictionaryArray.from_arrays(codes[order], pa.array(names, pa.string())),
+        pa.array(step[order]),
+        pa.array(np.concatenate([batch.times() for _, batch in batches])[order]),
+        pa.array(np.concatenate([batch.values() for _, batch in batches])[order]),
+        pa.DictionaryArray.from_arrays(
+            pa.array(stage_codes[order], mask=stage_codes[order] < 0), pa.array(stages, pa.string())
+        ),
+        pa.array(_positions(batches)[order]),
+    ]
+    return pa.Table.from_arrays(columns, schema=METRICS_SCHEMA)
+
+
+def logs_table(batches: Sequence[tuple[int, LogColumns]]) -> pa.Table:
+    """Return the lines of batches, given with their positions in order; see `LOGS_SCHEMA`."""
+    streams = np.concatenate([batch.streams() for _, batch in batches]).astype(np.int32)
+    columns = [
+        pa.array(np.concatenate([batch.times() for _, batch in batches])),
+        pa.DictionaryArray.from_arrays(streams, pa.array(STREAMS, pa.string())),
+        pa.array(chain.from_iterable(batch.text for _, batch in batches), pa.string()),
+        pa.array(_positions(batches)),
+        pa.array(np.concatenate([np.arange(batch.points, dtype=np.int32) for _, batch in batches])),
+    ]
+    return pa.Table.from_arrays(columns, schema=LOGS_SCHEMA)
+
+
+def _by_series_and_step(codes: NDArray[np.int32], step: NDArray[np.int64], series: int) -> NDArray[np.int64]:
+    """Return the stable order by (series, step); steps in order, as they nearly always are, cost no sort."""
+    narrow = codes.astype(np.uint16) if series <= 1 << 16 else codes
+    order = np.argsort(narrow, kind="stable")
+    codes, sorted_step = codes[order], step[order]
+    if np.all((sorted_step[1:] >= sorted_step[:-1]) | (codes[1:] != codes[:-1])):
+        return order
+    return order[np.lexsort((sorted_step, codes))]
+
+
+def _positions(batches: Sequence[tuple[int, MetricColumns | LogColumns]]) -> NDArray[np.int64]:
+    positions = np.array([position for position, _ in batches], np.int64)
+    return np.repeat(positions, [batch.points for _, batch in batches])
+
+
+def _stages(batches: Sequence[tuple[int, MetricColumns]]) -> tuple[NDArray[np.int32], list[str]]:
+    """Return each point's stage as an index into the stages' names, -1 for none."""
+    index: dict[str, int] = {}
+    parts = []
+    for _, batch in batches:
+        own = batch.stage_indices()
+        if own is None:
+            parts.append(np.full(batch.points, -1, np.int32))
+            continue
+        ours = [-1 if stage is None else index.setdefault(stage, len(index)) for stage in batch.stages]
+        parts.append(np.array(ours, np.int32)[own])
+    return np.concatenate(parts), list(index)
+
+
+def to_parquet(table: pa.Table) -> pa.Buffer:
+    """Return the table as the bytes of a Parquet file."""
+    dictionaries = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=dictionaries,
+        column_encoding={name: _ENCODINGS[name] for name in table.schema.names if name in _ENCODINGS},
+        compression="zstd",
+        write_statistics=True,
+        write_page_index=True,
+        store_schema=False,
+    )
+    return sink.getvalue()
+
+
+def sha256(data: pa.Buffer) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def run_directory(ledger_id: UUID, run_id: UUID) -> str:
+    """Return where a run's files are, relative to the Parquet root (Hive style)."""
+    return f"ledger={ledger_id}/run={run_id}"
+
+
+def segment_path(ledger_id: UUID, run_id: UUID, kind: str, segment: UUID) -> str:
+    """Return a file's place relative to the Parquet root."""
+    return f"{run_directory(ledger_id, run_id)}/{kind}-{segment}.parquet"
+
+
+def write_temporary(path: Path, data: pa.Buffer) -> Path:
+    """Write the bytes durably beside `path` under a name that no reader looks at, and return that name."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for created in missing:
+        _flush_directory(created.parent)
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give the written file its name, durably."""
+    temporary.rename(path)
+    _flush_directory(path.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_run(root: Path, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
+    """Remove all files of a run; returns how many objects and bytes went."""
+    directory = root / run_directory(ledger_id, run_id)
+    if not directory.exists():
+        return 0, 0
+    sizes = [file.stat().st_size for file in directory.iterdir()]
+    shutil.rmtree(directory)
+    _flush_directory(directory.parent)
+    return len(sizes), sum(sizes)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A file below the Parquet root, as its name tells; `path` is relative to the root."""
+
+    ledger_id: UUID
+    run_id: UUID
+    segment_id: UUID
+    path: str
+
+
+def files_older_than(root: Path, age_seconds: float) -> Iterator[Found]:
+    """Yield our files below the root, temporary ones too, that nobody has written to for that long."""
+    latest = time.time() - age_seconds
+    for file in root.glob("ledger=*/run=*/*"):
+        found = _found(root, file)
+        if found is not None and _modified(file) <= latest:
+            yield found
+
+
+def _found(root: Path, file: Path) -> Found | None:
+    name = file.name.removeprefix(".").removesuffix(TEMPORARY)
+    try:
+        return Found(
+            UUID(file.parent.parent.name.removeprefix("ledger=")),
+            UUID(file.parent.name.removeprefix("run=")),
+            UUID(name.removesuffix(".parquet").partition("-")[2]),
+            str(file.relative_to(root)),
+        )
+    except ValueError:
+        return None
+
+
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def is_whole(root: Path, path: str, size: int) -> bool:
+    """Tell whether a file of the manifest is there with all its bytes."""
+    try:
+        return (root / path).stat().st_size == size
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,201 @@
+"""The inline projections done again from the ledger, for `rebuild`; live, each append writes them itself.
+
+A deleted run's payloads are gone, but not its metadata: an erased event is folded as the bare fact that its columns
+state, and the deletion carries the rest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from events.codec import EVENT_TYPES, LifecycleEvent
+from events.commit import InlineRow
+from events.errors import CorruptHistory
+from events.ledger import SURVIVES_ERASURE, Recorded
+from events.run import NO_RUN, TRANSITIONS, Run
+from events.sql import load
+from events.types import (
+    Cause,
+    KeyIssued,
+    KeyRevoked,
+    Mode,
+    OrganisationCreated,
+    ProjectChanged,
+    ProjectCreated,
+    Rate,
+    RunCompleted,
+    RunCrashed,
+    RunCreated,
+    RunDeleted,
+    RunEvent,
+    RunFailed,
+    RunIdled,
+    RunKilled,
+    RunRecovered,
+    RunRequeued,
+    RunStarted,
+    RunStarting,
+    RunStopping,
+    RunTagsChanged,
+    WorkerLost,
+    WorkerRegistered,
+    WorkflowArchived,
+    WorkflowChanged,
+    WorkflowCreated,
+    WorkflowRenamed,
+)
+from events.workflow import Workflow
+from events.workflow import evolve as evolve_workflow
+from projections import runs, tenancy
+from projections.apply import Connection, present
+
+_NOBODY: Final = UUID(int=0)
+
+
+_FREE: Final = Rate(micro_credits_per_hour=0, count=0)
+
+_BARE: Final[Mapping[str, Callable[[int, Cause], RunEvent]]] = {
+    "run.created": lambda _epoch, _cause: RunCreated(name="", session_id="", mode=Mode.MANAGED),
+    "run.starting": lambda epoch, _: RunStarting(
+        worker=_NOBODY, command_id=_NOBODY, epoch=epoch, accelerators=(), rate=_FREE
+    ),
+    "run.requeued": lambda epoch, _: RunRequeued(epoch=epoch),
+    "run.started": lambda epoch, _: RunStarted(epoch=epoch),
+    "run.stopping": lambda epoch, _: RunStopping(epoch=epoch),
+    "run.idled": lambda epoch, _: RunIdled(epoch=epoch),
+    "run.completed": lambda epoch, cause: RunCompleted(epoch=epoch, cause=cause),
+    "run.failed": lambda epoch, cause: RunFailed(epoch=epoch, cause=cause),
+    "run.killed": lambda epoch, cause: RunKilled(epoch=epoch, cause=cause),
+    "run.crashed": lambda epoch, cause: RunCrashed(
+        epoch=epoch, cause=cause, last_heartbeat_at=None, silence_seconds=0.0
+    ),
+    "run.recovered": lambda epoch, _: RunRecovered(epoch=epoch, silence_seconds=0.0),
+}
+assert {_BARE[kind](0, Cause.FINISHED).__class__ for kind in _BARE} == {e for _, e in TRANSITIONS} - {RunDeleted}
+
+
+def bare(recorded: Recorded) -> RunEvent:
+    """Return what an erased event's metadata still says: its kind, epoch and cause.
+
+    What is no transition becomes an empty change of tags: it counts as a version, and nothing else of it outlives the
+    deletion. Raises `CorruptHistory` for the types that no erasure takes.
+    """
+    if recorded.type in SURVIVES_ERASURE:
+        raise CorruptHistory(f"{recorded.type} at position {recorded.position} lost its payload")
+    cause = Cause(recorded.cause) if recorded.cause else Cause.FINISHED
+    build = _BARE.get(recorded.type)
+    return RunTagsChanged(tags=()) if build is None else build(recorded.epoch or 0, cause)
+
+
+class Runs:
+    """Run states, their transitions, and the manifest."""
+
+    name = "runs"
+    tables = ("run", "run_transition", "segment")
+    types = tuple(sorted(kind for kind in EVENT_TYPES if kind.startswith("run.")))
+    page_events = 1_000
+
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+        """Fold the page into the runs' rows, as the appends did."""
+        await present(connection, ledger_id, events)
+        stored = await connection.fetch(
+            load("projections.sql", "runs_of_ledger"), ledger_id, list({recorded.stream for recorded in events})
+        )
+        states: dict[UUID, Run] = {row["run_id"]: runs.stored_run(row).run for row in stored}
+        rows: dict[str, list[InlineRow]] = {}
+        last: dict[UUID, InlineRow] = {}
+        for index, recorded in enumerate(events, 1):
+            run_id = recorded.stream
+            event = bare(recorded) if recorded.payload is None else recorded.event()
+            states[run_id], written = runs.inline_rows(
+                run_id, states.get(run_id, NO_RUN), [event], recorded.actor, recorded.recorded_at
+            )
+            for function, (row,) in written.items():
+                numbered = InlineRow(index, row.row)
+                if function == "projection.project_run":
+                    last[run_id] = numbered
+                else:
+                    rows.setdefault(function, []).append(numbered)
+        rows["projection.project_run"] = list(last.values())
+        await _write(connection, ledger_id, events, rows)
+
+
+class Tenancy:
+    """Organisations, API keys, workers, projects and workflows."""
+
+    name = "tenancy"
+    tables = ("organisation", "api_key", "worker", "project", "workflow")
+    types = tuple(sorted(kind for kind in EVENT_TYPES if not kind.startswith("run.")))
+    page_events = 1_000
+
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+        """Fold the page into rows, event by event: these are few."""
+        for recorded in await present(connection, ledger_id, events):
+            written = await _tenancy_rows(connection, ledger_id, recorded)
+            numbered = {function: [InlineRow(1, row.row) for row in rows] for function, rows in written.items()}
+            await _write(connection, ledger_id, [recorded], numbered)
+
+
+async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recorded) -> tenancy.Rows:  # noqa: PLR0911
+    event: LifecycleEvent = recorded.event()
+    at, version = recorded.recorded_at, recorded.version or 0
+    match event:
+        case OrganisationCreated():
+            return tenancy.organisation_row(version=version, name=event.name, max_active_runs=event.max_active_runs)
+        case KeyIssued():
+            return tenancy.key_row(event, issued_at=at.isoformat())
+        case KeyRevoked():
+            await connection.execute("update api_key set revoked_at = $2 where key_id = $1", event.key_id, at)
+            return {}
+        case WorkerRegistered():
+            return tenancy.worker_row(event, version=version, at=at.isoformat())
+        case WorkerLost():
+            await connection.execute(
+                "update worker set lost_at = $2, version = $3 where worker_id = $1", event.worker, at, version
+            )
+            return {}
+        case ProjectCreated() | ProjectChanged():
+            return await _project_row(connection, ledger_id, event, at, version)
+        case WorkflowCreated() | WorkflowRenamed() | WorkflowChanged() | WorkflowArchived():
+            known = await tenancy.workflow(connection, recorded.stream)
+            workflow = evolve_workflow(known.workflow if known else Workflow(), event)
+            return tenancy.workflow_row(recorded.stream, workflow, at=at.isoformat())
+        case _:
+            raise CorruptHistory(f"{recorded.type} at position {recorded.position} is no event of a tenant")
+
+
+async def _project_row(
+    connection: Connection, ledger_id: UUID, event: ProjectCreated | ProjectChanged, at: datetime, version: int
+) -> tenancy.Rows:
+    name, description = event.name, event.description
+    if isinstance(event, ProjectChanged):
+        known = await connection.fetchrow("select name, description from project where project_id = $1", ledger_id)
+        if known is None:
+            raise CorruptHistory("a project is created before it is changed")
+        name = known["name"] if name is None else name
+        description = known["description"] if description is None else description
+    organisation_id = await connection.fetchval(
+        "select organisation_id from ledger.ledger where ledger_id = $1", ledger_id
+    )
+    return tenancy.project_row(
+        organisation_id=organisation_id,
+        version=version,
+        name=name or "",
+        description=description or "",
+        at=at.isoformat(),
+    )
+
+
+async def _write(
+    connection: Connection, ledger_id: UUID, events: Sequence[Recorded], rows: Mapping[str, Sequence[InlineRow]]
+) -> None:
+    """Write rows by the functions that `append.sql` calls; their `event` counts the page's events from 1."""
+    positions = [recorded.position for recorded in events]
+    for function, inline in rows.items():
+        document = msgspec.json.encode(inline).decode()
+        await connection.execute(
+            f"select {function}($1, $2, $3, $4)", ledger_id, events[-1].recorded_at, positions, document
+        )

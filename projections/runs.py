@@ -1,0 +1,171 @@
+"""Current run state: an inline projection, written in the append's own transaction, and its queries.
+
+Before an append has a time, its events are folded with `PENDING`; the row says `infinity` there and the SQL puts
+the append's time in. `settled` does the same to the state in memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from msgspec.structs import replace
+
+from events.codec import event_type
+from events.commit import InlineRow
+from events.run import TRANSITIONS, Run, evolve
+from events.sql import load
+from events.types import RunEvent, RunTelemetryArchived, Status
+
+PENDING: Final = datetime.max.replace(tzinfo=UTC)
+"""Stands for the time that an append is about to have."""
+
+TIMES: Final = ("created_at", "started_at", "status_since", "kill_requested_at", "ended_at", "deleted_at")
+
+_state_encoder: Final = msgspec.msgpack.Encoder()
+_state_decoder: Final = msgspec.msgpack.Decoder(Run)
+_json: Final = msgspec.json.Encoder()
+
+
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run with its address: ledger, id, and the position of its last lifecycle event."""
+
+    ledger_id: UUID
+    run_id: UUID
+    position: int
+    run: Run
+
+
+def fold(run: Run, events: Sequence[RunEvent], at: datetime = PENDING) -> Run:
+    """Fold events that share one time into the state."""
+    for event in events:
+        run = evolve(run, event, at)
+    return run
+
+
+def settled(run: Run, recorded_at: datetime) -> Run:
+    """Return the state with the append's time where it was pending."""
+    times = {name: recorded_at for name in TIMES if getattr(run, name) == PENDING}
+    return replace(run, **times) if times else run
+
+
+def inline_rows(
+    run_id: UUID, run: Run, events: Sequence[RunEvent], actor: str, at: datetime = PENDING
+) -> tuple[Run, Mapping[str, list[InlineRow]]]:
+    """Return the state after the events, and the rows that say so, by SQL function."""
+    transitions, segments = [], []
+    for index, event in enumerate(events):
+        after = evolve(run, event, at)
+        if (run.status, type(event)) in TRANSITIONS:
+            transitions.append(InlineRow(index, msgspec.Raw(_transition(run_id, run, after, event, actor, at))))
+        if isinstance(event, RunTelemetryArchived):
+            segment = {"run_id": run_id, **msgspec.structs.asdict(event)}
+            segments.append(InlineRow(index, msgspec.Raw(_json.encode(segment))))
+        run = after
+    rows = {"projection.project_run": [InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run)))]}
+    if transitions:
+        rows["projection.project_transition"] = transitions
+    if segments:
+        rows["projection.project_segment"] = segments
+    return run, rows
+
+
+def run_row(run_id: UUID, run: Run) -> bytes:
+    """Return the JSON row of a run's state."""
+    state = replace(run, **dict.fromkeys(TIMES))
+    return _json.encode(
+        {
+            "run_id": run_id,
+            "version": run.version,
+            "name": run.name or None,
+            "external_id": run.external_id,
+            "status": run.status,
+            "mode": run.mode,
+            "workflow_id": run.workflow.id if run.workflow else None,
+            "worker_id": run.worker,
+            "epoch": run.epoch,
+            "kill_requested": run.kill is not None,
+            "unresponsive": run.unresponsive,
+            "archived": run.archived,
+            "purged": run.receipt is not None,
+            **{name: _time(getattr(run, name)) for name in TIMES},
+            "state": _state_encoder.encode(state),
+        }
+    )
+
+
+def _transition(run_id: UUID, before: Run, after: Run, event: RunEvent, actor: str, at: datetime) -> bytes:
+    return _json.encode(
+        {
+            "run_id": run_id,
+            "version": after.version,
+            "event": event_type(event),
+            "from_status": before.status,
+            "to_status": after.status,
+            "cause": getattr(event, "cause", None),
+            "actor": actor,
+            "epoch": getattr(event, "epoch", after.epoch),
+            "at": _time(at),
+        }
+    )
+
+
+def _time(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return "infinity" if moment == PENDING else moment.isoformat()
+
+
+def stored_run(row: asyncpg.Record) -> StoredRun:
+    """Return the run that a row of the table `run` holds."""
+    run = replace(_state_decoder.decode(row["state"]), **{name: row[name] for name in TIMES})
+    return StoredRun(ledger_id=row["ledger_id"], run_id=row["run_id"], position=row["position"], run=run)
+
+
+Reader: TypeAlias = asyncpg.Pool | asyncpg.Connection
+
+
+async def get(reader: Reader, run_id: UUID) -> StoredRun | None:
+    """Return one run by its id."""
+    row = await reader.fetchrow(load("projections.sql", "run"), run_id)
+    return None if row is None else stored_run(row)
+
+
+async def by_external_id(reader: Reader, ledger_id: UUID, external_id: str) -> StoredRun | None:
+    """Return one run by the id that its client gave it."""
+    row = await reader.fetchrow(load("projections.sql", "run_by_external_id"), ledger_id, external_id)
+    return None if row is None else stored_run(row)
+
+
+async def listed(
+    reader: Reader,
+    ledger_id: UUID,
+    *,
+    statuses: Sequence[Status] | None,
+    workflow_id: UUID | None,
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[StoredRun]:
+    """Return a project's runs, newest first, after the key (created_at, run_id) of the last one seen."""
+    moment, run_id = before or (PENDING, UUID(int=(1 << 128) - 1))
+    rows = await reader.fetch(
+        load("projections.sql", "list_runs"), ledger_id, statuses, workflow_id, moment, run_id, limit
+    )
+    return [stored_run(row) for row in rows]
+
+
+async def with_status(reader: Reader, statuses: Sequence[Status]) -> list[StoredRun]:
+    """Return every run of every project that is in one of the (active) states, oldest first."""
+    return [stored_run(row) for row in await reader.fetch(load("projections.sql", "runs_with_status"), statuses)]
+
+
+async def unpurged(reader: Reader) -> list[StoredRun]:
+    """Return the deleted runs whose contents are not yet erased everywhere."""
+    return [stored_run(row) for row in await reader.fetch(load("projections.sql", "unpurged_runs"))]
+
+
+async def transitions(reader: Reader, ledger_id: UUID, run_id: UUID) -> list[dict[str, Any]]:
+    """Return a run's status history in order."""
+    return [dict(row) for row in await reader.fetch(load("projections.sql", "transitions"), ledger_id, run_id)]

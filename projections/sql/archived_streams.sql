@@ -1,0 +1,18 @@
+-- The runs with batches in Postgres from before $1, and up to where each kind of them may leave: it is in Parquet,
+-- and whoever else reads payloads by position (the relay, the projections) has passed it.
+select t.ledger_id, t.stream,
+       least(coalesce(max(s.last_position) filter (where s.kind = 'metrics'), 0), f.passed) as metrics,
+       least(coalesce(max(s.last_position) filter (where s.kind = 'logs'), 0), f.passed) as logs,
+       coalesce(array_agg(s.path) filter (where s.path is not null), '{}') as paths,
+       coalesce(array_agg(s.bytes) filter (where s.path is not null), '{}') as sizes
+from (select distinct ledger_id, stream from ledger.telemetry where recorded_at < $1) t
+left join segment s on s.ledger_id = t.ledger_id and s.run_id = t.stream
+cross join lateral (
+    select coalesce(min(r.position), 9223372036854775807) as passed
+    from (
+        select c.position from ledger.cursor c where c.ledger_id = t.ledger_id and c.reader = 'relay'
+        union all
+        select p.position from checkpoint p where p.ledger_id = t.ledger_id
+    ) r
+) f
+group by t.ledger_id, t.stream, f.passed

@@ -1,0 +1,74 @@
+-- Write what an append says of an organisation: itself, its keys, its workers, its projects' and workflows' rows.
+-- One function a table; a time of infinity is the append's own.
+create or replace function projection.project_organisation(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    insert into organisation
+    select p_ledger_id, r.version, r.name, r.max_active_runs
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(version integer, name text, max_active_runs integer)
+    where p_position[x.event] is not null
+    on conflict (organisation_id) do update
+        set (version, name, max_active_runs) = row (excluded.version, excluded.name, excluded.max_active_runs)
+$$;
+
+create or replace function projection.project_key(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    insert into api_key
+    select r.key_id, p_ledger_id, r.label, r.prefix, decode(r.sha256, 'base64'),
+           coalesce(nullif(r.issued_at, 'infinity'), p_recorded_at),
+           case r.revoked_at when 'infinity' then p_recorded_at else r.revoked_at end
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(
+             key_id uuid, label text, prefix text, sha256 text, issued_at timestamptz, revoked_at timestamptz)
+    where p_position[x.event] is not null
+    on conflict (key_id) do update set revoked_at = excluded.revoked_at
+$$;
+
+create or replace function projection.project_worker(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    insert into worker
+    select r.worker_id, p_ledger_id, r.version, r.name, r.host, r.slots,
+           coalesce(nullif(r.registered_at, 'infinity'), p_recorded_at),
+           case r.lost_at when 'infinity' then p_recorded_at else r.lost_at end
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(
+             worker_id uuid, version integer, name text, host jsonb, slots jsonb, registered_at timestamptz,
+             lost_at timestamptz)
+    where p_position[x.event] is not null
+    on conflict (worker_id) do update
+        set (version, name, host, slots, registered_at, lost_at)
+            = row (excluded.version, excluded.name, excluded.host, excluded.slots, excluded.registered_at,
+                   excluded.lost_at)
+$$;
+
+create or replace function projection.project_project(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    insert into project
+    select p_ledger_id, r.organisation_id, r.version, r.name, r.description,
+           coalesce(nullif(r.created_at, 'infinity'), p_recorded_at)
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(
+             organisation_id uuid, version integer, name text, description text, created_at timestamptz)
+    where p_position[x.event] is not null
+    on conflict (project_id) do update
+        set (version, name, description) = row (excluded.version, excluded.name, excluded.description)
+$$;
+
+create or replace function projection.project_workflow(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    insert into workflow
+    select r.workflow_id, p_ledger_id, r.version, r.name, r.archived, decode(r.state, 'base64'),
+           coalesce(nullif(r.created_at, 'infinity'), p_recorded_at)
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(
+             workflow_id uuid, version integer, name text, archived boolean, state text, created_at timestamptz)
+    where p_position[x.event] is not null
+    on conflict (workflow_id) do update
+        set (version, name, archived, state) = row (excluded.version, excluded.name, excluded.archived,
+                                                    excluded.state)
+$$;

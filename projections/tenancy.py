@@ -1,0 +1,218 @@
+"""Organisations, API keys, workers, projects and workflows: inline projections and their queries."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from events.commit import InlineRow
+from events.types import KeyIssued, Slot, WorkerRegistered
+from events.workflow import Workflow
+from projections.runs import Reader
+
+Rows = Mapping[str, Sequence[InlineRow]]
+
+_json: Final = msgspec.json.Encoder()
+
+
+def _row(function: str, **columns: object) -> Rows:
+    return {f"projection.{function}": [InlineRow(0, msgspec.Raw(_json.encode(columns)))]}
+
+
+def organisation_row(*, version: int, name: str, max_active_runs: int) -> Rows:
+    """Return the row of an organisation."""
+    return _row("project_organisation", version=version, name=name, max_active_runs=max_active_runs)
+
+
+def key_row(issued: KeyIssued, *, issued_at: str = "infinity", revoked_at: str | None = None) -> Rows:
+    """Return the row of an API key."""
+    columns = msgspec.structs.asdict(issued)
+    return _row("project_key", **columns, issued_at=issued_at, revoked_at=revoked_at)
+
+
+def worker_row(registered: WorkerRegistered, *, version: int, at: str = "infinity", lost_at: str | None = None) -> Rows:
+    """Return the row of a GPU worker."""
+    return _row(
+        "project_worker",
+        worker_id=registered.worker,
+        version=version,
+        name=registered.name,
+        host=registered.host,
+        slots=registered.slots,
+        registered_at=at,
+        lost_at=lost_at,
+    )
+
+
+def project_row(*, organisation_id: UUID, version: int, name: str, description: str, at: str = "infinity") -> Rows:
+    """Return the row of a project."""
+    return _row(
+        "project_project",
+        organisation_id=organisation_id,
+        version=version,
+        name=name,
+        description=description,
+        created_at=at,
+    )
+
+
+def workflow_row(workflow_id: UUID, workflow: Workflow, *, at: str = "infinity") -> Rows:
+    """Return the row of a workflow."""
+    return _row(
+        "project_workflow",
+        workflow_id=workflow_id,
+        version=workflow.version,
+        name=workflow.name,
+        archived=workflow.archived,
+        state=msgspec.msgpack.encode(workflow),
+        created_at=at,
+    )
+
+
+class Organisation(msgspec.Struct, frozen=True):
+    """A tenant."""
+
+    organisation_id: UUID
+    version: int
+    name: str
+    max_active_runs: int
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """An API key that is in force."""
+
+    key_id: UUID
+    organisation_id: UUID
+
+
+class Project(msgspec.Struct, frozen=True):
+    """A project; its id is its ledger's id."""
+
+    project_id: UUID
+    organisation_id: UUID
+    version: int
+    name: str
+    description: str
+    created_at: datetime
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A GPU worker that has registered."""
+
+    worker_id: UUID
+    organisation_id: UUID
+    version: int
+    name: str
+    slots: tuple[Slot, ...]
+    registered_at: datetime
+    lost_at: datetime | None
+
+
+class StoredWorkflow(msgspec.Struct, frozen=True):
+    """A workflow with its address."""
+
+    workflow_id: UUID
+    ledger_id: UUID
+    created_at: datetime
+    workflow: Workflow
+
+
+async def organisations(reader: Reader) -> list[Organisation]:
+    """Return all tenants, oldest first."""
+    rows = await reader.fetch("select * from organisation order by organisation_id")
+    return [Organisation(**row) for row in rows]
+
+
+async def api_key(reader: Reader, sha256: bytes) -> ApiKey | None:
+    """Return the key in force with this hash."""
+    row = await reader.fetchrow(
+        "select key_id, organisation_id from api_key where sha256 = $1 and revoked_at is null", sha256
+    )
+    return None if row is None else ApiKey(**row)
+
+
+async def project(reader: Reader, organisation_id: UUID, name_or_id: str) -> Project | None:
+    """Return an organisation's project by its id or its name."""
+    try:
+        identity = UUID(name_or_id)
+    except ValueError:
+        identity = None
+    row = await reader.fetchrow(
+        "select * from project where organisation_id = $1 and (project_id = $2 or name = $3)",
+        organisation_id,
+        identity,
+        name_or_id,
+    )
+    return None if row is None else Project(**row)
+
+
+async def projects(reader: Reader, organisation_id: UUID, after: str, limit: int) -> list[Project]:
+    """Return an organisation's projects by name, after a name."""
+    rows = await reader.fetch(
+        "select * from project where organisation_id = $1 and name > $2 order by name limit $3",
+        organisation_id,
+        after,
+        limit,
+    )
+    return [Project(**row) for row in rows]
+
+
+def _workflow(row: asyncpg.Record) -> StoredWorkflow:
+    state = msgspec.msgpack.decode(row["state"], type=Workflow)
+    return StoredWorkflow(row["workflow_id"], row["ledger_id"], row["created_at"], state)
+
+
+async def workflow(reader: Reader, workflow_id: UUID) -> StoredWorkflow | None:
+    """Return a workflow by its id."""
+    row = await reader.fetchrow("select * from workflow where workflow_id = $1", workflow_id)
+    return None if row is None else _workflow(row)
+
+
+async def workflow_by_name(reader: Reader, ledger_id: UUID, name: str) -> StoredWorkflow | None:
+    """Return a project's workflow by its name."""
+    row = await reader.fetchrow("select * from workflow where ledger_id = $1 and name = $2", ledger_id, name)
+    return None if row is None else _workflow(row)
+
+
+async def workflows(reader: Reader, ledger_id: UUID, after: str, limit: int) -> list[StoredWorkflow]:
+    """Return a project's workflows by name, after a name."""
+    rows = await reader.fetch(
+        "select * from workflow where ledger_id = $1 and name > $2 order by name limit $3", ledger_id, after, limit
+    )
+    return [_workflow(row) for row in rows]
+
+
+def _worker(row: Any) -> Worker:
+    slots = msgspec.json.decode(row["slots"], type=tuple[Slot, ...])
+    return Worker(
+        row["worker_id"],
+        row["organisation_id"],
+        row["version"],
+        row["name"],
+        slots,
+        row["registered_at"],
+        row["lost_at"],
+    )
+
+
+async def worker(reader: Reader, worker_id: UUID) -> Worker | None:
+    """Return a worker by its id."""
+    row = await reader.fetchrow("select * from worker where worker_id = $1", worker_id)
+    return None if row is None else _worker(row)
+
+
+async def worker_by_name(reader: Reader, organisation_id: UUID, name: str) -> Worker | None:
+    """Return an organisation's worker by its name."""
+    row = await reader.fetchrow("select * from worker where organisation_id = $1 and name = $2", organisation_id, name)
+    return None if row is None else _worker(row)
+
+
+async def workers(reader: Reader, organisation_id: UUID | None = None) -> list[Worker]:
+    """Return the workers of an organisation, or of all."""
+    rows = await reader.fetch(
+        "select * from worker where $1::uuid is null or organisation_id = $1 order by name", organisation_id
+    )
+    return [_worker(row) for row in rows]

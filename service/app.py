@@ -1,0 +1,94 @@
+"""The composition root: everything that an API process consists of, put together in one place."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+from uuid import UUID
+
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.middleware import DefineMiddleware
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from nats.aio.msg import Msg
+
+from events import bus
+from events.database import open_pool
+from events.keys import Keyring
+from events.settings import Settings
+from service.auth import Authentication
+from service.context import Service
+from service.msgpack import transcoded
+from service.observability import counted
+from service.problems import HANDLERS
+from service.routes import attempts, history, projects, runs, system, telemetry
+
+log = logging.getLogger("tachograph.service")
+
+VERSION: Final = "0.1.0"
+
+
+def create_app(settings: Settings) -> Litestar:
+    """Return the application; it connects when it starts, and serves without NATS until NATS is there."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        pool = await open_pool(settings.database_url, name="service", size=12)
+        service = Service(settings, pool, Keyring.from_file(settings.master_key))
+        app.state.service = service
+        transport = asyncio.create_task(_transport(service), name="transport")
+        try:
+            yield
+        finally:
+            service.stopping.set()
+            service.tails.wake_all()
+            transport.cancel()
+            await asyncio.gather(transport, return_exceptions=True)
+            await service.ledger.drained()
+            if service.nats is not None:
+                await service.nats.close()
+            service.analytics.close()
+            await pool.close()
+
+    def provide_service() -> Service:
+        service: Service = app.state.service
+        return service
+
+    api = Router(
+        path="/api/v1",
+        route_handlers=[
+            system.ROUTES,
+            projects.ROUTES,
+            runs.ROUTES,
+            attempts.ROUTES,
+            telemetry.ROUTES,
+            history.ROUTES,
+        ],
+    )
+    app = Litestar(
+        route_handlers=[system.ROOT, api],
+        dependencies={"service": Provide(provide_service, sync_to_thread=False)},
+        exception_handlers=HANDLERS,
+        middleware=[counted, transcoded, DefineMiddleware(Authentication)],
+        lifespan=[lifespan],
+        openapi_config=OpenAPIConfig(
+            title="Tachograph", version=VERSION, path="/schema", render_plugins=[JsonRenderPlugin()]
+        ),
+        logging_config=None,
+    )
+    return app
+
+
+async def _transport(service: Service) -> None:
+    """Connect to NATS, hear the nudges of other processes, send ours and the beats of tracked runs."""
+    service.nats = nats = await bus.connect(service.settings.nats_url, name="service")
+    service.tails.publish = bus.Nudges(nats)
+
+    async def heard(message: Msg) -> None:
+        with contextlib.suppress(ValueError):
+            service.tails.wake(UUID(message.subject.rpartition(".")[2]))
+
+    await nats.subscribe(bus.nudge_subject("*"), cb=heard)
+    await service.beats.run(nats)

@@ -1,0 +1,215 @@
+"""What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from events.types import Cause, Failure, Liveness, Mode, Resources, Slot
+
+Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$")]
+Text = Annotated[str, Meta(max_length=65_536)]
+Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
+Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\x00]*$")]
+Arguments = Annotated[tuple[Argument, ...], Meta(max_length=1_000)]
+Variable = Annotated[str, Meta(max_length=250, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
+Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
+Document = dict[str, Any]
+Limit = Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all request bodies."""
+
+
+class NewProject(Body, frozen=True):
+    """A project to open."""
+
+    name: Name
+    description: Text = ""
+
+
+class ChangedProject(Body, frozen=True):
+    """What of a project is to change."""
+
+    name: Name | msgspec.UnsetType = msgspec.UNSET
+    description: Text | msgspec.UnsetType = msgspec.UNSET
+
+
+class WorkflowBody(Body, frozen=True):
+    """The recipe of a workflow; in a PATCH, a field that is left out stays as it is."""
+
+    name: Name | msgspec.UnsetType = msgspec.UNSET
+    architecture: Text | msgspec.UnsetType = msgspec.UNSET
+    dataset: Text | msgspec.UnsetType = msgspec.UNSET
+    training_parameters: Document | msgspec.UnsetType = msgspec.UNSET
+    system_prompt: Text | msgspec.UnsetType = msgspec.UNSET
+    command: Arguments | msgspec.UnsetType = msgspec.UNSET
+    environment: dict[Variable, Argument] | msgspec.UnsetType = msgspec.UNSET
+    secrets: tuple[Variable, ...] | msgspec.UnsetType = msgspec.UNSET
+    resources: Resources | msgspec.UnsetType = msgspec.UNSET
+    protection: bool | msgspec.UnsetType = msgspec.UNSET
+    estimate_seconds: Seconds | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class NewRun(Body, frozen=True):
+    """A run to create; what is left out comes from its workflow."""
+
+    workflow: str | None = None
+    mode: Mode | None = None
+    name: Name | None = None
+    external_id: Name | None = None
+    path: Annotated[str, Meta(max_length=500)] | None = None
+    alias: Name | None = None
+    tags: Tags = ()
+    notes: Text = ""
+    config: Document = {}
+    command: Arguments = ()
+    environment: dict[Variable, Argument] = {}
+    secrets: tuple[Variable, ...] = ()
+    resources: Resources | None = None
+    protection: bool | None = None
+    estimate_seconds: Seconds | None = None
+    liveness: Liveness = Liveness()
+
+
+class StartBody(Body, frozen=True):
+    """The process that starts, or takes over, a tracked run."""
+
+    host: Document = {}
+    pid: int | None = None
+    environment_captured: Document = {}
+
+
+class FinishBody(Body, frozen=True):
+    """How a tracked run's process says it ended."""
+
+    epoch: Epoch
+    status: Literal["completed", "failed", "killed"]
+    exit_code: int | None = None
+    cause: Cause | None = None
+    error: Failure | None = None
+    last_seq: dict[str, int] = {}
+
+
+class KillBody(Body, frozen=True):
+    """A kill: how long the process may take to go, and why."""
+
+    grace_seconds: Annotated[float, Meta(ge=0, le=3_600)] = 10.0
+    reason: Text = ""
+
+
+class DeleteBody(Body, frozen=True):
+    """Why a run is deleted; this sentence stays."""
+
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class EditBody(Body, frozen=True):
+    """What of a run's description is to change; `config` and `summary` are JSON merge patches."""
+
+    tags: Tags | msgspec.UnsetType = msgspec.UNSET
+    notes: Text | msgspec.UnsetType = msgspec.UNSET
+    alias: Name | None | msgspec.UnsetType = msgspec.UNSET
+    config: Document | msgspec.UnsetType = msgspec.UNSET
+    summary: Document | msgspec.UnsetType = msgspec.UNSET
+
+
+class HeartbeatBody(Body, frozen=True):
+    """An attempt says that it lives."""
+
+    epoch: Epoch
+
+
+class ProgressBody(Body, frozen=True):
+    """How far the program is."""
+
+    epoch: Epoch
+    done: Annotated[float, Meta(ge=0)]
+    total: Annotated[float, Meta(gt=0)] | None = None
+    unit: Annotated[str, Meta(max_length=64)] = ""
+
+
+class PrimaryMetricBody(Body, frozen=True):
+    """The metric that tells the best point."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=250)]
+    mode: Literal["min", "max"]
+
+
+class ArchiveBody(Body, frozen=True):
+    """Into the archive, or out of it."""
+
+    archived: bool = True
+
+
+class ClaimBody(Body, frozen=True):
+    """A GPU worker takes a queued run."""
+
+    worker: UUID
+    command_id: UUID
+    slots: tuple[Annotated[str, Meta(max_length=128)], ...]
+
+
+class Preparing(Body, frozen=True, tag_field="report", tag="preparing"):
+    """A stage of the preparation."""
+
+    epoch: Epoch
+    stage: Annotated[str, Meta(max_length=128)]
+    message: Text = ""
+    fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
+class Started(Body, frozen=True, tag_field="report", tag="started"):
+    """The program runs."""
+
+    epoch: Epoch
+    pid: int | None = None
+    host: Document = {}
+
+
+class Stopping(Body, frozen=True, tag_field="report", tag="stopping"):
+    """The commands ended; outputs are being stored."""
+
+    epoch: Epoch
+    exit_code: int | None = None
+
+
+class Idle(Body, frozen=True, tag_field="report", tag="idle"):
+    """The commands ended; protection keeps the resources."""
+
+    epoch: Epoch
+    exit_code: int | None = None
+
+
+class Requeue(Body, frozen=True, tag_field="report", tag="requeue"):
+    """The worker gives the run back before its start."""
+
+    epoch: Epoch
+    reason: Text = ""
+
+
+class Ended(Body, frozen=True, tag_field="report", tag="ended"):
+    """The process is gone."""
+
+    epoch: Epoch
+    status: Literal["completed", "failed", "killed"]
+    cause: Cause | None = None
+    exit_code: int | None = None
+    error: Failure | None = None
+    reason: Text = ""
+    last_seq: dict[str, int] = {}
+
+
+Report = Preparing | Started | Stopping | Idle | Requeue | Ended
+
+
+class NewWorker(Body, frozen=True):
+    """A GPU worker introduces itself."""
+
+    name: Name
+    host: Document = {}
+    slots: Annotated[tuple[Slot, ...], Meta(max_length=1_024)] = ()

@@ -1,0 +1,65 @@
+"""The first start: migrations, the default organisation, and the first API key, each recorded as an event."""
+
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from events.database import open_pool
+from events.ids import derived, uuid7
+from events.keys import Keyring
+from events.ledger import Ledger
+from events.settings import Settings, SettingsError
+from events.types import KeyIssued, OrganisationCreated
+from projections import tenancy
+from projections.execute import asked_by, record
+from service.auth import KEY_PREFIX, new_key
+from service.migrate import migrate
+
+ORGANISATION: Final[UUID] = derived("organisation", "default")
+ACTOR: Final = "system:bootstrap"
+MAX_ACTIVE_RUNS: Final = 5
+
+
+async def bootstrap(settings: Settings) -> str | None:
+    """Bring the database up to this release; returns the first API key if it was made now."""
+    if settings.owner_database_url is None:
+        raise SettingsError("TACHOGRAPH_OWNER_DATABASE_URL is not set; migrations run as the owning role")
+    await migrate(settings.owner_database_url)
+    pool = await open_pool(settings.database_url, name="bootstrap", size=2)
+    try:
+        return await first_key(pool, Keyring.from_file(settings.master_key))
+    finally:
+        await pool.close()
+
+
+async def first_key(pool: asyncpg.Pool, keyring: Keyring) -> str | None:
+    """Open the default organisation and issue its first key, once; returns the key, or None if there is one."""
+    ledger = Ledger(pool, keyring)
+    await ledger.open(ORGANISATION, ORGANISATION, "organisation")
+    organisations = await tenancy.organisations(pool)
+    if not organisations:
+        created = OrganisationCreated(name="default", max_active_runs=MAX_ACTIVE_RUNS)
+        await record(
+            ledger,
+            ledger_id=ORGANISATION,
+            stream=ORGANISATION,
+            expected_version=0,
+            events=[created],
+            inline=tenancy.organisation_row(version=1, name=created.name, max_active_runs=created.max_active_runs),
+            request=asked_by(ACTOR),
+        )
+    if await pool.fetchval("select exists (select from api_key where revoked_at is null)"):
+        return None
+    key, digest = new_key()
+    issued = KeyIssued(key_id=uuid7(), label="first key", prefix=key[: len(KEY_PREFIX) + 4], sha256=digest)
+    await record(
+        ledger,
+        ledger_id=ORGANISATION,
+        stream=issued.key_id,
+        expected_version=0,
+        events=[issued],
+        inline=tenancy.key_row(issued),
+        request=asked_by(ACTOR),
+    )
+    return key

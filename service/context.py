@@ -1,0 +1,171 @@
+"""What every route needs: the ledger and its surroundings, and who asks for what."""
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from litestar import Request as HttpRequest
+from litestar import Response
+from nats.aio.client import Client
+
+from events.errors import NotFound
+from events.ids import derived, uuid7
+from events.keys import Keyring
+from events.ledger import Ledger
+from events.settings import Settings
+from events.types import Status
+from projections import credits, runs, tenancy
+from projections.analytics import Analytics
+from projections.charts import Charts
+from projections.credits import RunCost
+from projections.execute import Outcome, Request
+from projections.logs import Logs
+from projections.runs import StoredRun
+from projections.tenancy import Project
+from service.auth import Forbidden, Keys, Principal
+from service.liveness import ApiBeats
+from service.problems import Gone, Invalid
+from service.resources import Credits, RunResource, Tombstone, run_resource, tombstone
+from service.tails import Tails
+
+Http = HttpRequest[Principal, None, Any]
+
+MAX_KEY_BYTES: Final = 255
+CACHED_ADDRESSES: Final = 50_000
+
+
+class Service:
+    """The parts of a running API process."""
+
+    def __init__(self, settings: Settings, pool: asyncpg.Pool, keyring: Keyring) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.keyring = keyring
+        self.tails = Tails()
+        self.nats: Client | None = None
+        self.ledger = Ledger(pool, keyring, nudge=self.tails.grown)
+        self.keys = Keys(pool, keyring.derive("run-token"))
+        self.beats = ApiBeats()
+        self.analytics = Analytics(settings.parquet)
+        self.charts = Charts(self.ledger, self.analytics)
+        self.logs = Logs(self.ledger, self.analytics)
+        self.stopping = asyncio.Event()
+        self._organisations: dict[UUID, UUID] = {}
+        self._addresses: dict[tuple[UUID, str], tuple[UUID, UUID]] = {}
+
+    async def project(self, http: Http, name_or_id: str) -> Project:
+        """Return the caller's project. Raises `NotFound`."""
+        project = await tenancy.project(self.pool, http.user.organisation_id, name_or_id)
+        if project is None:
+            raise NotFound(f"there is no project {name_or_id!r}")
+        if http.user.run_id is not None:
+            raise Forbidden("a run token opens only its own run")
+        return project
+
+    async def run(self, http: Http, run: str, *, program: bool = False, deleted: bool = False) -> StoredRun:
+        """Return the caller's run, by id or as `ext:<project>:<external_id>`.
+
+        `program` routes are open to the run's own token. Raises `NotFound`, `Forbidden`, and `Gone` for a deleted
+        run unless it is asked for.
+        """
+        stored = await self._find(http, run)
+        if stored is None or await self._organisation(stored.ledger_id) != http.user.organisation_id:
+            raise NotFound(f"there is no run {run!r}")
+        if http.user.run_id is not None and (http.user.run_id != stored.run_id or not program):
+            raise Forbidden("a run token opens only its own run, and only what a program needs")
+        if stored.run.status is Status.DELETED and not deleted:
+            raise Gone(as_json(await self.tombstone(stored)))
+        return stored
+
+    async def address(self, http: Http, run: str) -> tuple[UUID, UUID]:
+        """Return a run's ledger and id for its program, without reading its state: appends check that themselves."""
+        named = (http.user.organisation_id, run)
+        known = self._addresses.get(named)
+        if known is None:
+            stored = await self.run(http, run, program=True)
+            known = (stored.ledger_id, stored.run_id)
+            if len(self._addresses) >= CACHED_ADDRESSES:
+                self._addresses.clear()
+            self._addresses[named] = known
+            return known
+        owner = await self._organisation(known[0])
+        if owner != http.user.organisation_id or http.user.run_id not in (None, known[1]):
+            raise NotFound(f"there is no run {run!r}")
+        return known
+
+    async def _find(self, http: Http, run: str) -> StoredRun | None:
+        if run.startswith("ext:"):
+            _, _, rest = run.partition(":")
+            name, _, external_id = rest.partition(":")
+            project = await tenancy.project(self.pool, http.user.organisation_id, name)
+            return await runs.by_external_id(self.pool, project.project_id, external_id) if project else None
+        try:
+            run_id = UUID(run)
+        except ValueError:
+            raise NotFound(f"there is no run {run!r}: an id, or ext:<project>:<external id>") from None
+        return await runs.get(self.pool, run_id)
+
+    async def _organisation(self, ledger_id: UUID) -> UUID | None:
+        known = self._organisations.get(ledger_id)
+        if known is None:
+            known = await self.pool.fetchval(
+                "select organisation_id from ledger.ledger where ledger_id = $1", ledger_id
+            )
+            if known is not None:
+                self._organisations[ledger_id] = known
+        return known
+
+    async def asked(self, http: Http) -> Request:
+        """Return who asks for what; an `Idempotency-Key` makes a repetition the same request."""
+        key = http.headers.get("idempotency-key")
+        body = await http.body()
+        if key is None:
+            event_id = uuid7()
+        elif not 0 < len(key) <= MAX_KEY_BYTES:
+            raise Invalid("Idempotency-Key is 1 to 255 characters", path="Idempotency-Key", limit=MAX_KEY_BYTES)
+        else:
+            event_id = derived(http.user.actor, http.method, http.url.path, key)
+        return Request(
+            actor=http.user.actor,
+            event_id=event_id,
+            body=hashlib.sha256(f"{http.method} {http.url.path}\n".encode() + body).digest(),
+            named=key is not None,
+            occurred_at=datetime.now(UTC),
+        )
+
+    async def shown(self, stored: list[StoredRun]) -> list[RunResource]:
+        """Return runs as the API shows them now."""
+        now = datetime.now(UTC)
+        costs = await credits.of_runs(self.pool, [one.run_id for one in stored], now)
+        return [run_resource(one, _credits(costs.get(one.run_id)), now) for one in stored]
+
+    async def answer(self, outcome: Outcome, status: int = 200) -> Response[RunResource]:
+        """Return a command's outcome as a response with its ledger position."""
+        stored = StoredRun(
+            ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run
+        )
+        (resource,) = await self.shown([stored])
+        return Response(resource, status_code=status, headers={"Tachograph-Position": str(outcome.position)})
+
+    async def tombstone(self, stored: StoredRun) -> Tombstone:
+        """Return what is left of a deleted run."""
+        history = await runs.transitions(self.pool, stored.ledger_id, stored.run_id)
+        deleted_by = next((row["actor"] for row in history if row["to_status"] == Status.DELETED), None)
+        costs = await credits.of_runs(self.pool, [stored.run_id], datetime.now(UTC))
+        return tombstone(stored, deleted_by, _credits(costs.get(stored.run_id)))
+
+
+def as_json(struct: Any) -> dict[str, Any]:
+    """Return a Struct as plain values."""
+    plain: dict[str, Any] = msgspec.to_builtins(struct)
+    return plain
+
+
+def _credits(cost: RunCost | None) -> Credits:
+    if cost is None:
+        return Credits()
+    return Credits(cost.consumed_micro, cost.estimate_micro, cost.saved_micro)

@@ -1,0 +1,229 @@
+"""Bodies of metrics and logs, decoded into columns and never into points; checked before anything is stored."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from events.codec import encode
+from events.ledger import MAX_EVENT_BYTES
+from events.telemetry import STREAMS, LogColumns, MetricColumns, split_logs, split_metrics
+from service.problems import Invalid
+
+MAX_POINTS: Final = 100_000
+MAX_LINES: Final = 10_000
+MAX_LINE_CHARACTERS: Final = 65_536
+MAX_NAME_BYTES: Final = 250
+MAX_BODY_BYTES: Final = 8 << 20
+POINTS_PER_EVENT: Final = 16_000
+LOG_BYTES_PER_EVENT: Final = 384 << 10
+
+Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Seq = Annotated[int, Meta(ge=1, le=(1 << 62))]
+Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
+NonFinite = Literal["NaN", "Infinity", "-Infinity"]
+
+
+class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The points of one metric, column by column, all of one length."""
+
+    step: list[int]
+    value: list[float]
+    time_us: list[int] | None = None
+    stage: list[str | None] | None = None
+
+
+class LooseSeries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Like `Series`, with the non-finite numbers that JSON cannot carry as strings."""
+
+    step: list[int]
+    value: list[float | NonFinite]
+    time_us: list[int] | None = None
+    stage: list[str | None] | None = None
+
+
+class MetricsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch of metrics."""
+
+    epoch: Epoch
+    seq: Seq
+    series: dict[str, Series]
+    source: Source = "sdk"
+    stage: str | None = None
+
+
+class LooseMetricsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch of metrics with non-finite numbers."""
+
+    epoch: Epoch
+    seq: Seq
+    series: dict[str, LooseSeries]
+    source: Source = "sdk"
+    stage: str | None = None
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A log line."""
+
+    text: Annotated[str, Meta(max_length=MAX_LINE_CHARACTERS)]
+    time_us: int | None = None
+    stream: Literal["stdout", "stderr", "log"] = "log"
+
+
+class LogsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch of log lines."""
+
+    epoch: Epoch
+    seq: Seq
+    lines: Annotated[list[Line], Meta(max_length=MAX_LINES)]
+    source: Source = "sdk"
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked body: its key, its payloads, and the digest that makes a repetition the same request."""
+
+    epoch: int
+    source: str
+    seq: int
+    points: int
+    payloads: tuple[bytes, ...]
+    request: bytes
+
+
+_DECODERS: Final = {
+    (body, media): decoder(body)
+    for body in (MetricsBody, LooseMetricsBody, LogsBody)
+    for media, decoder in (("json", msgspec.json.Decoder), ("msgpack", msgspec.msgpack.Decoder))
+}
+
+
+def _decode(body: type[Any], raw: bytes, media_type: str) -> Any:
+    media = "msgpack" if "msgpack" in media_type else "json"
+    return _DECODERS[body, media].decode(raw)
+
+
+def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
+    """Decode a metrics body. Raises `Invalid`, or msgspec's errors, naming the JSON path and the limit."""
+    body: MetricsBody | LooseMetricsBody
+    try:
+        body = _decode(MetricsBody, raw, media_type)
+    except msgspec.ValidationError:
+        body = _decode(LooseMetricsBody, raw, media_type)
+    names = tuple(body.series)
+    every: list[Series | LooseSeries] = list(body.series.values())
+    counts = tuple(len(series.step) for series in every)
+    points = sum(counts)
+    if points == 0:
+        raise Invalid("a batch holds at least one point", path="$.series")
+    if points > MAX_POINTS:
+        raise Invalid(f"{points} points in one body, over {MAX_POINTS}", path="$.series", limit=MAX_POINTS)
+    for name, series, count in zip(names, every, counts, strict=True):
+        _check(name, series, count)
+    step = _column([series.step for series in every], np.int64, "step", names)
+    value = _column([series.value for series in every], np.float64, "value", names)
+    given = [series.time_us if series.time_us is not None else [received_us] * len(series.step) for series in every]
+    time_us = _column(given, np.int64, "time_us", names)
+    stages, stage = _stages(body.stage, every, counts)
+    columns = MetricColumns(
+        names=names,
+        counts=counts,
+        step=step.tobytes(),
+        value=value.tobytes(),
+        time_us=time_us.tobytes(),
+        stages=stages,
+        stage=stage,
+    )
+    timed = all(series.time_us is not None for series in every)
+    asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
+    return Batch(
+        epoch=body.epoch,
+        source=body.source,
+        seq=body.seq,
+        points=points,
+        payloads=tuple(_fitting(columns)),
+        request=hashlib.sha256(encode(asked)).digest(),
+    )
+
+
+def _check(name: str, series: Series | LooseSeries, count: int) -> None:
+    path = f"$.series[{name!r}]"
+    if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        raise Invalid(f"a metric's name has 1 to {MAX_NAME_BYTES} bytes", path=path, limit=MAX_NAME_BYTES)
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        raise Invalid("a metric's name has no control characters", path=path)
+    if len(series.value) != count:
+        raise Invalid(f"{count} steps and {len(series.value)} values", path=f"{path}.value")
+    if series.time_us is not None and len(series.time_us) != count:
+        raise Invalid(f"{count} steps and {len(series.time_us)} times", path=f"{path}.time_us")
+    if series.stage is not None and len(series.stage) != count:
+        raise Invalid(f"{count} steps and {len(series.stage)} stages", path=f"{path}.stage")
+
+
+def _column(parts: Sequence[Sequence[Any]], dtype: type, column: str, names: Sequence[str]) -> NDArray[Any]:
+    try:
+        arrays: list[NDArray[Any]] = [np.asarray(part, dtype=dtype) for part in parts]
+    except OverflowError:
+        for name, part in zip(names, parts, strict=True):
+            if any(not -(1 << 63) <= item < 1 << 63 for item in part):
+                raise Invalid("an integer of more than 64 bits", path=f"$.series[{name!r}].{column}") from None
+        raise
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
+def _stages(
+    whole: str | None, every: Sequence[Series | LooseSeries], counts: Sequence[int]
+) -> tuple[tuple[str | None, ...], bytes | None]:
+    if whole is None and all(series.stage is None for series in every):
+        return (), None
+    known: dict[str | None, int] = {}
+    indices: list[int] = []
+    for series, count in zip(every, counts, strict=True):
+        if series.stage is None:
+            indices += [known.setdefault(whole, len(known))] * count
+        else:
+            indices += [known.setdefault(stage, len(known)) for stage in series.stage]
+    if len(known) > 1 << 16 or any(stage is not None and len(stage) > MAX_NAME_BYTES for stage in known):
+        raise Invalid(
+            f"at most 65536 stages of at most {MAX_NAME_BYTES} characters", path="$.stage", limit=MAX_NAME_BYTES
+        )
+    return tuple(known), np.asarray(indices, dtype=np.uint16).tobytes()
+
+
+def _fitting(columns: MetricColumns) -> list[bytes]:
+    """Return payloads that each fit an event, order kept."""
+    payloads = []
+    for part in split_metrics(columns, POINTS_PER_EVENT):
+        encoded = encode(part)
+        if len(encoded) <= MAX_EVENT_BYTES:
+            payloads.append(encoded)
+        else:
+            for half in split_metrics(part, (part.points + 1) // 2):
+                payloads += _fitting(half)
+    return payloads
+
+
+def logs(raw: bytes, media_type: str, received_us: int) -> Batch:
+    """Decode a logs body. Raises `Invalid`, or msgspec's errors, naming the JSON path and the limit."""
+    body: LogsBody = _decode(LogsBody, raw, media_type)
+    if not body.lines:
+        raise Invalid("a batch holds at least one line", path="$.lines")
+    times = [received_us if line.time_us is None else line.time_us for line in body.lines]
+    columns = LogColumns(
+        time_us=_column([times], np.int64, "time_us", ["lines"]).tobytes(),
+        stream=bytes(STREAMS.index(line.stream) for line in body.lines),
+        text=tuple(line.text for line in body.lines),
+    )
+    timed = all(line.time_us is not None for line in body.lines)
+    asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
+    return Batch(
+        epoch=body.epoch,
+        source=body.source,
+        seq=body.seq,
+        points=len(body.lines),
+        payloads=tuple(encode(part) for part in split_logs(columns, LOG_BYTES_PER_EVENT)),
+        request=hashlib.sha256(encode(asked)).digest(),
+    )

@@ -1,0 +1,41 @@
+"""Beats of tracked runs: gathered as they come over HTTP, sent on once a second as one message."""
+
+import asyncio
+import logging
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from events.beats import Beat, beat_subject
+from events.ids import uuid7
+
+log = logging.getLogger("tachograph.service")
+
+SEND_SECONDS: Final = 1.0
+
+
+class ApiBeats:
+    """This process's tracked runs that beat since the last message."""
+
+    def __init__(self) -> None:
+        self._sender = f"api-{uuid7()}"
+        self._runs: dict[UUID, int] = {}
+
+    def beat(self, run_id: UUID, epoch: int) -> None:
+        """Take note that an attempt is alive."""
+        self._runs[run_id] = epoch
+
+    async def run(self, nats: Client) -> None:
+        """Send what came, every second, until cancelled; also when nothing came, as the canary of this path."""
+        while True:
+            runs, self._runs = self._runs, {}
+            beat = Beat(sender=self._sender, kind="api", runs=runs)
+            try:
+                await nats.publish(beat_subject(self._sender), msgspec.json.encode(beat))
+            except (NatsError, OSError) as error:
+                log.warning("heartbeats: %s; sent again with the next", error)
+                self._runs = {**runs, **self._runs}
+            await asyncio.sleep(SEND_SECONDS)

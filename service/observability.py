@@ -1,0 +1,63 @@
+"""The process's figures for Prometheus: requests, appended events, points, connections."""
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from service.context import Service
+
+REGISTRY: Final = CollectorRegistry()
+REQUESTS: Final = Counter(
+    "tachograph_http_requests", "Requests by method, route and status", ["method", "route", "status"], registry=REGISTRY
+)
+SECONDS: Final = Histogram(
+    "tachograph_http_request_seconds",
+    "Seconds to the first byte of the answer, by method and route",
+    ["method", "route"],
+    registry=REGISTRY,
+)
+CONNECTIONS: Final = Gauge("tachograph_postgres_connections", "Connections in the pool", ["state"], registry=REGISTRY)
+NATS: Final = Gauge("tachograph_nats_connected", "Whether NATS is connected", registry=REGISTRY)
+STREAMS: Final = Gauge("tachograph_sse_clients", "Open event streams", registry=REGISTRY)
+
+
+def exposition(service: "Service") -> bytes:
+    """Return all figures in Prometheus' text format."""
+    pool = service.pool
+    CONNECTIONS.labels("idle").set(pool.get_idle_size())
+    CONNECTIONS.labels("open").set(pool.get_size())
+    NATS.set(service.nats is not None and service.nats.is_connected)
+    STREAMS.set(service.tails.followers)
+    return generate_latest(REGISTRY)
+
+
+def _template(scope: Scope) -> str:
+    """Return the route's path as it is declared."""
+    handler: Any = scope.get("route_handler")
+    return min(handler.paths) if handler else "unknown"
+
+
+def counted(app: ASGIApp) -> ASGIApp:
+    """Count every request by its route's template, so that ids make no series."""
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        method = scope["method"]
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = _template(scope)
+                REQUESTS.labels(method, route, str(message["status"])).inc()
+                SECONDS.labels(method, route).observe(time.perf_counter() - began)
+            await send(message)
+
+        await app(scope, receive, counting)
+
+    return middleware

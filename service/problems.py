@@ -1,0 +1,163 @@
+"""Errors as RFC 9457 `application/problem+json`: the one table from what went wrong to what the caller sees."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import ClientException, HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from events.commit import LOST_CONNECTION
+from events.errors import (
+    Busy,
+    CorruptHistory,
+    Erased,
+    Fenced,
+    IdReused,
+    LedgerError,
+    NotFound,
+    Rejected,
+    TooLarge,
+    Unavailable,
+    VersionConflict,
+)
+from service.auth import Forbidden
+
+log = logging.getLogger("tachograph.service")
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+STATUS: Final[Mapping[type[LedgerError], HTTPStatus]] = {
+    NotFound: HTTPStatus.NOT_FOUND,
+    Fenced: HTTPStatus.CONFLICT,
+    Erased: HTTPStatus.GONE,
+    Rejected: HTTPStatus.CONFLICT,
+    VersionConflict: HTTPStatus.CONFLICT,
+    IdReused: HTTPStatus.CONFLICT,
+    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Busy: HTTPStatus.TOO_MANY_REQUESTS,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    CorruptHistory: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Forbidden: HTTPStatus.FORBIDDEN,
+}
+
+
+class Invalid(LedgerError):
+    """The request says something impossible; `path` is the JSON path of it."""
+
+    def __init__(self, detail: str, *, path: str = "$", limit: int | float | None = None) -> None:
+        super().__init__(detail)
+        self.path = path
+        self.limit = limit
+
+
+class Gone(LedgerError):
+    """The run was deleted; carries its tombstone."""
+
+    def __init__(self, tombstone: Mapping[str, Any]) -> None:
+        super().__init__("this run was deleted; what is left of it is in `tombstone`")
+        self.tombstone = tombstone
+
+
+def problem(
+    status: HTTPStatus, kind: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+) -> Response[bytes]:
+    """Return a problem document as a response."""
+    document = {
+        "type": f"urn:tachograph:problem:{kind}",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail,
+        **{name: value for name, value in members.items() if value is not None},
+    }
+    return Response(
+        msgspec.json.encode(document), status_code=status.value, media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def _kind(error: Exception) -> str:
+    name = type(error).__name__
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
+
+
+def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
+    members: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    match error:
+        case Invalid():
+            members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), **members)
+        case Gone():
+            return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone)
+        case Rejected():
+            members = {"state": error.state or None, "asked": error.asked or None, "allowed": error.allowed or None}
+        case TooLarge():
+            members = {"limit": error.limit}
+        case Busy():
+            headers = {"Retry-After": str(round(error.retry_after_seconds))}
+        case Unavailable():
+            headers = {"Retry-After": "1"}
+        case CorruptHistory():
+            log.critical("corrupt history: %s", error)
+        case _:
+            pass
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return problem(status, _kind(error), str(error), headers, **members)
+
+
+def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    status = HTTPStatus(error.status_code)
+    headers = {**(error.headers or {})}
+    errors = None
+    detail = error.detail
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        errors = [_field(item) for item in error.extra]
+        detail = "; ".join(f"{item['path']}: {item['message']}" for item in errors)
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+    elif isinstance(error, ClientException) and status is HTTPStatus.BAD_REQUEST and error.__cause__:
+        detail = detail if str(error.__cause__) in detail else f"{detail}: {error.__cause__}"
+    return problem(status, status.name.lower().replace("_", "-"), detail, headers, errors=errors)
+
+
+def _field(item: Any) -> dict[str, str]:
+    key = (item.get("key") or "").removeprefix("data").lstrip(".")
+    return {"path": f"$.{key}" if key else "$", "message": item.get("message", "")}
+
+
+def _invalid_body(_: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
+    message, _, at = str(error).partition(" - at ")
+    path = at.strip("`") or "$"
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{path}: {message}", errors=[{"path": path, "message": message}]
+    )
+
+
+def _malformed_body(_: Request[Any, Any, Any], error: msgspec.DecodeError) -> Response[bytes]:
+    return problem(HTTPStatus.BAD_REQUEST, "malformed", f"the body cannot be read: {error}")
+
+
+def _away(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.warning("Postgres does not answer: %s", error)
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "the database does not answer; try again", {"Retry-After": "1"}
+    )
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "this is our fault; the log has the details")
+
+
+HANDLERS: Final[ExceptionHandlersMap] = {
+    LedgerError: _refused,
+    HTTPException: _http,
+    msgspec.ValidationError: _invalid_body,
+    msgspec.DecodeError: _malformed_body,
+    **dict.fromkeys(LOST_CONNECTION, _away),
+    Exception: _unexpected,
+}

@@ -1,0 +1,238 @@
+"""What the API shows: runs, projects, workflows and workers as JSON-ready Structs."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from events.decisions import actions
+from events.run import ACTIVE, PrimaryMetric, Progress
+from events.types import Failure, Liveness, Resources, Slot, StoreReceipt, WorkflowRef
+from projections.runs import StoredRun
+from projections.tenancy import Project, StoredWorkflow, Worker
+
+
+class ProgressResource(msgspec.Struct, frozen=True):
+    """How far a run is; `remaining_seconds` is None while it cannot be told."""
+
+    done: float
+    total: float | None
+    unit: str
+    remaining_seconds: float | None
+
+
+class Credits(msgspec.Struct, frozen=True):
+    """Micro-credits: what was consumed so far, and of an estimate what an early end saved."""
+
+    consumed_micro: int = 0
+    estimate_micro: int | None = None
+    saved_micro: int | None = None
+
+
+class RunResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A run."""
+
+    id: UUID
+    project_id: UUID
+    name: str
+    session_id: str
+    external_id: str | None
+    mode: str
+    status: str
+    version: int
+    position: int
+    epoch: int
+    path: str
+    alias: str | None
+    tags: tuple[str, ...]
+    notes: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    workflow: WorkflowRef | None
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    secrets: tuple[str, ...]
+    resources: Resources | None
+    protection: bool
+    estimate_seconds: float | None
+    liveness: Liveness
+    reproduced_from: UUID | None
+    worker: UUID | None
+    accelerators: tuple[str, ...]
+    host: dict[str, Any]
+    stage: str | None
+    progress: ProgressResource | None
+    primary_metric: PrimaryMetric | None
+    kill_requested: bool
+    cause: str | None
+    exit_code: int | None
+    error: Failure | None
+    reason: str | None
+    unresponsive: bool
+    archived: bool
+    created_at: datetime | None
+    started_at: datetime | None
+    status_since: datetime | None
+    ended_at: datetime | None
+    training_seconds: float
+    credits: Credits
+    actions: tuple[str, ...]
+    synced: bool | None
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of a deleted run."""
+
+    id: UUID
+    project_id: UUID
+    status: str
+    version: int
+    position: int
+    created_at: datetime | None
+    ended_at: datetime | None
+    deleted_at: datetime | None
+    deleted_by: str | None
+    reason: str
+    receipt: dict[str, StoreReceipt] | None
+    credits: Credits
+
+
+class ProjectResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A project; its id is its ledger's."""
+
+    id: UUID
+    name: str
+    description: str
+    created_at: datetime
+    version: int
+
+
+class WorkflowResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow at its newest version."""
+
+    id: UUID
+    project_id: UUID
+    name: str
+    version: int
+    architecture: str
+    dataset: str
+    training_parameters: dict[str, Any]
+    system_prompt: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    secrets: tuple[str, ...]
+    resources: Resources | None
+    protection: bool
+    estimate_seconds: float | None
+    archived: bool
+    created_at: datetime
+
+
+class WorkerResource(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU worker."""
+
+    id: UUID
+    name: str
+    slots: tuple[Slot, ...]
+    registered_at: datetime
+    lost_at: datetime | None
+
+
+def run_resource(stored: StoredRun, credits_: Credits, now: datetime, *, synced: bool | None = None) -> RunResource:
+    """Return a run as the API shows it at `now`."""
+    run = stored.run
+    end = run.ended_at or now
+    return RunResource(
+        id=stored.run_id,
+        project_id=stored.ledger_id,
+        position=stored.position,
+        training_seconds=max(0.0, (end - run.started_at).total_seconds()) if run.started_at else 0.0,
+        credits=credits_,
+        actions=actions(run),
+        synced=synced,
+        kill_requested=run.kill is not None and run.status in ACTIVE,
+        reason=run.kill.reason or None if run.kill else None,
+        progress=_progress(run.progress, run.started_at, end),
+        **{name: getattr(run, name) for name in _SHARED},
+    )
+
+
+_SHARED = tuple(
+    name
+    for name in RunResource.__struct_fields__
+    if name
+    not in {
+        "id",
+        "project_id",
+        "position",
+        "training_seconds",
+        "credits",
+        "actions",
+        "synced",
+        "kill_requested",
+        "reason",
+        "progress",
+    }
+)
+
+
+def _progress(progress: Progress | None, started_at: datetime | None, now: datetime) -> ProgressResource | None:
+    if progress is None:
+        return None
+    remaining = None
+    if progress.total is not None and progress.done > 0 and started_at is not None:
+        elapsed = (now - started_at).total_seconds()
+        remaining = max(0.0, elapsed / progress.done * (progress.total - progress.done))
+    return ProgressResource(progress.done, progress.total, progress.unit, remaining)
+
+
+def tombstone(stored: StoredRun, deleted_by: str | None, credits_: Credits) -> Tombstone:
+    """Return what is left of a deleted run."""
+    run = stored.run
+    return Tombstone(
+        id=stored.run_id,
+        project_id=stored.ledger_id,
+        status=run.status,
+        version=run.version,
+        position=stored.position,
+        created_at=run.created_at,
+        ended_at=run.ended_at,
+        deleted_at=run.deleted_at,
+        deleted_by=deleted_by,
+        reason=run.deletion_reason,
+        receipt=run.receipt,
+        credits=credits_,
+    )
+
+
+def project_resource(project: Project) -> ProjectResource:
+    """Return a project as the API shows it."""
+    return ProjectResource(
+        id=project.project_id,
+        name=project.name,
+        description=project.description,
+        created_at=project.created_at,
+        version=project.version,
+    )
+
+
+def workflow_resource(stored: StoredWorkflow) -> WorkflowResource:
+    """Return a workflow as the API shows it."""
+    return WorkflowResource(
+        id=stored.workflow_id,
+        project_id=stored.ledger_id,
+        created_at=stored.created_at,
+        **msgspec.structs.asdict(stored.workflow),
+    )
+
+
+def worker_resource(worker: Worker) -> WorkerResource:
+    """Return a worker as the API shows it."""
+    return WorkerResource(
+        id=worker.worker_id,
+        name=worker.name,
+        slots=worker.slots,
+        registered_at=worker.registered_at,
+        lost_at=worker.lost_at,
+    )

@@ -1,0 +1,244 @@
+"""What the processes of a run say: start, beat, progress, finish; a GPU worker's claim and reports."""
+
+from typing import Any, assert_never
+from uuid import UUID
+
+import msgspec
+from litestar import Response, Router, get, post
+from litestar.params import JSONBody
+
+from events.commands import (
+    AttachRun,
+    ClaimRun,
+    EndRun,
+    ReportIdle,
+    ReportPreparation,
+    ReportProgress,
+    ReportStarted,
+    ReportStopping,
+    RequeueRun,
+    RunCommand,
+    SetPrimaryMetric,
+)
+from events.errors import Fenced, NotFound, Rejected
+from events.ids import derived
+from events.run import ACTIVE, Run
+from events.types import Mode, Rate, Resources, Status, WorkerRegistered
+from projections import tenancy
+from projections.execute import execute, record
+from projections.rates import rate_for
+from service.bodies import (
+    ClaimBody,
+    Ended,
+    FinishBody,
+    HeartbeatBody,
+    Idle,
+    NewWorker,
+    Preparing,
+    PrimaryMetricBody,
+    ProgressBody,
+    Report,
+    Requeue,
+    StartBody,
+    Started,
+    Stopping,
+)
+from service.context import Http, Service
+from service.paging import Page
+from service.resources import RunResource, WorkerResource, worker_resource
+
+
+class HeartbeatAnswer(msgspec.Struct, frozen=True):
+    """What a beating process is told."""
+
+    epoch: int
+    stop: bool
+    stop_cause: str | None
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a worker needs to start a run."""
+
+    run_id: UUID
+    project_id: UUID
+    epoch: int
+    token: str
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    secrets: tuple[str, ...]
+    protection: bool
+    kill_requested: bool
+
+
+@post("/runs/{run:str}/start", status_code=200)
+async def start_run(request: Http, data: JSONBody[StartBody], service: Service, run: str) -> Response[RunResource]:
+    """The user's own process starts a tracked run, or takes it over as a new attempt."""
+    stored = await service.run(request, run)
+    declared = stored.run.resources
+    command = AttachRun(
+        pid=data.pid,
+        host=data.host,
+        environment=data.environment_captured,
+        rate=rate_for(declared) if declared else None,
+    )
+    asked = await service.asked(request)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
+@post("/runs/{run:str}/heartbeat", status_code=200)
+async def heartbeat(request: Http, data: JSONBody[HeartbeatBody], service: Service, run: str) -> HeartbeatAnswer:
+    """An attempt lives; it is told whether to stop."""
+    stored = await service.run(request, run, program=True)
+    state = stored.run
+    if data.epoch != state.epoch:
+        raise Fenced(
+            f"epoch {data.epoch} is not the run's latest attempt ({state.epoch}); this process must stop",
+            state=state.status,
+            asked="heartbeat",
+        )
+    if state.status not in ACTIVE | {Status.CRASHED}:
+        raise Rejected(f"the run is {state.status}", state=state.status, asked="heartbeat")
+    if state.mode is Mode.TRACKED:
+        service.beats.beat(stored.run_id, data.epoch)
+    kill = state.kill if state.status in ACTIVE else None
+    return HeartbeatAnswer(state.epoch, kill is not None, kill.cause if kill else None)
+
+
+@post("/runs/{run:str}/finish", status_code=200)
+async def finish_run(request: Http, data: JSONBody[FinishBody], service: Service, run: str) -> Response[RunResource]:
+    """A process says how its run ended, and the last batch that each source sent."""
+    stored = await service.run(request, run, program=True)
+    command = EndRun(
+        epoch=data.epoch,
+        status=Status(data.status),
+        cause=data.cause,
+        exit_code=data.exit_code,
+        error=data.error,
+        last_seq=data.last_seq,
+    )
+    asked = await service.asked(request)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
+@post("/runs/{run:str}/progress", status_code=200)
+async def report_progress(
+    request: Http, data: JSONBody[ProgressBody], service: Service, run: str
+) -> Response[RunResource]:
+    """The program says how far it is."""
+    stored = await service.run(request, run, program=True)
+    command = ReportProgress(epoch=data.epoch, done=data.done, total=data.total, unit=data.unit)
+    asked = await service.asked(request)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
+@post("/runs/{run:str}/primary-metric", status_code=200)
+async def set_primary_metric(
+    request: Http, data: JSONBody[PrimaryMetricBody], service: Service, run: str
+) -> Response[RunResource]:
+    """Name the metric that tells the best point."""
+    stored = await service.run(request, run, program=True)
+    command = SetPrimaryMetric(name=data.name, mode=data.mode)
+    asked = await service.asked(request)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
+@post("/runs/{run:str}/claim", status_code=200)
+async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, run: str) -> Claimed:
+    """A GPU worker takes a queued run; the same claim again is answered the same."""
+    stored = await service.run(request, run)
+    worker = await tenancy.worker(service.pool, data.worker)
+    if worker is None or worker.organisation_id != request.user.organisation_id:
+        raise NotFound(f"there is no worker {data.worker}")
+    resources = stored.run.resources or Resources()
+    rate: Rate = rate_for(resources)
+    command = ClaimRun(worker=data.worker, command_id=data.command_id, accelerators=data.slots, rate=rate)
+    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, await service.asked(request))
+    claimed: Run = outcome.run
+    return Claimed(
+        run_id=stored.run_id,
+        project_id=stored.ledger_id,
+        epoch=claimed.epoch,
+        token=service.keys.run_token(request.user.organisation_id, stored.run_id, claimed.epoch),
+        name=claimed.name,
+        command=claimed.command,
+        environment=claimed.environment,
+        secrets=claimed.secrets,
+        protection=claimed.protection,
+        kill_requested=claimed.kill is not None,
+    )
+
+
+@post("/runs/{run:str}/report", status_code=200)
+async def report(request: Http, data: JSONBody[Report], service: Service, run: str) -> Response[RunResource]:
+    """A GPU worker says what its process does."""
+    stored = await service.run(request, run, program=True)
+    asked = await service.asked(request)
+    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, _command(data), asked)
+    return await service.answer(outcome)
+
+
+def _command(data: Report) -> RunCommand:
+    match data:
+        case Preparing():
+            return ReportPreparation(epoch=data.epoch, stage=data.stage, message=data.message, fraction=data.fraction)
+        case Started():
+            return ReportStarted(epoch=data.epoch, pid=data.pid, host=data.host)
+        case Stopping():
+            return ReportStopping(epoch=data.epoch, exit_code=data.exit_code)
+        case Idle():
+            return ReportIdle(epoch=data.epoch, exit_code=data.exit_code)
+        case Requeue():
+            return RequeueRun(epoch=data.epoch, reason=data.reason)
+        case Ended():
+            fields: dict[str, Any] = msgspec.structs.asdict(data)
+            return EndRun(**{**fields, "status": Status(data.status)})
+        case _:
+            assert_never(data)
+
+
+@post("/workers", status_code=201)
+async def register_worker(request: Http, data: JSONBody[NewWorker], service: Service) -> Response[WorkerResource]:
+    """A GPU worker introduces itself; the same name is the same worker, with the hardware it has now."""
+    organisation_id = request.user.organisation_id
+    worker_id = derived(organisation_id, "worker", data.name)
+    known = await tenancy.worker(service.pool, worker_id)
+    version = known.version if known else 0
+    registered = WorkerRegistered(worker=worker_id, name=data.name, host=data.host, slots=data.slots)
+    appended = await record(
+        service.ledger,
+        ledger_id=organisation_id,
+        stream=worker_id,
+        expected_version=version,
+        events=[registered],
+        inline=tenancy.worker_row(registered, version=version + 1),
+        request=await service.asked(request),
+    )
+    stored = await tenancy.worker(service.pool, worker_id)
+    assert stored is not None
+    return Response(worker_resource(stored), status_code=201, headers={"Tachograph-Position": str(appended.position)})
+
+
+@get("/workers")
+async def list_workers(request: Http, service: Service) -> Page[WorkerResource]:
+    """The organisation's GPU workers by name."""
+    found = await tenancy.workers(service.pool, request.user.organisation_id)
+    return Page([worker_resource(worker) for worker in found], None)
+
+
+ROUTES = Router(
+    path="",
+    route_handlers=[
+        start_run,
+        heartbeat,
+        finish_run,
+        report_progress,
+        set_primary_metric,
+        claim_run,
+        report,
+        register_worker,
+        list_workers,
+    ],
+    request_max_body_size=256 << 10,
+    tags=["attempts"],
+)

@@ -1,0 +1,126 @@
+"""What happened: events of runs and projects, as pages and as a live stream; heads and verification."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Response, Router, get, post
+from litestar.params import Parameter
+from litestar.response import ServerSentEvent
+
+from events import cloudevents
+from events.verification import Verification, verify
+from service.context import Http, Service
+from service.paging import Size
+from service.problems import Invalid
+from service.stream import follow
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Events in order as CloudEvents; `next` is the position to go on from, None at the end."""
+
+    events: list[dict[str, Any]]
+    next: int | None
+
+
+Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
+
+
+def _types(types: str | None) -> list[str] | None:
+    return [name.strip() for name in types.split(",") if name.strip()] if types else None
+
+
+async def _page(
+    service: Service, ledger_id: UUID, stream: UUID | None, after: int, limit: int, types: Sequence[str] | None
+) -> EventPage:
+    found = await service.ledger.read(ledger_id, after=after, limit=limit, types=types, stream=stream)
+    following = found[-1].position if len(found) == limit else None
+    return EventPage([cloudevents.document(recorded) for recorded in found], following)
+
+
+@get("/projects/{project:str}/events")
+async def project_events(
+    request: Http, service: Service, project: str, after: int = 0, limit: Size = 100, types: Types = None
+) -> EventPage:
+    """A project's history."""
+    known = await service.project(request, project)
+    return await _page(service, known.project_id, None, after, limit, _types(types))
+
+
+@get("/runs/{run:str}/events")
+async def run_events(
+    request: Http, service: Service, run: str, after: int = 0, limit: Size = 100, types: Types = None
+) -> EventPage:
+    """A run's history; of a deleted run the events without their data."""
+    stored = await service.run(request, run, deleted=True)
+    return await _page(service, stored.ledger_id, stored.run_id, after, limit, _types(types))
+
+
+async def _start(request: Http, service: Service, ledger_id: UUID, after: int | None) -> int:
+    """Return the position to stream from: `Last-Event-ID`, `after`, or now."""
+    given = request.headers.get("last-event-id")
+    head, _ = await service.ledger.head(ledger_id)
+    if given is not None and not given.isdecimal():
+        raise Invalid("Last-Event-ID is a position", path="Last-Event-ID")
+    start = int(given) if given is not None else head if after is None else after
+    if not 0 <= start <= head:
+        raise Invalid(f"position {start} lies beyond the ledger's head, {head}", path="after", limit=head)
+    return start
+
+
+@get("/projects/{project:str}/stream")
+async def project_stream(
+    request: Http, service: Service, project: str, after: int | None = None, types: Types = None
+) -> ServerSentEvent:
+    """A project's events as they happen (Server-Sent Events; the id is the position)."""
+    known = await service.project(request, project)
+    start = await _start(request, service, known.project_id, after)
+    return ServerSentEvent(follow(service, known.project_id, None, start, _types(types)))
+
+
+@get("/runs/{run:str}/stream")
+async def run_stream(
+    request: Http, service: Service, run: str, after: int | None = None, types: Types = None
+) -> ServerSentEvent:
+    """A run's events as they happen, telemetry too (Server-Sent Events; the id is the position)."""
+    stored = await service.run(request, run)
+    start = await _start(request, service, stored.ledger_id, after)
+    return ServerSentEvent(follow(service, stored.ledger_id, stored.run_id, start, _types(types)))
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Where a project's ledger stands: the last position, and the chain value (hex) after it."""
+
+    project_id: UUID
+    position: int
+    chain: str
+
+
+@get("/projects/{project:str}/audit")
+async def audit(request: Http, service: Service, project: str) -> Head:
+    """The head of a project's ledger."""
+    known = await service.project(request, project)
+    position, chain = await service.ledger.head(known.project_id)
+    return Head(known.project_id, position, chain.hex())
+
+
+@post("/projects/{project:str}/audit/verify", status_code=200)
+async def verify_project(request: Http, service: Service, project: str) -> Response[Verification]:
+    """Verify the whole history: verified up to a position, or the first bad record and what differs."""
+    known = await service.project(request, project)
+    return Response(await verify(service.ledger, known.project_id))
+
+
+ROUTES = Router(
+    path="",
+    route_handlers=[
+        project_events,
+        run_events,
+        project_stream,
+        run_stream,
+        audit,
+        verify_project,
+    ],
+    tags=["history"],
+)

@@ -1,0 +1,215 @@
+"""Projects and workflows."""
+
+from uuid import UUID
+
+import msgspec
+from litestar import Response, Router, get, patch, post
+from litestar.params import JSONBody
+from msgspec.structs import asdict
+
+from events import workflow as workflows
+from events.errors import NotFound, Rejected
+from events.ids import derived
+from events.types import (
+    ProjectChanged,
+    ProjectCreated,
+    WorkflowChanged,
+    WorkflowCreated,
+    WorkflowEvent,
+    WorkflowRenamed,
+)
+from events.workflow import Workflow
+from projections import tenancy
+from projections.execute import record
+from service.bodies import ChangedProject, NewProject, WorkflowBody
+from service.context import Http, Service
+from service.paging import Page, Size, page
+from service.problems import Invalid
+from service.resources import ProjectResource, WorkflowResource, project_resource, workflow_resource
+
+
+def _at(position: int) -> dict[str, str]:
+    return {"Tachograph-Position": str(position)}
+
+
+@post("/projects", status_code=201)
+async def create_project(request: Http, data: JSONBody[NewProject], service: Service) -> Response[ProjectResource]:
+    """Open a project and its ledger."""
+    asked = await service.asked(request)
+    organisation_id = request.user.organisation_id
+    project_id = derived(asked.event_id, "project")
+    if not asked.named and await tenancy.project(service.pool, organisation_id, data.name):
+        raise Rejected(f"there is a project named {data.name!r} already", state="exists", asked="create")
+    await service.ledger.open(project_id, organisation_id, "project")
+    appended = await record(
+        service.ledger,
+        ledger_id=project_id,
+        stream=project_id,
+        expected_version=0,
+        events=[ProjectCreated(name=data.name, description=data.description)],
+        inline=tenancy.project_row(
+            organisation_id=organisation_id, version=1, name=data.name, description=data.description
+        ),
+        request=asked,
+    )
+    resource = ProjectResource(
+        id=project_id, name=data.name, description=data.description, created_at=appended.recorded_at, version=1
+    )
+    return Response(resource, status_code=201, headers=_at(appended.position))
+
+
+@get("/projects")
+async def list_projects(
+    request: Http, service: Service, limit: Size = 100, cursor: str = ""
+) -> Response[Page[ProjectResource]]:
+    """The projects by name."""
+    found = await tenancy.projects(service.pool, request.user.organisation_id, cursor, limit + 1)
+    return page(request, [project_resource(one) for one in found], limit, lambda last: last.name)
+
+
+@get("/projects/{project:str}")
+async def get_project(request: Http, service: Service, project: str) -> ProjectResource:
+    """One project, by id or name."""
+    return project_resource(await service.project(request, project))
+
+
+@patch("/projects/{project:str}")
+async def change_project(
+    request: Http, data: JSONBody[ChangedProject], service: Service, project: str
+) -> Response[ProjectResource]:
+    """Rename or describe a project."""
+    asked = await service.asked(request)
+    known = await service.project(request, project)
+    name = known.name if data.name is msgspec.UNSET else data.name
+    description = known.description if data.description is msgspec.UNSET else data.description
+    appended = await record(
+        service.ledger,
+        ledger_id=known.project_id,
+        stream=known.project_id,
+        expected_version=known.version,
+        events=[ProjectChanged(name=name, description=description)],
+        inline=tenancy.project_row(
+            organisation_id=known.organisation_id, version=known.version + 1, name=name, description=description
+        ),
+        request=asked,
+    )
+    changed = await service.project(request, str(known.project_id))
+    return Response(project_resource(changed), headers=_at(appended.position))
+
+
+async def _record_workflow(
+    service: Service, request: Http, ledger_id: UUID, workflow_id: UUID, known: Workflow, events: list[WorkflowEvent]
+) -> int:
+    """Append a workflow's events; returns the position. A repetition changes nothing."""
+    state = known
+    for event in events:
+        state = workflows.evolve(state, event)
+    rows = tenancy.workflow_row(workflow_id, state)
+    (name, (row,)), *_ = rows.items()
+    appended = await record(
+        service.ledger,
+        ledger_id=ledger_id,
+        stream=workflow_id,
+        expected_version=known.version,
+        events=events,
+        inline={name: [msgspec.structs.replace(row, event=len(events) - 1)]},
+        request=await service.asked(request),
+    )
+    return appended.last
+
+
+@post("/projects/{project:str}/workflows", status_code=201)
+async def create_workflow(
+    request: Http, data: JSONBody[WorkflowBody], service: Service, project: str
+) -> Response[WorkflowResource]:
+    """Create a workflow."""
+    if data.name is msgspec.UNSET:
+        raise Invalid("Object missing required field `name`", path="$.name")
+    known = await service.project(request, project)
+    asked = await service.asked(request)
+    if not asked.named and await tenancy.workflow_by_name(service.pool, known.project_id, data.name):
+        raise Rejected(f"there is a workflow named {data.name!r} already", state="exists", asked="create")
+    workflow_id = derived(asked.event_id, "workflow")
+    given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
+    check_environment(given.get("environment", {}))
+    position = await _record_workflow(
+        service, request, known.project_id, workflow_id, Workflow(), [WorkflowCreated(**given)]
+    )
+    stored = await _workflow(service, request, workflow_id)
+    return Response(workflow_resource(stored), status_code=201, headers=_at(position))
+
+
+@get("/projects/{project:str}/workflows")
+async def list_workflows(
+    request: Http, service: Service, project: str, limit: Size = 100, cursor: str = ""
+) -> Response[Page[WorkflowResource]]:
+    """A project's workflows by name."""
+    known = await service.project(request, project)
+    found = await tenancy.workflows(service.pool, known.project_id, cursor, limit + 1)
+    return page(request, [workflow_resource(one) for one in found], limit, lambda last: last.name)
+
+
+async def _workflow(service: Service, request: Http, workflow_id: UUID) -> tenancy.StoredWorkflow:
+    stored = await tenancy.workflow(service.pool, workflow_id)
+    if stored is None:
+        raise NotFound(f"there is no workflow {workflow_id}")
+    await service.project(request, str(stored.ledger_id))
+    return stored
+
+
+@get("/workflows/{workflow:uuid}")
+async def get_workflow(request: Http, service: Service, workflow: UUID) -> WorkflowResource:
+    """One workflow."""
+    return workflow_resource(await _workflow(service, request, workflow))
+
+
+@patch("/workflows/{workflow:uuid}")
+async def change_workflow(
+    request: Http, data: JSONBody[WorkflowBody], service: Service, workflow: UUID
+) -> Response[WorkflowResource]:
+    """Change a workflow for future runs: a rename, a new version of the recipe, or both."""
+    stored = await _workflow(service, request, workflow)
+    known = stored.workflow
+    given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
+    check_environment(given.get("environment", {}))
+    events: list[WorkflowEvent] = []
+    if given.get("name", known.name) != known.name:
+        events.append(WorkflowRenamed(name=given["name"]))
+    recipe = {name: given.get(name, getattr(known, name)) for name in WorkflowChanged.__struct_fields__}
+    if any(recipe[name] != getattr(known, name) for name in recipe):
+        events.append(WorkflowChanged(**recipe))
+    position = 0
+    if events:
+        position = await _record_workflow(service, request, stored.ledger_id, workflow, known, events)
+    changed = await _workflow(service, request, workflow)
+    return Response(workflow_resource(changed), headers=_at(position))
+
+
+_SECRET_WORDS = ("SECRET", "PASSWORD", "PASSWD", "TOKEN", "API_KEY", "APIKEY", "PRIVATE_KEY", "CREDENTIAL")
+
+
+def check_environment(environment: dict[str, str]) -> None:
+    """Refuse literal values under names that look secret: the ledger never forgets. Raises `Invalid`."""
+    for name in environment:
+        if any(word in name.upper() for word in _SECRET_WORDS):
+            raise Invalid(
+                f"{name} looks like a secret; name it in `secrets`, and the worker takes it from its own environment",
+                path=f"$.environment.{name}",
+            )
+
+
+ROUTES = Router(
+    path="",
+    route_handlers=[
+        create_project,
+        list_projects,
+        get_project,
+        change_project,
+        create_workflow,
+        list_workflows,
+        get_workflow,
+        change_workflow,
+    ],
+    request_max_body_size=256 << 10,
+    tags=["projects"],
+)

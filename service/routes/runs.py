@@ -1,0 +1,291 @@
+"""Runs: create, list, look at, edit, kill, delete."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from litestar import Response, Router, delete, get, patch, post
+from litestar.params import JSONBody
+
+from events.codec import from_microseconds, microseconds
+from events.commands import ArchiveRun, CreateRun, DeleteRun, EditRun, KillRun
+from events.errors import NotFound, Rejected
+from events.ids import derived, uuid7
+from events.types import Mode, Resources, RunCreated, Status, WorkflowRef
+from events.workflow import Workflow
+from projections import runs, tenancy
+from projections.execute import as_of, execute
+from projections.runs import StoredRun
+from projections.tenancy import StoredWorkflow
+from service.bodies import ArchiveBody, Body, DeleteBody, EditBody, KillBody, NewRun
+from service.context import Http, Service
+from service.paging import Page, Size, page
+from service.problems import Invalid
+from service.resources import RunResource, Tombstone
+from service.routes.projects import check_environment
+from service.run_names import clean_path, memorable_name, session_id
+
+B = TypeVar("B", bound=Body)
+
+
+@post("/projects/{project:str}/runs", status_code=201)
+async def create_run(request: Http, data: JSONBody[NewRun], service: Service, project: str) -> Response[RunResource]:
+    """Create a run: managed when there is a command to start, else tracked."""
+    known = await service.project(request, project)
+    asked = await service.asked(request)
+    run_id = derived(asked.event_id, "run") if asked.named else uuid7()
+    workflow = await _workflow(service, known.project_id, data.workflow)
+    created = _created(data, workflow)
+    if not asked.named:
+        await _free(service, known.project_id, created)
+    outcome = await execute(service.ledger, known.project_id, run_id, CreateRun(created=created), asked)
+    return await service.answer(outcome, status=201)
+
+
+async def _workflow(service: Service, project_id: UUID, name_or_id: str | None) -> StoredWorkflow | None:
+    if name_or_id is None:
+        return None
+    try:
+        stored = await tenancy.workflow(service.pool, UUID(name_or_id))
+    except ValueError:
+        stored = await tenancy.workflow_by_name(service.pool, project_id, name_or_id)
+    if stored is None or stored.ledger_id != project_id:
+        raise Invalid(f"there is no workflow {name_or_id!r} in this project", path="$.workflow")
+    if stored.workflow.archived:
+        raise Invalid(f"workflow {name_or_id!r} is archived", path="$.workflow")
+    return stored
+
+
+def _created(data: NewRun, stored: StoredWorkflow | None) -> RunCreated:
+    recipe = stored.workflow if stored else Workflow()
+    command = data.command or (() if data.mode is Mode.TRACKED else recipe.command)
+    mode = data.mode or (Mode.MANAGED if command else Mode.TRACKED)
+    if mode is Mode.MANAGED and not command:
+        raise Invalid("a managed run needs a command, its own or its workflow's", path="$.command")
+    resources = data.resources or recipe.resources
+    if mode is Mode.MANAGED and resources is None:
+        resources = Resources()
+    if resources is not None and not 1 <= resources.count <= 1_024:
+        raise Invalid("a run takes 1 to 1024 accelerators", path="$.resources.count", limit=1_024)
+    live = data.liveness
+    if not 0 < live.beat_seconds < live.unresponsive_seconds < live.crashed_seconds <= 7 * 86_400:
+        raise Invalid(
+            "0 < beat_seconds < unresponsive_seconds < crashed_seconds <= 7 days", path="$.liveness", limit=7 * 86_400
+        )
+    environment = {**recipe.environment, **data.environment}
+    check_environment(environment)
+    session = session_id()
+    named = f"{recipe.name}-{session}" if stored else memorable_name()
+    return RunCreated(
+        name=data.name or named,
+        session_id=session,
+        mode=mode,
+        workflow=_reference(stored),
+        external_id=data.external_id,
+        path=clean_path(data.path),
+        alias=data.alias,
+        tags=tuple(dict.fromkeys(data.tags)),
+        notes=data.notes,
+        config={**recipe.training_parameters, **data.config},
+        command=tuple(command),
+        environment=environment,
+        secrets=tuple(dict.fromkeys((*recipe.secrets, *data.secrets))),
+        resources=resources,
+        protection=recipe.protection if data.protection is None else data.protection,
+        estimate_seconds=recipe.estimate_seconds if data.estimate_seconds is None else data.estimate_seconds,
+        liveness=live,
+    )
+
+
+def _reference(stored: StoredWorkflow | None) -> WorkflowRef | None:
+    if stored is None:
+        return None
+    workflow = stored.workflow
+    return WorkflowRef(
+        id=stored.workflow_id,
+        name=workflow.name,
+        architecture=workflow.architecture,
+        dataset=workflow.dataset,
+        training_parameters=workflow.training_parameters,
+        system_prompt=workflow.system_prompt,
+    )
+
+
+async def _free(service: Service, project_id: UUID, created: RunCreated) -> None:
+    """Refuse a name or external id that is taken; a unique index settles what this check cannot see."""
+    taken = await service.pool.fetchrow(
+        "select name = $2 as by_name from run where ledger_id = $1 and (name = $2 or external_id = $3) limit 1",
+        project_id,
+        created.name,
+        created.external_id,
+    )
+    if taken is not None:
+        what = f"named {created.name!r}" if taken["by_name"] else f"with external_id {created.external_id!r}"
+        raise Rejected(f"there is a run {what} in this project already", state="exists", asked="create")
+
+
+@get("/projects/{project:str}/runs")
+async def list_runs(
+    request: Http,
+    service: Service,
+    project: str,
+    status: list[Status] | None = None,
+    workflow: str | None = None,
+    limit: Size = 100,
+    cursor: str | None = None,
+) -> Response[Page[RunResource]]:
+    """A project's runs, newest first; `status` may be repeated."""
+    known = await service.project(request, project)
+    recipe = await _workflow(service, known.project_id, workflow)
+    found = await runs.listed(
+        service.pool,
+        known.project_id,
+        statuses=status,
+        workflow_id=recipe.workflow_id if recipe else None,
+        before=_decode(cursor) if cursor else None,
+        limit=limit + 1,
+    )
+    shown = await service.shown(found)
+    return page(request, shown, limit, _encode)
+
+
+def _encode(last: RunResource) -> str:
+    assert last.created_at is not None
+    return base64.urlsafe_b64encode(f"{microseconds(last.created_at)}.{last.id}".encode()).decode()
+
+
+def _decode(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        time_us, _, run_id = base64.urlsafe_b64decode(cursor).decode().partition(".")
+        return from_microseconds(int(time_us)), UUID(run_id)
+    except (ValueError, binascii.Error, OverflowError) as error:
+        raise Invalid("this is no cursor that we gave", path="cursor") from error
+
+
+@get("/runs/{run:str}")
+async def get_run(request: Http, service: Service, run: str, at: str | None = None) -> Response[RunResource]:
+    """A run now, or as of `at`: a version, or a time (RFC 3339)."""
+    stored = await service.run(request, run, program=True)
+    if at is not None:
+        stored = await _past(service, stored, at)
+    (resource,) = await service.shown([stored])
+    synced = await _synced(service, stored)
+    return Response(
+        msgspec.structs.replace(resource, synced=synced), headers={"Tachograph-Position": str(stored.position)}
+    )
+
+
+async def _past(service: Service, stored: StoredRun, at: str) -> StoredRun:
+    if at.isdecimal():
+        version = min(int(at), 1 << 30)
+    else:
+        try:
+            moment = datetime.fromisoformat(at.replace(" ", "+"))
+        except ValueError:
+            raise Invalid("`at` is a version, or a time such as 2026-01-31T12:00:00Z", path="at") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        version = (
+            await service.pool.fetchval(
+                "select max(version) from ledger.event where ledger_id = $1 and stream = $2 and version is not null"
+                " and recorded_at <= $3",
+                stored.ledger_id,
+                stored.run_id,
+                moment,
+            )
+            or 0
+        )
+    run, position = await as_of(service.ledger, stored.ledger_id, stored.run_id, version)
+    if run.status is Status.ABSENT:
+        raise NotFound("this run did not exist yet")
+    return StoredRun(ledger_id=stored.ledger_id, run_id=stored.run_id, position=position, run=run)
+
+
+async def _synced(service: Service, stored: StoredRun) -> bool | None:
+    """Return whether every batch that the run's sources say they sent has come; None while nobody has said."""
+    if not stored.run.last_seq:
+        return None
+    rows = await service.pool.fetch(
+        "select source, count(distinct seq) as batches from ledger.event"
+        " where ledger_id = $1 and stream = $2 and epoch = $3 and seq is not null and seq <= 1 << 40 group by source",
+        stored.ledger_id,
+        stored.run_id,
+        stored.run.epoch,
+    )
+    came = {row["source"]: row["batches"] for row in rows}
+    return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())
+
+
+@get("/runs/{run:str}/transitions")
+async def get_transitions(request: Http, service: Service, run: str) -> dict[str, list[dict[str, Any]]]:
+    """A run's status history: from, to, cause, actor, time; it outlives a deletion."""
+    stored = await service.run(request, run, deleted=True)
+    history = await runs.transitions(service.pool, stored.ledger_id, stored.run_id)
+    return {"transitions": history}
+
+
+@patch("/runs/{run:str}")
+async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, run: str) -> Response[RunResource]:
+    """Change tags, notes, alias, configuration or summary."""
+    stored = await service.run(request, run, program=True)
+    tags = data.tags if data.tags is msgspec.UNSET else tuple(dict.fromkeys(data.tags))
+    command = EditRun(tags=tags, notes=data.notes, alias=data.alias, config=data.config, summary=data.summary)
+    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, await service.asked(request))
+    return await service.answer(outcome)
+
+
+@post("/runs/{run:str}/archive", status_code=200)
+async def archive_run(request: Http, service: Service, run: str) -> Response[RunResource]:
+    """Take a run out of the everyday lists, or back with `{"archived": false}`."""
+    stored = await service.run(request, run)
+    body = await _optional(request, ArchiveBody)
+    asked = await service.asked(request)
+    command = ArchiveRun(archived=body.archived)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
+@post("/runs/{run:str}/kill", status_code=200)
+async def kill_run(request: Http, service: Service, run: str) -> Response[RunResource]:
+    """End a run; what was logged until then stays."""
+    stored = await service.run(request, run)
+    body = await _optional(request, KillBody)
+    command = KillRun(grace_seconds=body.grace_seconds, reason=body.reason)
+    asked = await service.asked(request)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
+@delete("/runs/{run:str}", status_code=200)
+async def delete_run(request: Http, service: Service, run: str) -> Response[Tombstone]:
+    """Erase an ended run's contents for good; who, when, why and what it cost stay."""
+    stored = await service.run(request, run, deleted=True)
+    body = await _optional(request, DeleteBody)
+    asked = await service.asked(request)
+    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, DeleteRun(reason=body.reason), asked)
+    left = StoredRun(ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run)
+    tombstone = await service.tombstone(left)
+    return Response(tombstone, headers={"Tachograph-Position": str(outcome.position)})
+
+
+async def _optional(request: Http, body: type[B]) -> B:
+    """Return the body, or its defaults where none was sent."""
+    raw = await request.body()
+    return msgspec.json.decode(raw or b"{}", type=body)
+
+
+ROUTES = Router(
+    path="",
+    route_handlers=[
+        create_run,
+        list_runs,
+        get_run,
+        get_transitions,
+        edit_run,
+        archive_run,
+        kill_run,
+        delete_run,
+    ],
+    request_max_body_size=256 << 10,
+    tags=["runs"],
+)

@@ -1,0 +1,101 @@
+"""The generated descriptions: a JSON Schema per event version, OpenAPI for HTTP, AsyncAPI for the subjects."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from events.bus import STREAMS
+from events.codec import EVENT_TYPES, TELEMETRY
+from events.settings import Settings
+from service.app import VERSION, create_app
+from service.migrate import ROOT
+
+DIRECTORY: Final = ROOT / "schemas"
+
+
+def generated() -> dict[Path, str]:
+    """Return every generated file's text by its path."""
+    files = {
+        DIRECTORY / "events" / f"{name}.v{kind.schema_version}.json": _event(kind) for name, kind in EVENT_TYPES.items()
+    }
+    files[DIRECTORY / "openapi.json"] = _json(_openapi())
+    files[DIRECTORY / "asyncapi.yaml"] = _json(_asyncapi())
+    return files
+
+
+def write() -> int:
+    """Write the files."""
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def check() -> int:
+    """Compare with what is checked in; says what differs."""
+    expected = generated()
+    stale = [path for path, text in expected.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale += [path for path in (DIRECTORY / "events").glob("*.json") if path not in expected]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} is not what the code says; run: python -m service schemas", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def _event(kind: type[msgspec.Struct]) -> str:
+    return _json(msgspec.json.schema(kind))
+
+
+def _openapi() -> dict[str, Any]:
+    nowhere = Path("/nonexistent")
+    app = create_app(
+        Settings(
+            home=nowhere,
+            host="127.0.0.1",
+            port=8765,
+            database_url="",
+            owner_database_url=None,
+            nats_url="",
+            master_key=nowhere,
+            parquet=nowhere,
+        )
+    )
+    return app.openapi_schema.to_schema()
+
+
+def _asyncapi() -> dict[str, Any]:
+    """Return the AsyncAPI document; JSON is YAML."""
+    messages = {
+        name: {
+            "name": name,
+            "contentType": "application/cloudevents+json",
+            "payload": {"$ref": f"./events/{name}.v{kind.schema_version}.json"},
+        }
+        for name, kind in EVENT_TYPES.items()
+    }
+    for name in TELEMETRY:
+        messages[name] = {"name": name, "contentType": "application/vnd.tachograph.columns+msgpack"}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Tachograph", "version": VERSION},
+        "channels": {
+            "events": {
+                "address": "tachograph.events.{ledger}.{run}.{type}",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in EVENT_TYPES},
+            },
+            "telemetry": {
+                "address": "tachograph.telemetry.{ledger}.{run}.{type}",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in TELEMETRY},
+            },
+            "commands": {"address": "tachograph.commands.{worker}"},
+            "heartbeats": {"address": "tachograph.heartbeats.{sender}"},
+        },
+        "components": {"messages": messages},
+        "x-streams": [{"name": one.name, "subjects": one.subjects} for one in STREAMS],
+    }

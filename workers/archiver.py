@@ -1,0 +1,316 @@
+"""The archiver: telemetry from Postgres to Parquet, and what follows from it (partitions, orphans, purges).
+
+It tails every ledger by position without payloads and keeps, for each run and kind, how much waits since
+when. The stored cursor never passes what is not yet in Parquet, so after any death the tail begins early
+enough; what is in Parquet already is seen in the run's own state and passed over. A file counts once
+`run.telemetry_archived` is recorded; the decision refuses positions that are archived already, and a
+deleted run.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import pyarrow as pa
+from nats.js import JetStreamContext
+
+from events.codec import EVENT_TYPES
+from events.commands import RecordArchive
+from events.errors import Erased, Rejected
+from events.ids import uuid7
+from events.ledger import Ledger
+from events.run import ENDED, TRANSITIONS
+from events.sql import load
+from events.types import RunTelemetryArchived, Status
+from projections import archive, manifest, runs
+from projections.execute import asked_by, execute
+from workers import partitions
+from workers.archive_policy import Policy, from_environment
+from workers.crashpoints import crash_point
+from workers.purge import Purge
+
+log = logging.getLogger("tachograph.archiver")
+
+ACTOR: Final = "system:archiver"
+READER: Final = "archiver"
+TAIL_EVENTS: Final = 5_000
+READ_BATCHES: Final = 32
+SWEEP_FILES: Final = 1_000
+UPKEEP_SECONDS: Final = 3_600.0
+RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
+
+_ENDS: Final = frozenset(
+    name
+    for name, event in EVENT_TYPES.items()
+    for (_, kind), to in TRANSITIONS.items()
+    if kind is event and to in ENDED
+)
+_RETURNS: Final = frozenset({"run.started", "run.recovered"})
+
+
+class Waiting(msgspec.Struct):
+    """Telemetry of one run and kind that is not yet in Parquet, as far as the tail has seen."""
+
+    first: int
+    last: int
+    bytes: int
+    since: datetime
+
+
+Key = tuple[UUID, UUID, str]
+"""Ledger, run, kind."""
+
+Batches = list[tuple[int, Any]]
+"""Positions with the columnar batches (`MetricColumns` or `LogColumns`, by kind) that stand there."""
+
+
+class Archiver:
+    """Archives what is due, keeps partitions and orphans in order, and purges deleted runs."""
+
+    name = "archiver"
+    pause_seconds = 0.5
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        root: Path,
+        *,
+        jetstream: JetStreamContext | None = None,
+        policy: Policy | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._root = root
+        self._policy = policy or from_environment()
+        self._now = now
+        self._clock = clock
+        self._purge = Purge(ledger, root, jetstream, ACTOR)
+        self._tail: dict[UUID, int] = {}
+        self._cursors: dict[UUID, int] = {}
+        self._waiting: dict[Key, Waiting] = {}
+        self._ended: set[UUID] = set()
+        self._failures: dict[UUID, tuple[int, float]] = {}
+        self._next_tail = self._next_upkeep = 0.0
+
+    async def start(self) -> None:
+        """Begin from the stored cursors; partitions first."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for memory in (self._tail, self._cursors, self._waiting, self._failures):
+            memory.clear()
+        self._ended.clear()
+        self._next_tail = 0.0
+        await partitions.create(self._ledger.pool)
+        await self.sweep()
+        self._next_upkeep = self._clock() + UPKEEP_SECONDS
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+    async def step(self) -> int:
+        """Look for new telemetry, archive a file of each run that is due, purge; returns how much."""
+        done = 0
+        if self._clock() >= self._next_upkeep:
+            self._next_upkeep = self._clock() + UPKEEP_SECONDS
+            await self.upkeep()
+        if self._clock() >= self._next_tail:
+            passed, more = await self._follow()
+            if not more:
+                self._next_tail = self._clock() + self._policy.tail_seconds
+            done += passed
+            for stored in await runs.unpurged(self._ledger.pool):
+                if self._may_try(stored.run_id):
+                    done += await self._guarded(stored.run_id, self._purge.purge(stored))
+        for key in [key for key, waiting in self._waiting.items() if self._is_due(key, waiting)]:
+            done += await self._guarded(key[1], self._archive(key))
+        await self._move_cursors()
+        return done
+
+    async def upkeep(self) -> None:
+        """Do what is due every hour: partitions made and dropped, orphans swept."""
+        await partitions.create(self._ledger.pool)
+        await partitions.drop_archived(self._ledger.pool, self._root, self._policy.keep)
+        await self.sweep()
+
+    async def sweep(self) -> int:
+        """Remove files that are not in the manifest and that nobody can still be about to record."""
+        found = await asyncio.to_thread(lambda: list(archive.files_older_than(self._root, self._policy.orphan_seconds)))
+        removed = 0
+        files = iter(found)
+        while some := list(islice(files, SWEEP_FILES)):
+            rows = await self._ledger.pool.fetch(
+                load("projections.sql", "unlisted_files"),
+                [file.ledger_id for file in some],
+                [file.run_id for file in some],
+                [file.segment_id for file in some],
+                [file.path for file in some],
+            )
+            for row in rows:
+                log.warning("removing %s, which no manifest names", row["path"])
+                (self._root / row["path"]).unlink(missing_ok=True)
+            removed += len(rows)
+        return removed
+
+    # --- what waits -------------------------------------------------------------------------------------
+
+    async def _follow(self) -> tuple[int, bool]:
+        """Read on in every ledger that has grown; returns how many events, and whether there are more."""
+        passed, more = 0, False
+        for row in await self._ledger.pool.fetch(load("events.sql", "behind"), READER):
+            ledger_id = row["ledger_id"]
+            after = self._tail.setdefault(ledger_id, row["position"])
+            self._cursors.setdefault(ledger_id, row["position"])
+            if after >= row["head"]:
+                continue
+            tail = await self._ledger.pool.fetch(
+                load("projections.sql", "telemetry_tail"), ledger_id, after, TAIL_EVENTS
+            )
+            for event in tail:
+                self._note(ledger_id, event)
+                self._tail[ledger_id] = event["position"]
+            passed += len(tail)
+            more = more or len(tail) == TAIL_EVENTS
+        return passed, more
+
+    def _note(self, ledger_id: UUID, event: asyncpg.Record) -> None:
+        run_id, position = event["stream"], event["position"]
+        kind = manifest.KIND_OF.get(event["type"])
+        if kind is not None:
+            waiting = self._waiting.get((ledger_id, run_id, kind))
+            if waiting is None:
+                waiting = Waiting(position, position, 0, event["recorded_at"])
+                self._waiting[ledger_id, run_id, kind] = waiting
+            waiting.last = position
+            waiting.bytes += event["bytes"]
+        elif event["type"] in _ENDS:
+            self._ended.add(run_id)
+        elif event["type"] in _RETURNS:
+            self._ended.discard(run_id)
+
+    def _may_try(self, run_id: UUID) -> bool:
+        return self._clock() >= self._failures.get(run_id, (0, 0.0))[1]
+
+    def _is_due(self, key: Key, waiting: Waiting) -> bool:
+        return self._may_try(key[1]) and (
+            key[1] in self._ended
+            or waiting.bytes >= self._policy.hot_bytes
+            or (self._now() - waiting.since).total_seconds() >= self._policy.age_seconds
+        )
+
+    async def _move_cursors(self) -> None:
+        """Store how far each ledger needs not be read again: to what waits longest, or to the tail's end."""
+        floors = dict(self._tail)
+        for (ledger_id, _, _), waiting in self._waiting.items():
+            floors[ledger_id] = min(floors[ledger_id], waiting.first - 1)
+        for ledger_id, position in floors.items():
+            if position > self._cursors[ledger_id]:
+                await self._ledger.pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, position)
+                self._cursors[ledger_id] = position
+        self._ended &= {run_id for _, run_id, _ in self._waiting}
+
+    async def _guarded(self, run_id: UUID, work: Awaitable[int]) -> int:
+        """Do one run's work; its failure is said, holds up nobody else, and is tried again after a pause."""
+        try:
+            done = await work
+        except Exception:
+            failures = self._failures.get(run_id, (0, 0.0))[0] + 1
+            pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
+            self._failures[run_id] = (failures, self._clock() + pause)
+            log.exception("run %s: failed (%d in a row); again in %.0f s", run_id, failures, pause)
+            return 0
+        self._failures.pop(run_id, None)
+        return done
+
+    # --- one file ---------------------------------------------------------------------------------------
+
+    async def _archive(self, key: Key) -> int:
+        """Archive what waits of a run and kind, or as much as a file takes; returns how many batches."""
+        _, run_id, kind = key
+        waiting = self._waiting[key]
+        stored = await runs.get(self._ledger.pool, run_id)
+        if stored is None or stored.run.status is Status.DELETED:
+            del self._waiting[key]
+            return 0
+        after = stored.run.archived_through.get(kind, 0)
+        try:
+            batches, size, whole = await self._read(key, after, waiting.last)
+        except Erased:
+            return 0  # deleted since we looked; the next step sees it
+        if not batches:
+            if after < waiting.last:
+                log.error("run %s: %s up to %d are gone, and no file has them", run_id, kind, waiting.last)
+            del self._waiting[key]
+            return 0
+        if not await self._write(key, batches):
+            return 0
+        if whole:
+            del self._waiting[key]
+        else:
+            waiting.first = batches[-1][0] + 1
+            waiting.bytes = max(0, waiting.bytes - size)
+        return len(batches)
+
+    async def _read(self, key: Key, after: int, up_to: int) -> tuple[Batches, int, bool]:
+        """Return batches for one file with their size, and whether they are all up to a position."""
+        ledger_id, run_id, kind = key
+        batches: Batches = []
+        size = 0
+        while size < self._policy.file_bytes and len(batches) < self._policy.file_batches:
+            limit = min(READ_BATCHES, self._policy.file_batches - len(batches))
+            page = await self._ledger.read_telemetry(
+                ledger_id, run_id, after=after, limit=limit, types=manifest.KINDS[kind]
+            )
+            for recorded in page:
+                if recorded.position > up_to:
+                    return batches, size, True
+                batches.append((recorded.position, recorded.event()))
+                size += len(recorded.payload or b"")
+            if len(page) < limit:
+                return batches, size, True
+            after = page[-1].position
+        return batches, size, False
+
+    async def _write(self, key: Key, batches: Batches) -> bool:
+        """Write a file and record it; False when the ledger refused it, and then the file is gone again."""
+        ledger_id, run_id, kind = key
+        segment = uuid7()
+        relative = archive.segment_path(ledger_id, run_id, kind, segment)
+        path = self._root / relative
+        rows, data, digest = await asyncio.to_thread(_encoded, kind, batches)
+        temporary = await asyncio.to_thread(archive.write_temporary, path, data)
+        crash_point("archiver.after_write")
+        await asyncio.to_thread(archive.publish, temporary, path)
+        crash_point("archiver.after_rename")
+        archived = RunTelemetryArchived(
+            segment=segment,
+            kind=kind,
+            path=relative,
+            rows=rows,
+            first_position=batches[0][0],
+            last_position=batches[-1][0],
+            sha256=digest,
+            bytes=len(data),
+        )
+        try:
+            await execute(self._ledger, ledger_id, run_id, RecordArchive(archived=archived), asked_by(ACTOR))
+        except Rejected as refusal:
+            log.info("run %s: %s; removing %s", run_id, refusal, relative)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            return False
+        crash_point("archiver.after_manifest")
+        return True
+
+
+def _encoded(kind: str, batches: Batches) -> tuple[int, pa.Buffer, str]:
+    """Return a file's rows, bytes and SHA-256."""
+    table = archive.logs_table(batches) if kind == manifest.LOGS else archive.metrics_table(batches)
+    data = archive.to_parquet(table)
+    return table.num_rows, data, archive.sha256(data)

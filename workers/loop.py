@@ -1,0 +1,84 @@
+"""The protocol that every background role shares, and the one thing that runs it.
+
+A role has `start`, `step` and `stop`. `step` does one bounded piece of work and returns how much it did; while
+that is more than nothing it is called again at once, else the runner waits for a nudge or for `pause_seconds`.
+Tests call `step` directly, so no test sleeps.
+"""
+
+import asyncio
+import logging
+from typing import Final, Protocol
+
+log = logging.getLogger("tachograph.workers")
+
+BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Loop(Protocol):
+    """A background role."""
+
+    name: str
+    pause_seconds: float
+
+    async def start(self) -> None:
+        """Get ready; may raise, and is then tried again."""
+
+    async def step(self) -> int:
+        """Do one bounded piece of work and return how much it was."""
+
+    async def stop(self) -> None:
+        """Let go of what `start` took."""
+
+
+class Runner:
+    """Runs one role until it is told to stop; an error is said, and the role started again after a pause."""
+
+    def __init__(self, role: Loop) -> None:
+        self.role = role
+        self.failures = 0
+        self.last_error: str | None = None
+        self._nudged = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def nudge(self) -> None:
+        """There may be work."""
+        self._nudged.set()
+
+    def stop(self) -> None:
+        """End after the step under way."""
+        self._stopping.set()
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Run the role until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                await self.role.start()
+                try:
+                    await self._steps()
+                finally:
+                    await self.role.stop()
+            except Exception as error:
+                self.failures += 1
+                self.last_error = f"{type(error).__name__}: {error}"
+                pause = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS)) - 1]
+                log.exception("%s failed (%d in a row); again in %.1f s", self.role.name, self.failures, pause)
+                await self._wait(pause, nudges=False)
+
+    async def _steps(self) -> None:
+        while not self._stopping.is_set():
+            self._nudged.clear()
+            done = await self.role.step()
+            self.failures, self.last_error = 0, None
+            if not done:
+                await self._wait(self.role.pause_seconds, nudges=True)
+            else:
+                await asyncio.sleep(0)
+
+    async def _wait(self, seconds: float, *, nudges: bool) -> None:
+        event = self._nudged if nudges else self._stopping
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return
