@@ -73,16 +73,19 @@ def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | M
         if kind in TELEMETRY and schema_version == 1:
             return _telemetry[kind].decode(payload)
         newest = EVENT_TYPES[kind].schema_version
+        event: LifecycleEvent
         if schema_version == newest:
-            event: LifecycleEvent = _decoder.decode(payload)
-            return event
-        document = msgspec.msgpack.decode(payload)
-        for version in range(schema_version, newest):
-            document = UPCASTERS[kind, version](document)
-        upcast: LifecycleEvent = msgspec.convert(document, LifecycleEvent)
-        return upcast
+            event = _decoder.decode(payload)
+        else:
+            document = msgspec.msgpack.decode(payload)
+            for version in range(schema_version, newest) or (schema_version,):
+                document = UPCASTERS[kind, version](document)
+            event = msgspec.convert(document, LifecycleEvent)
     except (KeyError, msgspec.DecodeError) as error:
-        raise CorruptHistory(f"{kind} version {schema_version} cannot be read: {error}") from error
+        raise CorruptHistory(f"{kind} version {schema_version} cannot be read: {error!r}") from error
+    if event_type(event) != kind:
+        raise CorruptHistory(f"{kind} version {schema_version} cannot be read: its payload is a {event_type(event)}")
+    return event
 
 
 _INT: Final = Layout(">q")

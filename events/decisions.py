@@ -113,6 +113,8 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:  # noqa: PLR0
         case RequeueRun():
             _same_epoch(command.epoch, run)
             _require(run, "requeue", {S.STARTING})
+            if run.kill is not None:
+                return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
             return (RunRequeued(epoch=run.epoch, reason=command.reason),)
         case ReportPreparation():
             _live(command.epoch, run, "report a preparation stage", ACTIVE)
@@ -231,7 +233,11 @@ def _end(command: EndRun, run: Run) -> tuple[RunEvent, ...]:
     if run.status is S.CRASHED:
         if run.before_crash is S.STARTING and isinstance(end, RunCompleted):
             raise _refused(run, "complete", "it never reported that it had started")
-        return (RunRecovered(epoch=run.epoch, silence_seconds=0.0), end)
+        recovered = RunRecovered(epoch=run.epoch, silence_seconds=0.0)
+        kept = run.before_crash is S.IDLE or (run.protection and run.mode is Mode.MANAGED)
+        if kept and run.before_crash is not S.STARTING and not isinstance(end, RunKilled):
+            return (recovered,)  # as below: it keeps its resources, and only a kill ends it
+        return (recovered, end)
     if isinstance(end, RunKilled):
         _require(run, "end as killed", ACTIVE)
     elif run.protection and run.mode is Mode.MANAGED and run.status in {S.RUNNING, S.STOPPING, S.IDLE}:

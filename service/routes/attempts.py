@@ -6,6 +6,7 @@ from uuid import UUID
 import msgspec
 from litestar import Response, Router, get, post
 from litestar.params import JSONBody
+from msgspec.structs import replace
 
 from events.commands import (
     AttachRun,
@@ -153,7 +154,8 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     resources = stored.run.resources or Resources()
     rate: Rate = rate_for(resources)
     command = ClaimRun(worker=data.worker, command_id=data.command_id, accelerators=data.slots, rate=rate)
-    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, await service.asked(request))
+    asked = replace(await service.asked(request), actor=f"worker:{data.worker}")
+    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked)
     claimed: Run = outcome.run
     return Claimed(
         run_id=stored.run_id,
@@ -173,7 +175,7 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
 async def report(request: Http, data: JSONBody[Report], service: Service, run: str) -> Response[RunResource]:
     """A GPU worker says what its process does."""
     stored = await service.run(request, run, program=True)
-    asked = await service.asked(request)
+    asked = replace(await service.asked(request), actor=f"worker:{stored.run.worker}")
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, _command(data), asked)
     return await service.answer(outcome)
 
