@@ -48,7 +48,7 @@ clean:  ## Remove the environment and caches (data under TACHOGRAPH_HOME stays)
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # PYTHON=... chooses the interpreter; otherwise the first that runs and is new enough.
-$(VENV)/.bootstrapped: bootstrap.lock
+$(VENV)/.bootstrapped: | bootstrap.lock
 	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
 	    python=; \

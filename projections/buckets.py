@@ -176,3 +176,14 @@ class Buckets:
             posinf_count=self._posinf[at],
             neginf_count=self._neginf[at],
         )
+
+
+def summarised(metric: str, parts: Sequence[Points], buckets: int) -> Series:
+    """Return parts that are all in memory as points where they are few, else as buckets."""
+    parts = [part for part in parts if len(part)]
+    if sum(len(part) for part in parts) <= buckets:
+        return exact(metric, joined(parts))
+    taken = Buckets(min(int(p.x.min()) for p in parts), max(int(p.x.max()) for p in parts), buckets)
+    for part in parts:
+        taken.add(part)
+    return taken.series(metric)

@@ -8,6 +8,7 @@ never sees DuckDB.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from math import ceil, floor
 from typing import Any, Final, Literal
 
@@ -23,7 +24,8 @@ from events.sql import load
 from events.telemetry import LogColumns, MetricColumns
 from projections import manifest
 from projections.analytics import Analytics
-from projections.buckets import Buckets, Points, Series, exact, joined
+from projections.buckets import Buckets, Points, Series, joined, summarised
+from projections.manifest import Segment
 from projections.runs import StoredRun
 
 X = Literal["step", "time", "relative"]
@@ -31,6 +33,8 @@ X = Literal["step", "time", "relative"]
 MAX_METRICS: Final = 200
 MAX_BUCKETS: Final = 20_000
 PART_POINTS: Final = 1 << 20
+AT_ONCE_POINTS: Final = 1 << 21
+"""Up to so many points of a run are read without asking first how many a chart shows."""
 ALONE_POINTS: Final = 100_000
 """A metric with so many points is read by a query of its own."""
 
@@ -38,6 +42,10 @@ _MICROSECONDS: Final = 1_000_000
 _LOWEST: Final = -(1 << 63)
 _HIGHEST: Final = (1 << 63) - 1
 _COLUMN: Final[Mapping[X, str]] = {"step": "step", "time": "time_us", "relative": "time_us"}
+
+
+Extent = tuple[int, int, int]
+"""Count of points, lowest and highest x."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,81 +96,86 @@ class Charts:
         for metric, points in tail:
             hot[metric].append(points)
         parts = {metric: [joined(points)] for metric, points in hot.items() if points}
-        paths = [str(self._analytics.root / file.path) for file in files]
         try:
-            series = await self._analytics.run(self._answer, asked, paths, parts)
+            series = await self._analytics.run(self._answer, asked, files, parts)
         except duckdb.IOException as error:
             await manifest.segments(self._ledger.pool, stored.ledger_id, stored.run_id, manifest.METRICS)
             raise CorruptHistory(f"a Parquet file of run {stored.run_id} cannot be read: {error}") from error
         return [_relative(one, asked.origin_us) for one in series] if x == "relative" else series
 
-    def _answer(self, asked: Asked, files: list[str], hot: dict[str, list[Points]]) -> list[Series]:
-        extents = self._extents(asked, files, hot)
-        small = {metric for metric, (count, _, _) in extents.items() if count <= asked.buckets}
-        buckets = {
-            metric: Buckets(low, high, asked.buckets)
-            for metric, (_, low, high) in extents.items()
-            if metric not in small
-        }
-        kept: dict[str, list[Points]] = {metric: [] for metric in asked.metrics}
-        for metric, points in self._parts(asked, files, extents, hot):
+    def _answer(
+        self, asked: Asked, files: Sequence[Segment], hot: Mapping[str, Sequence[Points]]
+    ) -> list[Series]:
+        paths = [str(self._analytics.root / file.path) for file in files]
+        buckets: dict[str, Buckets] = {}
+        extents: Mapping[str, Extent] = {}
+        if sum(file.rows for file in files) > AT_ONCE_POINTS:
+            extents = _with_hot(self._extents(asked, paths), hot)
+            for metric, (count, low, high) in extents.items():
+                if count > asked.buckets:
+                    buckets[metric] = Buckets(low, high, asked.buckets)
+        few: dict[str, list[Points]] = {metric: [] for metric in asked.metrics}
+        for metric, points in chain(self._archived(asked, paths, extents), _parts(hot)):
             if metric in buckets:
                 buckets[metric].add(points)
             else:
-                kept[metric].append(points)
+                few[metric].append(points)
         return [
-            buckets[metric].series(metric) if metric in buckets else exact(metric, joined(kept[metric]))
+            buckets[metric].series(metric)
+            if metric in buckets
+            else summarised(metric, few[metric], asked.buckets)
             for metric in asked.metrics
         ]
 
-    def _extents(self, asked: Asked, files: list[str], hot: dict[str, list[Points]]) -> dict[str, tuple[int, int, int]]:
-        """Return (count, lowest x, highest x) of each metric that has points."""
-        extents: dict[str, tuple[int, int, int]] = {}
-        if files:
-            rows = self._analytics.query(
-                _sql("chart_extent", asked.x), files=files, metrics=list(asked.metrics), **_bounds(asked)
-            ).fetchall()
-            extents = {metric: (count, low, high) for metric, count, low, high in rows}
-        for metric, parts in hot.items():
-            for points in parts:
-                count, low, high = extents.get(metric, (0, _HIGHEST, _LOWEST))
-                lowest, highest = int(points.x.min()), int(points.x.max())
-                extents[metric] = (count + len(points), min(low, lowest), max(high, highest))
-        return extents
-
-    def _parts(
-        self,
-        asked: Asked,
-        files: list[str],
-        extents: Mapping[str, tuple[int, int, int]],
-        hot: dict[str, list[Points]],
-    ) -> Iterator[tuple[str, Points]]:
-        """Yield every metric's points in parts, in order of arrival."""
-        together = []
-        for metric in extents if files else ():
-            if len(extents) == 1 or extents[metric][0] >= ALONE_POINTS:
-                query = self._analytics.query(
-                    _sql("chart_points", asked.x), files=files, metric=metric, **_bounds(asked)
-                )
-                for part in query.to_arrow_reader(PART_POINTS):
-                    yield metric, _points(part)
-            else:
-                together.append(metric)
-        if together:
-            together.sort()
+    def _extents(self, asked: Asked, paths: list[str]) -> dict[str, Extent]:
+        if len(asked.metrics) == 1:
             query = self._analytics.query(
-                _sql("chart_points_of_many", asked.x),
-                files=files,
-                metrics=together,
-                first=together[0],
-                last=together[-1],
-                **_bounds(asked),
+                _sql("chart_extent_of_one", asked.x), files=paths, metric=asked.metrics[0], **_bounds(asked)
+            )
+        else:
+            query = self._analytics.query(
+                _sql("chart_extent", asked.x), files=paths, **_among(asked.metrics), **_bounds(asked)
+            )
+        return {metric: (count, low, high) for metric, count, low, high in query.fetchall() if count}
+
+    def _archived(
+        self, asked: Asked, paths: list[str], extents: Mapping[str, Extent]
+    ) -> Iterator[tuple[str, Points]]:
+        """Yield every metric's points in Parquet in parts, in order of arrival; large metrics one by one."""
+        if not paths:
+            return
+        alone = [metric for metric, extent in extents.items() if extent[0] >= ALONE_POINTS]
+        together = [metric for metric in asked.metrics if metric not in alone]
+        if len(together) == 1:
+            alone += together
+        for metric in alone:
+            query = self._analytics.query(
+                _sql("chart_points", asked.x), files=paths, metric=metric, **_bounds(asked)
+            )
+            for part in query.to_arrow_reader(PART_POINTS):
+                yield metric, _points(part)
+        if len(together) > 1:
+            query = self._analytics.query(
+                _sql("chart_points_of_many", asked.x), files=paths, **_among(together), **_bounds(asked)
             )
             for part in query.to_arrow_reader(PART_POINTS):
                 yield from _split(_points(part), part.column(3).to_numpy(), together)
-        for metric, parts in hot.items():
-            for points in parts:
-                yield metric, points
+
+
+def _with_hot(archived: Mapping[str, Extent], hot: Mapping[str, Sequence[Points]]) -> Mapping[str, Extent]:
+    """Return the extents of what is in Parquet and in the tail together."""
+    extents = dict(archived)
+    for metric, points in _parts(hot):
+        count, low, high = extents.get(metric, (0, _HIGHEST, _LOWEST))
+        lowest, highest = int(points.x.min()), int(points.x.max())
+        extents[metric] = (count + len(points), min(low, lowest), max(high, highest))
+    return extents
+
+
+def _parts(hot: Mapping[str, Sequence[Points]]) -> Iterator[tuple[str, Points]]:
+    for metric, parts in hot.items():
+        for points in parts:
+            yield metric, points
 
 
 def _asked(
@@ -199,6 +212,10 @@ def _clamped(bound: int) -> int:
 
 def _bounds(asked: Asked) -> dict[str, Any]:
     return {"low": asked.low, "high": asked.high, "stage": asked.stage}
+
+
+def _among(metrics: Sequence[str]) -> dict[str, Any]:
+    return {"metrics": list(metrics), "first": min(metrics), "last": max(metrics)}
 
 
 def _sql(name: str, x: X) -> str:

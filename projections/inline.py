@@ -139,7 +139,7 @@ class Tenancy:
             await _write(connection, ledger_id, [recorded], numbered)
 
 
-async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recorded) -> tenancy.Rows:  # noqa: PLR0911
+async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recorded) -> tenancy.Rows:
     event: LifecycleEvent = recorded.event()
     at, version = recorded.recorded_at, recorded.version or 0
     match event:

@@ -22,7 +22,7 @@ from projections import tenancy
 from projections.runs import Reader
 
 KEY_PREFIX: Final = "tg_"
-TOKEN_PREFIX: Final = "tgr_"
+TOKEN_PREFIX: Final = "tgr_"  # noqa: S105 (a prefix, not a secret)
 TOKEN_SECONDS: Final = 30 * 86_400
 CACHE_SECONDS: Final = 10.0
 CACHED_KEYS: Final = 10_000

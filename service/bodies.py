@@ -52,7 +52,7 @@ class WorkflowBody(Body, frozen=True):
     secrets: tuple[Variable, ...] | msgspec.UnsetType = msgspec.UNSET
     resources: Resources | msgspec.UnsetType = msgspec.UNSET
     protection: bool | msgspec.UnsetType = msgspec.UNSET
-    estimate_seconds: Seconds | None | msgspec.UnsetType = msgspec.UNSET
+    estimate_seconds: Seconds | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class NewRun(Body, frozen=True):
@@ -113,7 +113,7 @@ class EditBody(Body, frozen=True):
 
     tags: Tags | msgspec.UnsetType = msgspec.UNSET
     notes: Text | msgspec.UnsetType = msgspec.UNSET
-    alias: Name | None | msgspec.UnsetType = msgspec.UNSET
+    alias: Name | msgspec.UnsetType | None = msgspec.UNSET
     config: Document | msgspec.UnsetType = msgspec.UNSET
     summary: Document | msgspec.UnsetType = msgspec.UNSET
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import ClientException, HTTPException, ValidationException
@@ -130,7 +131,7 @@ def _field(item: Any) -> dict[str, str]:
 
 
 def _invalid_body(_: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
-    message, _, at = str(error).partition(" - at ")
+    message, __, at = str(error).partition(" - at ")
     path = at.strip("`") or "$"
     return problem(
         HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{path}: {message}", errors=[{"path": path, "message": message}]
@@ -153,11 +154,21 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[b
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "this is our fault; the log has the details")
 
 
+def _taken(_: Request[Any, Any, Any], __: asyncpg.UniqueViolationError) -> Response[bytes]:
+    return problem(HTTPStatus.CONFLICT, "taken", "the name or external id is taken")
+
+
+def _cannot_be_stored(_: Request[Any, Any, Any], error: asyncpg.DataError) -> Response[bytes]:
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"a value cannot be stored: {error}")
+
+
 HANDLERS: Final[ExceptionHandlersMap] = {
     LedgerError: _refused,
     HTTPException: _http,
     msgspec.ValidationError: _invalid_body,
     msgspec.DecodeError: _malformed_body,
     **dict.fromkeys(LOST_CONNECTION, _away),
+    asyncpg.UniqueViolationError: _taken,
+    asyncpg.DataError: _cannot_be_stored,
     Exception: _unexpected,
 }

@@ -1,91 +1,31 @@
 """`python -m workers roles`, or one of relay, projector, archiver, scheduler, monitor, gpu."""
 
-import asyncio
 import logging
-import signal
 import sys
-from collections.abc import Callable, Mapping
 from typing import Final
 
 import uvloop
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
-from events import bus
-from events.database import open_pool
-from events.keys import Keyring
-from events.ledger import Ledger
-from events.settings import Settings, SettingsError, from_environment
-from workers.archiver import Archiver
-from workers.elected import Elected
-from workers.loop import Loop, Runner
-from workers.monitor import Monitor
-from workers.projector import Projector
-from workers.relay import Relay
-from workers.scheduler import Scheduler
+from events.settings import SettingsError, from_environment
 
-log = logging.getLogger("tachograph.workers")
-
-STOP_SECONDS: Final = 3.0
-
-Build = Callable[[Ledger, Client, Settings], Loop]
-
-ROLES: Final[Mapping[str, Build]] = {
-    "relay": lambda ledger, nats, _: Relay(ledger, nats.jetstream()),
-    "projector": lambda ledger, _nats, _: Projector(ledger),
-    "archiver": lambda ledger, nats, settings: Archiver(ledger, settings.parquet, jetstream=nats.jetstream()),
-    "scheduler": lambda ledger, nats, _: Scheduler(ledger, nats, nats.jetstream()),
-    "monitor": lambda ledger, nats, _: Monitor(ledger, nats),
-}
+CHOICES: Final = ("roles", "relay", "projector", "archiver", "scheduler", "monitor", "gpu")
 
 
-async def run_roles(names: list[str], settings: Settings) -> None:
-    """Run the roles until SIGTERM or SIGINT."""
-    pool = await open_pool(settings.database_url, name="-".join(names)[:40])
-    nats = await bus.connect(settings.nats_url, name="roles")
-    runners: list[Runner] = []
-
-    ledger = Ledger(pool, Keyring.from_file(settings.master_key), nudge=bus.Nudges(nats))
-
-    async def heard(_: Msg) -> None:
-        for runner in runners:
-            runner.nudge()
-
-    await nats.subscribe(bus.nudge_subject("*"), cb=heard)
-    runners += [Runner(Elected(ROLES[name](ledger, nats, settings), settings.database_url)) for name in names]
-    tasks = [asyncio.create_task(runner.run(), name=runner.role.name) for runner in runners]
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    log.info("roles: %s", ", ".join(names))
-    await stopping.wait()
-    for runner in runners:
-        runner.stop()
-    _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    await ledger.drained()
-    await nats.close()
-    await asyncio.wait_for(pool.close(), STOP_SECONDS)
-
-
-def main() -> int:
-    """Run what the command line names; returns the exit status."""
+def main(arguments: list[str]) -> int:
+    """Run what the command line names; returns the exit status. Each choice loads only what it needs."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    choices = ["roles", *ROLES, "gpu"]
-    if len(sys.argv) != 2 or sys.argv[1] not in choices:
-        print(f"usage: python -m workers {{{','.join(choices)}}}", file=sys.stderr)
+    if len(arguments) != 1 or arguments[0] not in CHOICES:
+        print(f"usage: python -m workers {{{','.join(CHOICES)}}}", file=sys.stderr)
         return 2
-    if sys.argv[1] == "gpu":
-        from workers.gpu import agent  # noqa: PLC0415 (a worker machine needs none of the roles' libraries)
+    (choice,) = arguments
+    if choice == "gpu":
+        from workers.gpu.agent import main as gpu_worker  # noqa: PLC0415
 
-        return agent.main()
-    names = list(ROLES) if sys.argv[1] == "roles" else [sys.argv[1]]
+        return gpu_worker()
+    from workers.roles import ROLES, run_roles  # noqa: PLC0415
+
     try:
-        settings = from_environment()
-        uvloop.run(run_roles(names, settings))
+        uvloop.run(run_roles(list(ROLES) if choice == "roles" else [choice], from_environment()))
     except (SettingsError, FileNotFoundError) as error:
         print(f"tachograph: {error}", file=sys.stderr)
         return 2
@@ -93,4 +33,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -88,7 +88,8 @@ class Monitor:
             watched = self._watched.get(run_id)
             if watched is None:
                 self._returned[run_id] = epoch
-            elif watched.run.mode is Mode.MANAGED and beat.sender != str(watched.run.worker):
+                continue
+            if watched.run.mode is Mode.MANAGED and beat.sender != str(watched.run.worker):
                 continue
             if epoch >= self._heard.get(run_id, (0, 0.0))[0]:
                 self._heard[run_id] = (epoch, now)

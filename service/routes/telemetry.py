@@ -24,7 +24,6 @@ from service.context import Http, Service
 from service.paging import Size
 from service.problems import Invalid
 
-
 CURSOR: Final = re.compile(r"\d{1,18}:\d{1,9}")
 
 

