@@ -1,0 +1,82 @@
+"""Run tokens, credentials, paths and names."""
+
+import base64
+from uuid import uuid4
+
+import pytest
+
+from service import auth, run_names
+from service.auth import Keys
+from service.problems import Invalid
+from service.routes.projects import check_environment
+
+
+async def nobody(*_: object) -> None:
+    return None
+
+
+class NoKeys:
+    """A database without API keys."""
+
+    fetchrow = staticmethod(nobody)
+
+
+async def test_a_run_token_says_whose_it_is() -> None:
+    keys = Keys(NoKeys(), b"k" * 32)
+    organisation, run = uuid4(), uuid4()
+    principal = await keys.principal(keys.run_token(organisation, run, 3))
+    assert principal is not None
+    assert (principal.organisation_id, principal.run_id, principal.epoch) == (organisation, run, 3)
+    assert principal.actor == f"run:{run}"
+
+
+async def test_an_altered_foreign_or_expired_token_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Keys(NoKeys(), b"k" * 32)
+    token = keys.run_token(uuid4(), uuid4(), 1)
+    flipped = token[:-1] + ("A" if token[-1] != "A" else "B")
+    assert await keys.principal(flipped) is None
+    assert await keys.principal(token[:30]) is None
+    assert await keys.principal("tgr_") is None
+    assert await keys.principal("tgr_é") is None
+    assert await Keys(NoKeys(), b"x" * 32).principal(token) is None
+    monkeypatch.setattr(auth, "TOKEN_SECONDS", -1)
+    assert await keys.principal(keys.run_token(uuid4(), uuid4(), 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"authorization": "Bearer tg_x"}, "tg_x"),
+        ({"authorization": "bearer tg_x"}, "tg_x"),
+        ({"x-api-key": "tg_x"}, "tg_x"),
+        ({"authorization": "Basic " + base64.b64encode(b"api:tg_x").decode()}, "tg_x"),
+        ({"authorization": "Basic " + base64.b64encode(b"root:tg_x").decode()}, None),
+        ({"authorization": "Basic ???"}, None),
+        ({"authorization": "Bearer"}, None),
+        ({"authorization": "Digest x"}, None),
+        ({}, None),
+    ],
+)
+def test_a_credential_is_taken_from_any_of_three_headers(headers: dict[str, str], expected: str | None) -> None:
+    assert auth.credential(headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [(None, "default"), ("/", "/"), ("a\\b", "a/b"), ("/a//b/", "a/b"), ("vision/resnet 50", "vision/resnet 50")],
+)
+def test_paths_are_cleaned(given: str | None, path: str) -> None:
+    assert run_names.clean_path(given) == path
+
+
+@pytest.mark.parametrize("given", ["../x", "a/..", "a/./b", "~root", "C:\\x", "a/\x00", "a/\n"])
+def test_paths_that_climb_are_refused(given: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        run_names.clean_path(given)
+    assert refusal.value.path == "$.path"
+
+
+def test_a_literal_secret_is_refused() -> None:
+    check_environment({"EPOCHS": "3"})
+    with pytest.raises(Invalid, match="secrets"):
+        check_environment({"WANDB_API_KEY": "x"})
