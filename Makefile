@@ -6,7 +6,6 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 PY   := $(VENV)/bin/python
 UV   := $(VENV)/bin/uv
-SDK  := $(and $(wildcard sdk/README.md),$(wildcard sdk/src/tachograph/__init__.py))
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -18,14 +17,15 @@ demo: venv  ## The main job from start to end, then exit
 	@exec $(PY) -m stack demo
 
 test: venv  ## All tests; T=path and ARGS=... narrow them down
-	@exec $(PY) -m pytest $(or $(T),tests $(wildcard sdk/tests)) $(ARGS)
+	@exec $(PY) -m pytest $(or $(T),tests sdk/tests) $(ARGS)
 
 check: venv  ## Format, lint, types, import contracts, schemas, unit and property tests
 	@$(PY) -m ruff format --check --quiet . || { echo "ruff format: run 'make format'"; exit 1; }
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy
-	@$(PY) -c 'import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())'
-	@if [ -e service/__main__.py ]; then $(PY) -m service schemas --check; fi
+	@report=$$($(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-logo"])') \
+	    || { echo "$$report"; exit 1; }
+	@$(PY) -m service schemas --check
 	@exec $(PY) -m pytest -q tests/unit tests/property $(ARGS)
 
 format: venv  ## Format the code and apply the linter's safe fixes
@@ -40,7 +40,7 @@ lock: $(VENV)/.bootstrapped  ## Resolve requirements.in anew into requirements.l
 	    --custom-compile-command "make lock" "$$@"; }; \
 	lock -o requirements.lock requirements.in && lock -c requirements.lock -o bootstrap.lock bootstrap.in
 
-venv: $(VENV)/.locked $(if $(SDK),$(VENV)/.sdk)  ## The environment in .venv, as the lock file says
+venv: $(VENV)/.sdk  ## The environment in .venv, as the lock file says
 	@:
 
 clean:  ## Remove the environment and caches (data under TACHOGRAPH_HOME stays)

@@ -103,9 +103,7 @@ class Charts:
             raise CorruptHistory(f"a Parquet file of run {stored.run_id} cannot be read: {error}") from error
         return [_relative(one, asked.origin_us) for one in series] if x == "relative" else series
 
-    def _answer(
-        self, asked: Asked, files: Sequence[Segment], hot: Mapping[str, Sequence[Points]]
-    ) -> list[Series]:
+    def _answer(self, asked: Asked, files: Sequence[Segment], hot: Mapping[str, Sequence[Points]]) -> list[Series]:
         paths = [str(self._analytics.root / file.path) for file in files]
         buckets: dict[str, Buckets] = {}
         extents: Mapping[str, Extent] = {}
@@ -121,9 +119,7 @@ class Charts:
             else:
                 few[metric].append(points)
         return [
-            buckets[metric].series(metric)
-            if metric in buckets
-            else summarised(metric, few[metric], asked.buckets)
+            buckets[metric].series(metric) if metric in buckets else summarised(metric, few[metric], asked.buckets)
             for metric in asked.metrics
         ]
 
@@ -138,9 +134,7 @@ class Charts:
             )
         return {metric: (count, low, high) for metric, count, low, high in query.fetchall() if count}
 
-    def _archived(
-        self, asked: Asked, paths: list[str], extents: Mapping[str, Extent]
-    ) -> Iterator[tuple[str, Points]]:
+    def _archived(self, asked: Asked, paths: list[str], extents: Mapping[str, Extent]) -> Iterator[tuple[str, Points]]:
         """Yield every metric's points in Parquet in parts, in order of arrival; large metrics one by one."""
         if not paths:
             return
@@ -149,9 +143,7 @@ class Charts:
         if len(together) == 1:
             alone += together
         for metric in alone:
-            query = self._analytics.query(
-                _sql("chart_points", asked.x), files=paths, metric=metric, **_bounds(asked)
-            )
+            query = self._analytics.query(_sql("chart_points", asked.x), files=paths, metric=metric, **_bounds(asked))
             for part in query.to_arrow_reader(PART_POINTS):
                 yield metric, _points(part)
         if len(together) > 1:

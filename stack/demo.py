@@ -27,6 +27,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SCRIPT: Final = "examples/train_digits.py"
 METRIC: Final = "val/accuracy"
 LOSS: Final = "train/loss"
+CURVE_BUCKETS: Final = 300
 SECONDS: Final = 100.0
 LIVENESS: Final = {"beat_seconds": 0.5, "unresponsive_seconds": 2.0, "crashed_seconds": 4.0}
 
@@ -160,7 +161,7 @@ class Demo:
         failed = next(run for run in runs.values() if run["status"] == "failed")
         self.console.print(f"\n{failed['name']} failed with:", highlight=False)
         self.console.print(failed["error"]["traceback"].rstrip().splitlines()[-1], markup=False, style="red")
-        (series,) = self.client.chart(completed, [LOSS], buckets=200)
+        (series,) = self.client.chart(completed, [LOSS], buckets=CURVE_BUCKETS)
         if not series["x"]:
             raise DemoFailed("the chart of the loss is empty")
         width = min(100, self.console.width)

@@ -92,12 +92,14 @@ def seconds(value: float) -> str:
 def curve(series: Mapping[str, Any], title: str, *, width: int, colour: bool) -> str:
     """Return a chart answer drawn with characters: the last value of each bucket over its x."""
     numbers = [(x, y) for x, y in zip(series["x"], series["last"], strict=True) if isinstance(y, int | float)]
-    plotext.clear_figure()
-    plotext.plotsize(width, 16)
-    plotext.title(title)
-    plotext.plot([x for x, _ in numbers], [y for _, y in numbers], marker="braille")
-    drawn: str = plotext.build()
-    return drawn if colour else plotext.uncolorize(drawn)
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("simple" if colour else "colorless")
+    figure.plot_size(width, 16)
+    figure.title(title)
+    figure.draw(figure.signal([x for x, _ in numbers], [y for _, y in numbers], marker="braille"))
+    drawn = str(figure.build())
+    return drawn if colour else str(plotext.uncolorize(drawn))
 
 
 def history(events: Sequence[Mapping[str, Any]]) -> Table:

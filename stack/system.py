@@ -79,6 +79,7 @@ class Stack:
     def start(self) -> None:
         """Start everything and return when it is ready. Raises `StackError`; then nothing is left running."""
         self.home.prepare()
+        self._stopping.clear()
         lock = self.home.acquire()
         try:
             self._require_port()

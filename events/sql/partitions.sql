@@ -1,6 +1,7 @@
 -- Hourly partitions of ledger.telemetry: create the ones of the coming hours, drop the ones that are in Parquet.
 
--- Create the partitions that cover now and the next `p_hours` hours. Returns how many were missing.
+-- Create the partitions that cover now and the next `p_hours` hours. Batches that came while one was missing are
+-- moved into it from the default partition, which would refuse it otherwise. Returns how many were missing.
 create or replace function ledger.create_partitions(p_hours integer) returns integer
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -16,7 +17,12 @@ begin
     loop
         v_name := 'telemetry_' || to_char(v_from at time zone 'UTC', 'YYYYMMDD_HH24');
         if to_regclass('ledger.' || v_name) is null then
-            execute format('create table ledger.%I partition of ledger.telemetry for values from (%L) to (%L)',
+            lock table ledger.telemetry in access exclusive mode;
+            execute format('create table ledger.%I (like ledger.telemetry including storage)', v_name);
+            execute format('with moved as (delete from ledger.telemetry_default where recorded_at >= %L and recorded_at < %L'
+                           ' returning *) insert into ledger.%I select * from moved',
+                           v_from, v_from + interval '1 hour', v_name);
+            execute format('alter table ledger.telemetry attach partition ledger.%I for values from (%L) to (%L)',
                            v_name, v_from, v_from + interval '1 hour');
             v_created := v_created + 1;
         end if;
@@ -25,8 +31,8 @@ begin
 end $$;
 
 -- Drop the partitions that ended over `p_keep` ago and hold no batch beyond what `p_archived` (stream, metrics
--- through, logs through) says is in Parquet. Streams that are not named there keep theirs.
--- Returns the names of what was dropped.
+-- through, logs through) says is in Parquet. Streams that are not named there keep theirs. Batches of the default
+-- partition go one by one, by the same rule. Returns the names of what was dropped.
 create or replace function ledger.drop_partitions(
     p_keep interval, p_stream uuid[], p_metrics bigint[], p_logs bigint[]
 ) returns setof text
@@ -56,4 +62,9 @@ begin
             return next v_name;
         end if;
     end loop;
+    delete from ledger.telemetry_default t
+    using ledger.event e, unnest(p_stream, p_metrics, p_logs) a(stream, metrics, logs)
+    where e.ledger_id = t.ledger_id and e.position = t.position and a.stream = t.stream
+      and t.recorded_at < now() - p_keep
+      and t.position <= case when e.type = 'run.logs_written' then a.logs else a.metrics end;
 end $$;

@@ -1,0 +1,27 @@
+# One image for every process of the server: `python -m service`, `python -m workers roles`, `python -m workers gpu`.
+FROM python:3.13-slim
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/app/.venv/bin:$PATH
+WORKDIR /app
+
+# Hash-pinned, as on every machine; a layer of its own, so that a change of ours does not fetch everything again.
+COPY bootstrap.lock requirements.lock ./
+RUN python -m venv .venv \
+ && pip install --quiet --no-cache-dir --require-hashes -r bootstrap.lock \
+ && uv pip sync --quiet --no-cache --require-hashes requirements.lock
+
+COPY sdk sdk
+RUN uv pip install --quiet --no-cache --no-deps --no-build-isolation --editable sdk
+COPY events events
+COPY projections projections
+COPY schemas schemas
+COPY service service
+COPY workers workers
+COPY examples examples
+
+RUN useradd --system --uid 10001 tachograph && install -d -o tachograph /data
+USER tachograph
+VOLUME /data
+ENV TACHOGRAPH_HOME=/data TACHOGRAPH_HOST=0.0.0.0
+EXPOSE 8765
+CMD ["python", "-m", "service"]

@@ -1,0 +1,243 @@
+"""Charts over Parquet and the tail: the same answer wherever the points are, and never a wrong extreme."""
+
+import asyncio
+import random
+from math import isnan
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from events import codec
+from events.errors import CorruptHistory, TooLarge
+from events.telemetry import MetricColumns
+from projections import charts
+from projections.buckets import Series
+from projections.charts import X
+from tests.integration.telemetry import TIME_US, World, metric_batch
+from workers.archive_policy import Policy
+
+NAN, INF = float("nan"), float("inf")
+FIELDS = [name for name in Series.__struct_fields__ if name not in ("metric", "sampled", "points")]
+
+Row = tuple[int, int, float, str | None]
+"""Step, time in microseconds, value, stage; in order of arrival."""
+
+
+def assert_same(one: Series, other: Series) -> None:
+    assert (one.metric, one.sampled, one.points) == (other.metric, other.sampled, other.points)
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+
+
+def random_batch(choice: random.Random, metrics: list[str]) -> tuple[MetricColumns, dict[str, list[Row]]]:
+    chosen = choice.sample(metrics, choice.randint(1, len(metrics)))
+    staged = choice.random() < 0.5
+    stages = (None, "warmup", "main")
+    rows: dict[str, list[Row]] = {}
+    start = choice.randint(-50, 500)
+    for metric in chosen:
+        steps = [start + choice.choice((index, -index, 0)) for index in range(choice.randint(1, 40))]
+        rows[metric] = [
+            (
+                step,
+                TIME_US + choice.randint(0, 300),
+                choice.choice((choice.gauss(0, 1), choice.gauss(0, 1), NAN, INF, -INF, 0.0)),
+                choice.choice(stages) if staged else None,
+            )
+            for step in steps
+        ]
+    every = [row for own in rows.values() for row in own]
+    batch = MetricColumns(
+        names=tuple(rows),
+        counts=tuple(len(own) for own in rows.values()),
+        step=np.array([row[0] for row in every], "<i8").tobytes(),
+        time_us=np.array([row[1] for row in every], "<i8").tobytes(),
+        value=np.array([row[2] for row in every], "<f8").tobytes(),
+        stages=stages if staged else (),
+        stage=np.array([stages.index(row[3]) for row in every], "<u2").tobytes() if staged else None,
+    )
+    return batch, rows
+
+
+def expected_points(
+    rows: list[Row], x: X, low: float | None, high: float | None, stage: str | None, origin_us: int
+) -> list[tuple[float, float]]:
+    """Return (x, value) in the order that a chart promises: x, step, arrival."""
+
+    def of(row: Row) -> float:
+        return row[0] if x == "step" else row[1] if x == "time" else (row[1] - origin_us) / 1e6
+
+    kept = [
+        row
+        for row in rows
+        if (low is None or of(row) >= low) and (high is None or of(row) <= high) and stage in (None, row[3])
+    ]
+    return [(of(row), row[2]) for row in sorted(kept, key=lambda row: (of(row), row[0]))]
+
+
+@pytest.mark.usefixtures("at_once_points")
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_chart_is_the_same_before_while_and_after_its_points_are_archived(world: World, seed: int) -> None:
+    choice = random.Random(seed)
+    metrics = ["loss", "acc", "ünï/😀", "rare"]
+    run_id = await world.started_run()
+    batches = [random_batch(choice, metrics) for _ in range(choice.randint(3, 14))]
+    rows: dict[str, list[Row]] = {metric: [] for metric in metrics}
+    for batch, own in batches:
+        await world.log(run_id, choice.choice((codec.METRICS, codec.SYSTEM_METRICS)), batch)
+        for metric, more in own.items():
+            rows[metric] += more
+    stored = await world.stored(run_id)
+    assert stored.run.started_at is not None
+    origin = codec.microseconds(stored.run.started_at)
+    asked: list[dict[str, object]] = [
+        {"x": "step", "buckets": 5},
+        {"x": "step", "buckets": 1000},
+        {"x": "time", "buckets": 7},
+        {"x": "time", "buckets": 1000, "stage": "main"},
+        {"x": "relative", "buckets": 1000},
+        {"x": "step", "buckets": 3, "start": 20, "end": 260.5},
+        {"x": "time", "buckets": 10, "start": TIME_US + 50, "end": TIME_US + 200},
+        {"x": "step", "buckets": 1, "stage": "warmup"},
+        {"x": "step", "start": 10_000},
+    ]
+
+    async def answers() -> list[list[Series]]:
+        now = await world.stored(run_id)
+        return [await world.charts.chart(now, metrics, **question) for question in asked]  # type: ignore[arg-type]
+
+    hot = await answers()
+    for question, answer in zip(asked, hot, strict=True):
+        for metric, series in zip(metrics, answer, strict=True):
+            points = expected_points(
+                rows[metric], question["x"], question.get("start"), question.get("end"), question.get("stage"), origin
+            )  # type: ignore[arg-type]  # fmt: skip
+            assert series.points == len(points)
+            assert int(series.count.sum()) == len(points)
+            assert int(series.nan_count.sum()) == sum(isnan(value) for _, value in points)
+            assert series.sampled == (len(points) > int(question.get("buckets", 1000)))  # type: ignore[call-overload]
+            if not series.sampled:
+                assert series.x.tolist() == [place for place, _ in points]
+                np.testing.assert_array_equal(series.last, [value for _, value in points])
+            numbers = [value for _, value in points if not isnan(value)]
+            if numbers:
+                assert (np.nanmin(series.min), np.nanmax(series.max)) == (min(numbers), max(numbers))
+    await world.archive(Policy(age_seconds=0, tail_seconds=0, file_batches=choice.randint(1, 4)))
+    assert len(world.files()) > 0
+    for one, other in zip(hot, await answers(), strict=True):
+        for first, second in zip(one, other, strict=True):
+            assert_same(first, second)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_chart_over_the_border_equals_one_that_is_wholly_hot(world: World, seed: int) -> None:
+    choice = random.Random(100 + seed)
+    batches = [random_batch(choice, ["loss", "acc"])[0] for _ in range(8)]
+    hot, split = await world.started_run(), await world.started_run()
+    for batch in batches[:5]:
+        await world.log(split, codec.METRICS, batch)
+    await world.archive()
+    for run_id, own in ((hot, batches), (split, batches[5:])):
+        for batch in own:
+            await world.log(run_id, codec.METRICS, batch)
+    for buckets in (4, 1000):
+        one = await world.charts.chart(await world.stored(hot), ["loss", "acc"], buckets=buckets)
+        other = await world.charts.chart(await world.stored(split), ["loss", "acc"], buckets=buckets)
+        for first, second in zip(one, other, strict=True):
+            assert_same(first, second)
+
+
+@pytest.fixture(params=[0, 1 << 21], ids=["extents first", "all at once"])
+def at_once_points(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "AT_ONCE_POINTS", request.param)
+
+
+async def test_large_metrics_stream_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = await world.started_run()
+    n = 10_000
+    rng = np.random.default_rng(7)
+    values = {name: rng.standard_normal(n) for name in ("a", "b", "c")}
+    values["a"][777] = 1e9
+    for half in (slice(0, n // 2), slice(n // 2, n)):
+        steps = np.arange(n)[half]
+        await world.metrics(run_id, {name: (steps.tolist(), value[half].tolist()) for name, value in values.items()})
+        await world.archive()
+    stored = await world.stored(run_id)
+    whole = await world.charts.chart(stored, list(values), buckets=100)
+    monkeypatch.setattr(charts, "AT_ONCE_POINTS", 0)
+    monkeypatch.setattr(charts, "PART_POINTS", 2048)
+    streamed = await world.charts.chart(stored, list(values), buckets=100)
+    monkeypatch.setattr(charts, "ALONE_POINTS", 1)
+    alone = await world.charts.chart(stored, list(values), buckets=100)
+    (single,) = await world.charts.chart(stored, ["a"], buckets=100)
+    assert_same(whole[0], single)
+    for one, second, other, value in zip(whole, streamed, alone, values.values(), strict=True):
+        assert_same(one, second)
+        assert_same(one, other)
+        np.testing.assert_array_equal(one.max, value.reshape(100, -1).max(axis=1))
+        np.testing.assert_array_equal(one.first, value.reshape(100, -1)[:, 0])
+        assert one.sampled
+    assert whole[0].max.max() == 1e9
+
+
+async def test_a_metric_without_points_has_an_empty_series(world: World) -> None:
+    run_id = await world.started_run()
+    for _ in range(2):
+        (series,) = await world.charts.chart(await world.stored(run_id), ["nothing"])
+        assert (series.points, series.sampled, len(series.x)) == (0, False, 0)
+        await world.metrics(run_id, {"loss": ([1], [1.0])})
+        await world.archive()
+
+
+async def test_names_are_data_not_sql(world: World) -> None:
+    run_id = await world.started_run()
+    names = ["a'b", 'a"; drop table x; --', "*", "$metric", "\\"]
+    await world.metrics(run_id, {name: ([1], [float(index)]) for index, name in enumerate(names)})
+    await world.archive()
+    answer = await world.charts.chart(await world.stored(run_id), names)
+    assert [series.last.tolist() for series in answer] == [[float(index)] for index in range(len(names))]
+
+
+async def test_bounds_are_said(world: World) -> None:
+    stored = await world.stored(await world.started_run())
+    for metrics, buckets in ((["m"], 0), (["m"], 1 << 20), ([str(n) for n in range(1000)], 10)):
+        with pytest.raises(TooLarge):
+            await world.charts.chart(stored, metrics, buckets=buckets)
+
+
+async def test_a_missing_file_is_an_error_and_no_shorter_chart(world: World) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([1], [1.0])})
+    await world.archive()
+    world.files()[0].unlink()
+    with pytest.raises(CorruptHistory):
+        await world.charts.chart(await world.stored(run_id), ["loss"])
+
+
+async def test_readers_see_every_point_once_while_an_archiver_and_writers_work(world: World) -> None:
+    run_id = await world.started_run()
+    writing = True
+
+    async def write() -> None:
+        nonlocal writing
+        for step in range(150):
+            await world.log(run_id, codec.METRICS, metric_batch({"loss": ([step], [float(step)])}))
+        writing = False
+
+    async def archive(run: UUID) -> None:
+        while writing:
+            await world.archive(Policy(age_seconds=0, tail_seconds=0, file_batches=8))
+            assert run
+
+    async def look() -> None:
+        seen = 0
+        while writing:
+            (series,) = await world.charts.chart(await world.stored(run_id), ["loss"], buckets=1000)
+            assert series.x.tolist() == list(range(series.points))
+            assert series.points >= seen
+            seen = series.points
+
+    await asyncio.gather(write(), archive(run_id), look(), look())
+    (series,) = await world.charts.chart(await world.stored(run_id), ["loss"], buckets=1000)
+    assert series.x.tolist() == list(range(150))

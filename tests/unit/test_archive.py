@@ -1,0 +1,185 @@
+"""Batches to sorted tables, tables to Parquet bytes, bytes to files."""
+
+import os
+import time
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.ids import uuid7
+from events.telemetry import LogColumns, MetricColumns
+from projections import archive
+from projections.buckets import Buckets, Points, edges, exact, joined
+
+
+def batch(series: dict[str, list[tuple[int, float]]], stages: list[str | None] | None = None) -> MetricColumns:
+    points = [point for own in series.values() for point in own]
+    steps = np.array([step for step, _ in points], "<i8")
+    known = tuple(dict.fromkeys(stages or ()))
+    return MetricColumns(
+        names=tuple(series),
+        counts=tuple(len(own) for own in series.values()),
+        step=steps.tobytes(),
+        value=np.array([value for _, value in points], "<f8").tobytes(),
+        time_us=(steps * 10).tobytes(),
+        stages=known,
+        stage=np.array([known.index(s) for s in stages], "<u2").tobytes() if stages else None,
+    )
+
+
+def rows(table: pa.Table) -> list[tuple[object, ...]]:
+    return [tuple(row.values()) for row in table.select(["metric", "step", "value", "position"]).to_pylist()]
+
+
+def test_points_are_sorted_by_metric_and_step_and_repeated_steps_keep_their_order() -> None:
+    table = archive.metrics_table(
+        [
+            (3, batch({"b": [(2, 0.0), (1, 1.0)], "a": [(5, 2.0), (5, 3.0)]})),
+            (7, batch({"a": [(4, 4.0), (5, 5.0)], "b": [(1, 6.0)]})),
+        ]
+    )
+    assert rows(table) == [
+        ("a", 4, 4.0, 7),
+        ("a", 5, 2.0, 3),
+        ("a", 5, 3.0, 3),
+        ("a", 5, 5.0, 7),
+        ("b", 1, 1.0, 3),
+        ("b", 1, 6.0, 7),
+        ("b", 2, 0.0, 3),
+    ]
+
+
+def test_a_stage_is_kept_for_each_point_and_absent_where_none_was_given() -> None:
+    table = archive.metrics_table(
+        [(1, batch({"a": [(1, 1.0), (2, 2.0)]}, ["warmup", None])), (2, batch({"a": [(3, 3.0)]}))]
+    )
+    assert table.column("stage").to_pylist() == ["warmup", None, None]
+
+
+def test_every_bit_of_a_value_survives_the_file() -> None:
+    bits = np.array(
+        [0x7FF8000000000000, 0x7FF8000000000123, 0xFFF8000000000001, 0x7FF0000000000000, 0xFFF0000000000000,
+         0x8000000000000000, 0x0000000000000001, 0x7FEFFFFFFFFFFFFF],
+        "<u8",
+    )  # fmt: skip
+    columns = MetricColumns(
+        names=("x",), counts=(len(bits),), step=np.arange(len(bits)).astype("<i8").tobytes(),
+        value=bits.tobytes(), time_us=np.zeros(len(bits), "<i8").tobytes(),
+    )  # fmt: skip
+    data = archive.to_parquet(archive.metrics_table([(1, columns)]))
+    read = pq.read_table(BytesIO(data)).column("value").to_numpy()
+    assert read.view("<u8").tolist() == bits.tolist()
+
+
+def test_a_file_is_encoded_for_charts() -> None:
+    names = [f"metric {index}" for index in range(3)]
+    rows_each = archive.ROW_GROUP_ROWS // 2
+    series = {name: [(step, 1.0 / (step + 1)) for step in range(rows_each)] for name in names}
+    data = archive.to_parquet(archive.metrics_table([(1, batch(series))]))
+    file = pq.ParquetFile(BytesIO(data))
+    assert file.metadata.num_row_groups == 2
+    group = file.metadata.row_group(0)
+    columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+    assert columns["metric"].statistics.max == "metric 1"
+    assert "DELTA_BINARY_PACKED" in columns["step"].encodings
+    assert "BYTE_STREAM_SPLIT" in columns["value"].encodings
+    assert all(column.compression == "ZSTD" and column.has_offset_index for column in columns.values())
+    assert len(data) / file.metadata.num_rows < 10
+
+
+def test_an_empty_batch_makes_an_empty_file() -> None:
+    data = archive.to_parquet(archive.metrics_table([(4, batch({}))]))
+    assert pq.read_table(BytesIO(data)).num_rows == 0
+
+
+def test_log_lines_keep_their_order_and_place() -> None:
+    first = LogColumns(time_us=np.array([5, 4], "<i8").tobytes(), stream=bytes([1, 0]), text=("b", "ä\n"))
+    second = LogColumns(time_us=np.array([6], "<i8").tobytes(), stream=bytes([2]), text=("",))
+    table = pq.read_table(BytesIO(archive.to_parquet(archive.logs_table([(2, first), (9, second)]))))
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        (5, "stderr", "b", 2, 0),
+        (4, "stdout", "ä\n", 2, 1),
+        (6, "log", "", 9, 0),
+    ]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / archive.segment_path(uuid7(), uuid7(), "metrics", uuid7())
+    temporary = archive.write_temporary(path, pa.py_buffer(b"data"))
+    assert not path.exists()
+    archive.publish(temporary, path)
+    assert path.read_bytes() == b"data"
+    assert not temporary.exists()
+
+
+def test_old_files_are_found_by_their_names_temporary_ones_too(tmp_path: Path) -> None:
+    ledger_id, run_id, segment = uuid7(), uuid7(), uuid7()
+    path = tmp_path / archive.segment_path(ledger_id, run_id, "logs", segment)
+    temporary = archive.write_temporary(path, pa.py_buffer(b""))
+    path.with_name("notes.txt").touch()
+    assert list(archive.files_older_than(tmp_path, 3600)) == []
+    os.utime(temporary, (time.time() - 3601,) * 2)
+    found = list(archive.files_older_than(tmp_path, 3600))
+    assert [(one.ledger_id, one.run_id, one.segment_id) for one in found] == [(ledger_id, run_id, segment)]
+    assert tmp_path / found[0].path == temporary
+
+
+floats = st.floats(allow_nan=True, allow_infinity=True)
+points_lists = st.lists(st.tuples(st.integers(-50, 50), st.integers(-9, 9), floats), min_size=1, max_size=60)
+
+
+def as_points(rows: list[tuple[int, int, float]]) -> Points:
+    x, step, value = (np.array(column) for column in zip(*rows, strict=True))
+    return Points(x.astype(np.int64), step.astype(np.int64), value.astype(np.float64))
+
+
+@given(points_lists, st.integers(1, 20), st.integers(0, 60))
+def test_buckets_say_what_a_loop_over_the_points_says(
+    rows: list[tuple[int, int, float]], buckets: int, cut: int
+) -> None:
+    low, high = min(x for x, _, _ in rows), max(x for x, _, _ in rows)
+    taken = Buckets(low, high, buckets)
+    for part in (rows[:cut], rows[cut:]):
+        if part:
+            taken.add(as_points(part))
+    series = taken.series("m")
+    by_bucket: dict[int, list[tuple[int, int, float]]] = {}
+    for row in sorted(rows, key=lambda row: row[:2]):
+        by_bucket.setdefault((row[0] - low) * buckets // (high - low + 1), []).append(row)
+    expected = [own for _, own in sorted(by_bucket.items())]
+    assert series.points == len(rows)
+    assert series.count.tolist() == [len(own) for own in expected]
+    assert series.x.tolist() == [own[-1][0] for own in expected]
+    assert series.x_first.tolist() == [own[0][0] for own in expected]
+    np.testing.assert_array_equal(series.first, [own[0][2] for own in expected])
+    np.testing.assert_array_equal(series.last, [own[-1][2] for own in expected])
+    values = [np.array([value for _, _, value in own]) for own in expected]
+    numbers = [own[~np.isnan(own)] for own in values]
+    np.testing.assert_array_equal(series.min, [own.min() if len(own) else np.nan for own in numbers])
+    np.testing.assert_array_equal(series.max, [own.max() if len(own) else np.nan for own in numbers])
+    assert series.nan_count.tolist() == [int(np.isnan(own).sum()) for own in values]
+    assert series.posinf_count.tolist() == [int(np.isposinf(own).sum()) for own in values]
+    assert series.neginf_count.tolist() == [int(np.isneginf(own).sum()) for own in values]
+
+
+@given(points_lists)
+def test_few_points_are_returned_as_they_are_in_order(rows: list[tuple[int, int, float]]) -> None:
+    series = exact("m", joined([as_points(rows)]))
+    expected = sorted(rows, key=lambda row: row[:2])
+    assert series.x.tolist() == [x for x, _, _ in expected]
+    np.testing.assert_array_equal(series.last, [value for _, _, value in expected])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (-(1 << 63), (1 << 63) - 1), (0, (1 << 63) - 1), (5, 7)])
+def test_ranges_are_cut_equally_up_to_the_ends_of_the_integers(low: int, high: int) -> None:
+    cuts = [low, *edges(low, high, 4).tolist(), high + 1]
+    sizes = [end - start for start, end in pairwise(cuts)]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == high - low + 1
