@@ -236,7 +236,7 @@ def _end(command: EndRun, run: Run) -> tuple[RunEvent, ...]:
         if run.before_crash is S.STARTING and isinstance(end, RunCompleted):
             raise _refused(run, "complete", "it never reported that it had started")
         recovered = RunRecovered(epoch=run.epoch, silence_seconds=0.0)
-        kept = False
+        kept = run.before_crash is S.IDLE or (run.protection and run.mode is Mode.MANAGED)
         if kept and run.before_crash is not S.STARTING and not isinstance(end, RunKilled):
             return (recovered,)  # as below: it keeps its resources, and only a kill ends it
         return (recovered, end)

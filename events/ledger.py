@@ -365,7 +365,7 @@ def _judge(verdict: Verdict, proposal: Proposal) -> Appended:
             assert verdict.at is not None
             assert verdict.last is not None
             assert verdict.recorded_at is not None
-            version = verdict.version
+            version = verdict.version if proposal.seq is None else None
             if not repeated and proposal.expected_version is not None:
                 version = proposal.expected_version + len(proposal.drafts)
             return Appended(verdict.at, verdict.last, verdict.recorded_at, version, repeated)

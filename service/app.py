@@ -23,6 +23,7 @@ from service.context import Service
 from service.msgpack import transcoded
 from service.observability import counted
 from service.problems import HANDLERS
+from service.requests import TypedRequest
 from service.routes import attempts, history, projects, runs, system, telemetry
 
 log = logging.getLogger("tachograph.service")
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[system.ROOT, api],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         exception_handlers=HANDLERS,
+        request_class=TypedRequest,
         middleware=[counted, transcoded, DefineMiddleware(Authentication)],
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(

@@ -24,6 +24,8 @@ from projections.runs import Reader
 KEY_PREFIX: Final = "tg_"
 TOKEN_PREFIX: Final = "tgr_"  # noqa: S105 (a prefix, not a secret)
 TOKEN_SECONDS: Final = 30 * 86_400
+TOKEN_PATHS: Final = ("/api/v1/runs/", "/api/v1/me")
+"""What a run token may come near at all; which of its run's routes are a program's is said by each."""
 CACHE_SECONDS: Final = 10.0
 CACHED_KEYS: Final = 10_000
 
@@ -82,9 +84,9 @@ class Keys:
         self._known[digest] = (principal, time.monotonic() + CACHE_SECONDS)
         return principal
 
-    def run_token(self, organisation_id: UUID, run_id: UUID, epoch: int) -> str:
-        """Return a token for the programs of one attempt of one run."""
-        token = RunToken(organisation_id, run_id, epoch, int(time.time()) + TOKEN_SECONDS)
+    def run_token(self, organisation_id: UUID, run_id: UUID, epoch: int, since: float | None = None) -> str:
+        """Return the token for the programs of one attempt of one run, which began at `since` (Unix seconds) or now."""
+        token = RunToken(organisation_id, run_id, epoch, int(time.time() if since is None else since) + TOKEN_SECONDS)
         body = msgspec.msgpack.encode(token)
         return TOKEN_PREFIX + base64.urlsafe_b64encode(self._mac(body) + body).decode().rstrip("=")
 
@@ -135,4 +137,6 @@ class Authentication(AbstractAuthenticationMiddleware):
         principal = await connection.app.state.service.keys.principal(given)
         if principal is None:
             raise NotAuthorizedException("this API key or run token is unknown, expired or revoked")
+        if principal.run_id is not None and not connection.url.path.startswith(TOKEN_PATHS):
+            raise Forbidden("a run token opens only its own run")
         return AuthenticationResult(user=principal, auth=None)

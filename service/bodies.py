@@ -8,13 +8,13 @@ from msgspec import Meta
 
 from events.types import Cause, Failure, Liveness, Mode, Resources, Slot
 
-Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$(?!\n)")]
 Text = Annotated[str, Meta(max_length=65_536)]
-Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
 Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\x00]*$")]
 Arguments = Annotated[tuple[Argument, ...], Meta(max_length=1_000)]
-Variable = Annotated[str, Meta(max_length=250, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Variable = Annotated[str, Meta(max_length=250, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
 Document = dict[str, Any]

@@ -12,7 +12,7 @@ from litestar import Request as HttpRequest
 from litestar import Response
 from nats.aio.client import Client
 
-from events.errors import NotFound
+from events.errors import Fenced, NotFound
 from events.ids import derived, uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
@@ -62,8 +62,6 @@ class Service:
         project = await tenancy.project(self.pool, http.user.organisation_id, name_or_id)
         if project is None:
             raise NotFound(f"there is no project {name_or_id!r}")
-        if http.user.run_id is not None:
-            raise Forbidden("a run token opens only its own run")
         return project
 
     async def run(self, http: Http, run: str, *, program: bool = False, deleted: bool = False) -> StoredRun:
@@ -79,6 +77,11 @@ class Service:
             raise Forbidden("a run token opens only its own run, and only what a program needs")
         if stored.run.status is Status.DELETED and not deleted:
             raise Gone(as_json(await self.tombstone(stored)))
+        if http.user.epoch not in (None, stored.run.epoch) and http.method != "GET":
+            raise Fenced(
+                f"this token is of epoch {http.user.epoch}, not of the run's latest attempt ({stored.run.epoch})",
+                state=stored.run.status,
+            )
         return stored
 
     async def address(self, http: Http, run: str) -> tuple[UUID, UUID]:
@@ -148,8 +151,31 @@ class Service:
         stored = StoredRun(
             ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run
         )
-        (resource,) = await self.shown([stored])
+        resource = run_resource(stored, *await self._then(outcome))
         return Response(resource, status_code=status, headers={"Tachograph-Position": str(outcome.position)})
+
+    async def _then(self, outcome: Outcome) -> tuple[Credits, datetime]:
+        """Return what the run had cost when the outcome came about, and when that was.
+
+        Both are taken from the ledger, so that a repetition is answered as the first time, whenever it comes.
+        """
+        ledger_id = outcome.ledger_id
+        moved = await self.pool.fetch(
+            "select position from run_transition where ledger_id = $1 and run_id = $2 and position <= $3"
+            " order by version",
+            ledger_id,
+            outcome.run_id,
+            outcome.position,
+        )
+        counted = credits.NO_CREDITS
+        for row in moved:
+            (event,) = await self.ledger.read(ledger_id, after=row["position"] - 1, up_to=row["position"])
+            counted = credits.evolve(counted, event.event(), event.recorded_at)
+        moment = await self.pool.fetchval(
+            "select recorded_at from ledger.event where ledger_id = $1 and position = $2", ledger_id, outcome.position
+        )
+        counted = credits.as_of(counted, moment)
+        return Credits(counted.consumed_micro, counted.estimate_micro, counted.saved_micro), moment
 
     async def tombstone(self, stored: StoredRun) -> Tombstone:
         """Return what is left of a deleted run."""

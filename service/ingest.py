@@ -22,7 +22,7 @@ MAX_BODY_BYTES: Final = 8 << 20
 POINTS_PER_EVENT: Final = 16_000
 LOG_BYTES_PER_EVENT: Final = 384 << 10
 
-Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 Seq = Annotated[int, Meta(ge=1, le=(1 << 62))]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
 NonFinite = Literal["NaN", "Infinity", "-Infinity"]
@@ -169,7 +169,8 @@ def _column(parts: Sequence[Sequence[Any]], dtype: type, column: str, names: Seq
     except OverflowError:
         for name, part in zip(names, parts, strict=True):
             if any(not -(1 << 63) <= item < 1 << 63 for item in part):
-                raise Invalid("an integer of more than 64 bits", path=f"$.series[{name!r}].{column}") from None
+                path = f"$.series[{name!r}].{column}" if name else f"$.lines[...].{column}"
+                raise Invalid("an integer of more than 64 bits", path=path) from None
         raise
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
@@ -213,7 +214,7 @@ def logs(raw: bytes, media_type: str, received_us: int) -> Batch:
         raise Invalid("a batch holds at least one line", path="$.lines")
     times = [received_us if line.time_us is None else line.time_us for line in body.lines]
     columns = LogColumns(
-        time_us=_column([times], np.int64, "time_us", ["lines"]).tobytes(),
+        time_us=_column([times], np.int64, "time_us", [""]).tobytes(),
         stream=bytes(STREAMS.index(line.stream) for line in body.lines),
         text=tuple(line.text for line in body.lines),
     )

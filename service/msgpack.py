@@ -9,6 +9,8 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from events.cloudevents import finite
+
 MEDIA_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpack", b"application/vnd.msgpack"})
 BULK: Final = ("/metrics", "/system-metrics", "/logs")
 MAX_BODY_BYTES: Final = 256 << 10
@@ -44,7 +46,8 @@ async def _json_body(scope: Scope, receive: Receive) -> Receive:
         more = message.get("more_body", False)
     body = b"".join(chunks)
     try:
-        body = msgspec.json.encode(msgspec.msgpack.decode(body))
+        if size <= MAX_BODY_BYTES:  # a larger one is left for the route to refuse
+            body = msgspec.json.encode(_finite(msgspec.msgpack.decode(body)))
     except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
         body = b"this is no MessagePack document that JSON can carry"
     kept = [pair for pair in scope["headers"] if pair[0] not in {b"content-type", b"content-length"}]
@@ -59,6 +62,19 @@ async def _json_body(scope: Scope, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
+
+
+def _finite(value: Any) -> Any:
+    """Return the document with NaN and the infinities as JSON carries them; as they are, they would become null."""
+    match value:
+        case dict():
+            return {key: _finite(below) for key, below in value.items()}
+        case list():
+            return [_finite(below) for below in value]
+        case float():
+            return finite(value)
+        case _:
+            return value
 
 
 class _Packing:

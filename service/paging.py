@@ -28,8 +28,8 @@ def page(request: Http, found: list[T], limit: int, key: Callable[[T], str]) -> 
     cursor = key(items[-1]) if len(found) > limit else None
     headers = {}
     if cursor is not None:
-        parameters = {name: value for name, value in request.query_params.items() if name not in {"limit", "cursor"}}
-        query = urlencode({**parameters, "limit": limit, "cursor": cursor})
+        given = [(name, value) for name, value in request.query_params.multi_items() if name not in {"limit", "cursor"}]
+        query = urlencode([*given, ("limit", limit), ("cursor", cursor)])
         following = f"{request.url.path}?{query}"
         headers["Link"] = f'<{following}>; rel="next"'
     return Response(Page(items, cursor), headers=headers)

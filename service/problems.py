@@ -1,6 +1,7 @@
 """Errors as RFC 9457 `application/problem+json`: the one table from what went wrong to what the caller sees."""
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -109,10 +110,10 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
     return problem(status, _kind(error), str(error), headers, **members)
 
 
-def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     status = HTTPStatus(error.status_code)
     headers = {**(error.headers or {})}
-    errors = None
+    errors = limit = None
     detail = error.detail
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -120,9 +121,13 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         errors = [_field(item) for item in error.extra]
         detail = "; ".join(f"{item['path']}: {item['message']}" for item in errors)
         status = HTTPStatus.UNPROCESSABLE_ENTITY
+        limit = next((limit for item in errors if (limit := _limit(item["message"])) is not None), None)
+    elif status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        limit = request.route_handler.resolve_request_max_body_size()
+        detail = f"a body for this route has at most {limit} bytes"
     elif isinstance(error, ClientException) and status is HTTPStatus.BAD_REQUEST and error.__cause__:
         detail = detail if str(error.__cause__) in detail else f"{detail}: {error.__cause__}"
-    return problem(status, status.name.lower().replace("_", "-"), detail, headers, errors=errors)
+    return problem(status, status.name.lower().replace("_", "-"), detail, headers, errors=errors, limit=limit)
 
 
 def _field(item: Any) -> dict[str, str]:
@@ -130,11 +135,23 @@ def _field(item: Any) -> dict[str, str]:
     return {"path": f"$.{key}" if key else "$", "message": item.get("message", "")}
 
 
+_LIMIT: Final = re.compile(r"[<>]=? (-?\d+(?:\.\d+)?)$")
+
+
+def _limit(message: str) -> int | float | None:
+    """Return the bound that a validation message ends in."""
+    found = _LIMIT.search(message)
+    if found is None:
+        return None
+    return float(found[1]) if "." in found[1] else int(found[1])
+
+
 def _invalid_body(_: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
     message, __, at = str(error).partition(" - at ")
     path = at.strip("`") or "$"
+    errors = [{"path": path, "message": message}]
     return problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{path}: {message}", errors=[{"path": path, "message": message}]
+        HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{path}: {message}", errors=errors, limit=_limit(message)
     )
 
 
@@ -162,6 +179,14 @@ def _cannot_be_stored(_: Request[Any, Any, Any], error: asyncpg.DataError) -> Re
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"a value cannot be stored: {error}")
 
 
+def _too_deep(_: Request[Any, Any, Any], __: RecursionError) -> Response[bytes]:
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "the body is nested too deeply")
+
+
+def _beyond_64_bits(_: Request[Any, Any, Any], error: OverflowError) -> Response[bytes]:
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"a number has more than 64 bits: {error}")
+
+
 HANDLERS: Final[ExceptionHandlersMap] = {
     LedgerError: _refused,
     HTTPException: _http,
@@ -170,5 +195,7 @@ HANDLERS: Final[ExceptionHandlersMap] = {
     **dict.fromkeys(LOST_CONNECTION, _away),
     asyncpg.UniqueViolationError: _taken,
     asyncpg.DataError: _cannot_be_stored,
+    RecursionError: _too_deep,
+    OverflowError: _beyond_64_bits,
     Exception: _unexpected,
 }

@@ -38,6 +38,7 @@ def up(home: Path, port: int) -> int:
     while not stopping.wait(0.5):
         if (failure := stack.failure()) is not None:
             break
+        stack.rotate_logs()
     _say("Stopping")
     stack.stop()
     if failure is not None:

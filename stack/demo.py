@@ -6,6 +6,7 @@ crashed one is a process of its own that is killed hard, so that only its silenc
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,14 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import tachograph
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from tachograph import FINAL, Client
 
+import tachograph
 from stack import demo_view
 from stack.system import Stack
+from tachograph import FINAL, Client
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCRIPT: Final = "examples/train_digits.py"
@@ -43,11 +44,12 @@ class DemoFailed(Exception):
 class Demo:
     """One pass through the main job against a running system."""
 
-    def __init__(self, url: str, api_key: str, parquet: Path, console: Console) -> None:
-        self.client = Client(url, api_key)
-        self.url = url
-        self.api_key = api_key
-        self.parquet = parquet
+    def __init__(self, stack: Stack, console: Console) -> None:
+        assert stack.api_key is not None
+        self.client = Client(stack.url, stack.api_key)
+        self.url = stack.url
+        self.api_key = stack.api_key
+        self.home = stack.home
         self.console = console
         self.project = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
         self.deadline = time.monotonic() + SECONDS
@@ -177,7 +179,7 @@ class Demo:
             highlight=False,
         )
         files, size = self._parquet(runs[completed]["project_id"])
-        self.console.print(f"Parquet: {files} files, {size:,} bytes, in {self.parquet}", highlight=False)
+        self.console.print(f"Parquet: {files} files, {size:,} bytes, in {self.home.parquet}", highlight=False)
         self._explore(completed)
 
     def _best(self, run_id: str) -> float | None:
@@ -194,7 +196,7 @@ class Demo:
 
     def _parquet(self, project_id: str) -> tuple[int, int]:
         """Return how many Parquet files the project has and their bytes, once the archiver has come round."""
-        folder = self.parquet / f"ledger={project_id}"
+        folder = self.home.parquet / f"ledger={project_id}"
         while time.monotonic() < self.deadline:
             sizes = [path.stat().st_size for path in folder.rglob("*.parquet")]
             if sizes:
@@ -204,12 +206,15 @@ class Demo:
 
     def _explore(self, run_id: str) -> None:
         self.console.print("\nExplore further", style="bold")
-        key = (
-            '$(.venv/bin/python -c \'import json; print(json.load(open(".tachograph/credentials.json"))["api_key"])\')'
+        given = "".join(
+            f"{name}={shlex.quote(os.environ[name])} "
+            for name in ("TACHOGRAPH_HOME", "TACHOGRAPH_PORT")
+            if name in os.environ
         )
+        credentials = shlex.quote(str(self.home.credentials))
         lines = (
-            "make up                                  # in a terminal of its own; then, in this one:",
-            f"KEY={key}",
+            f"{given}make up    # in a terminal of its own; then, in this one:",
+            f"KEY=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[\"api_key\"])' {credentials})",
             f'curl -H "Authorization: Bearer $KEY" {self.url}/api/v1/projects/{self.project}/runs',
             f'curl -H "Authorization: Bearer $KEY" "{self.url}/api/v1/runs/{run_id}/chart?metric={LOSS}"',
             f'curl -H "Authorization: Bearer $KEY" "{self.url}/api/v1/runs/{run_id}/logs?tail=20"',
@@ -266,9 +271,8 @@ def main(home: Path, port: int) -> int:
     console = Console(highlight=False)
     console.print("Starting PostgreSQL, NATS, the service, its roles and a GPU worker", style="bold")
     with Stack(home, port, say=lambda line: console.print(f"  {line}", style="dim")) as stack:
-        assert stack.api_key is not None
-        console.print(f"Ready at {stack.url}; everything is kept in {home}\n")
-        demo = Demo(stack.url, stack.api_key, stack.home.parquet, console)
+        console.print(f"Ready at {stack.url}; everything is kept in {home}\n", soft_wrap=True)
+        demo = Demo(stack, console)
         try:
             demo.run()
         except (DemoFailed, tachograph.Error) as error:

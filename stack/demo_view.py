@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import plotext
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -53,12 +54,11 @@ def live_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 def final_table(runs: Sequence[Mapping[str, Any]], best: Mapping[str, float | None], metric: str) -> Table:
     """Return the table of how the runs ended."""
-    table = Table(title="Runs", title_justify="left", pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    for column in ("status", "cause"):
+    table = Table(title="Runs", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("run", "status", "cause"):
         table.add_column(column, no_wrap=True)
-    for column in ("training time", "credits", f"best {metric}"):
-        table.add_column(column, justify="right")
+    for column in ("training", "credits", f"best {metric}"):
+        table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         figure = best.get(run["id"])
         table.add_row(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -172,7 +173,7 @@ class Process:
 
 
 def rotate(log: Path) -> None:
-    """Put a log that has grown aside, keeping a few old ones."""
+    """Put a log that has grown aside, keeping a few old ones. Its process appends, so it may go on meanwhile."""
     try:
         if log.stat().st_size < LOG_BYTES:
             return
@@ -182,7 +183,8 @@ def rotate(log: Path) -> None:
         older = log.with_name(f"{log.name}.{number}")
         if older.exists():
             older.replace(log.with_name(f"{log.name}.{number + 1}"))
-    log.replace(log.with_name(f"{log.name}.1"))
+    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    os.truncate(log, 0)
 
 
 def tail(log: Path, lines: int) -> list[str]:

@@ -19,7 +19,7 @@ from stack.errors import ProcessFailed, StackError
 from stack.home import Home
 from stack.nats import Nats
 from stack.postgres import Postgres
-from stack.process import ROOT, Process, Say, tail
+from stack.process import ROOT, Process, Say, rotate, tail
 from stack.warden import Warden
 
 HOST: Final = "127.0.0.1"
@@ -120,6 +120,11 @@ class Stack:
             if process is not None and process.failure is not None:
                 return process.failure
         return None
+
+    def rotate_logs(self) -> None:
+        """Keep the logs of a long-running system bounded."""
+        for log in self.home.logs.glob("*.log"):
+            rotate(log)
 
     def __enter__(self) -> Self:
         self.start()

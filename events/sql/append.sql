@@ -31,6 +31,8 @@ declare
     v_chain     bytea[] := array_fill(null::bytea, array[cardinality(e_id)]);
     v_first     bigint[] := array_fill(null::bigint, array[cardinality(s_stream)]);
     v_last      bigint[] := array_fill(null::bigint, array[cardinality(s_stream)]);
+    v_version   integer[] := array_fill(null::integer, array[cardinality(s_stream)]);
+    v_keys      boolean := false;
     v_next      bigint;
     v_hash      bytea;
     v_now       timestamptz;
@@ -43,31 +45,27 @@ begin
 
     select array_agg(
         case
-            when h.gate = 2 and p.expected is null then 'erased'
-            when d.position is not null then 'duplicate'
-            when p.expected is not null then
-                case when coalesce(h.version, 0) <> p.expected then 'conflict'
-                     when p.epoch < coalesce(h.epoch, 0) then 'fenced'
+            when s_expected[i] is null then
+                case when h.gate = 2 then 'erased'
+                     when (select e.position from ledger.event e
+                           where e.ledger_id = p_ledger_id and e.stream = s_stream[i] and e.epoch = s_epoch[i]
+                             and e.source = s_source[i] and e.seq = s_seq[i] and e.part = 0 and e.seq is not null
+                          ) is not null then 'duplicate'
+                     when h.stream is null then 'unknown'
+                     when h.gate = 0 then 'closed'
+                     when h.epoch <> s_epoch[i] then 'fenced'
                      else 'appended' end
-            when h.stream is null then 'unknown'
-            when h.gate = 0 then 'closed'
-            when h.epoch <> p.epoch then 'fenced'
-            else 'appended'
-        end order by p.i)
+            else
+                case when (select e.position from ledger.event e
+                           where e.ledger_id = p_ledger_id and e.event_id = s_event_id[i] and e.version is not null
+                          ) is not null then 'duplicate'
+                     when coalesce(h.version, 0) <> s_expected[i] then 'conflict'
+                     when s_epoch[i] < coalesce(h.epoch, 0) then 'fenced'
+                     else 'appended' end
+        end order by i)
     into v_verdict
-    from unnest(s_stream, s_expected, s_epoch, s_event_id, s_source, s_seq)
-         with ordinality as p(stream, expected, epoch, event_id, source, seq, i)
-    left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
-    left join lateral (
-        select e.position from ledger.event e
-        where p.expected is not null
-          and e.ledger_id = p_ledger_id and e.event_id = p.event_id and e.version is not null
-        union all
-        select e.position from ledger.event e
-        where p.expected is null
-          and e.ledger_id = p_ledger_id and e.stream = p.stream and e.epoch = p.epoch
-          and e.source = p.source and e.seq = p.seq and e.part = 0 and e.seq is not null
-    ) d on true;
+    from generate_subscripts(s_stream, 1) i
+    left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = s_stream[i];
 
     v_next := v_head.position;
     v_hash := v_head.chain;
@@ -80,51 +78,46 @@ begin
             v_position[i] := v_next;
             v_first[e_proposal[i]] := coalesce(v_first[e_proposal[i]], v_next);
             v_last[e_proposal[i]] := v_next;
+            v_version[e_proposal[i]] := e_version[i];
+            v_keys := v_keys or s_key[e_proposal[i]] is not null;
             v_chain[i] := v_hash;
         end if;
     end loop;
 
     if v_next > v_head.position then
         insert into ledger.event
-        select p_ledger_id, t.position, t.id, s_stream[t.proposal], t.version, t.type, t.schema_version, t.actor,
-               t.cause, t.correlation, t.causation, t.epoch, t.source, t.seq, t.part, t.occurred_at, v_now,
-               t.commitment, t.chain
-        from unnest(v_position, e_proposal, e_id, e_version, e_type, e_schema_version, e_actor, e_cause,
-                    e_correlation, e_causation, e_epoch, e_source, e_seq, e_part, e_occurred_at, e_commitment,
-                    v_chain)
-             as t(position, proposal, id, version, type, schema_version, actor, cause, correlation, causation,
-                  epoch, source, seq, part, occurred_at, commitment, chain)
-        where t.position is not null;
+        select p_ledger_id, v_position[i], e_id[i], s_stream[e_proposal[i]], e_version[i], e_type[i],
+               e_schema_version[i], e_actor[i], e_cause[i], e_correlation[i], e_causation[i], e_epoch[i], e_source[i],
+               e_seq[i], e_part[i], e_occurred_at[i], v_now, e_commitment[i], v_chain[i]
+        from generate_subscripts(e_id, 1) i
+        where v_position[i] is not null;
 
         if s_expected[1] is null then   -- telemetry stands first
             insert into ledger.telemetry
-            select p_ledger_id, s_stream[t.proposal], t.position, v_now, t.salt, t.request, t.ciphertext
-            from unnest(v_position, e_proposal, e_seq, e_salt, e_request, e_ciphertext)
-                 as t(position, proposal, seq, salt, request, ciphertext)
-            where t.position is not null and t.seq is not null;
+            select p_ledger_id, s_stream[e_proposal[i]], v_position[i], v_now, e_salt[i], e_request[i], e_ciphertext[i]
+            from generate_subscripts(e_id, 1) i
+            where v_position[i] is not null and e_seq[i] is not null;
         end if;
 
         if s_expected[cardinality(s_expected)] is not null then   -- lifecycle stands last
             insert into ledger.payload
-            select p_ledger_id, t.position, s_stream[t.proposal], t.salt, t.request, t.ciphertext
-            from unnest(v_position, e_proposal, e_seq, e_salt, e_request, e_ciphertext)
-                 as t(position, proposal, seq, salt, request, ciphertext)
-            where t.position is not null and t.seq is null;
+            select p_ledger_id, v_position[i], s_stream[e_proposal[i]], e_salt[i], e_request[i], e_ciphertext[i]
+            from generate_subscripts(e_id, 1) i
+            where v_position[i] is not null and e_version[i] is not null;
 
             insert into ledger.stream as s
-            select p_ledger_id, p.stream, max(e.version), max(p.epoch), max(p.gate)
-            from unnest(s_stream, s_expected, s_epoch, s_gate)
-                 with ordinality as p(stream, expected, epoch, gate, i)
-            join unnest(e_proposal, e_version) as e(proposal, version) on e.proposal = p.i
-            where p.expected is not null and v_verdict[p.i] = 'appended'
-            group by p.stream
+            select p_ledger_id, s_stream[i], v_version[i], s_epoch[i], s_gate[i]
+            from generate_subscripts(s_stream, 1) i
+            where v_version[i] is not null
             on conflict (ledger_id, stream) do update
                 set version = excluded.version, epoch = excluded.epoch, gate = excluded.gate;
 
-            insert into ledger.data_key
-            select p_ledger_id, p.stream, p.key
-            from unnest(s_stream, s_key) with ordinality as p(stream, key, i)
-            where p.key is not null and v_verdict[p.i] = 'appended';
+            if v_keys then
+                insert into ledger.data_key
+                select p_ledger_id, s_stream[i], s_key[i]
+                from generate_subscripts(s_stream, 1) i
+                where s_key[i] is not null and v_verdict[i] = 'appended';
+            end if;
 
             for i in 1 .. cardinality(p_inline) loop
                 execute format('select %s($1, $2, $3, $4)', p_inline[i])
@@ -137,19 +130,17 @@ begin
     end if;
 
     return query
-    select p.i::integer, p.verdict, p.first, p.last, v_now, null::bytea, null::bytea, null::integer, null::integer
-    from unnest(v_verdict, v_first, v_last) with ordinality as p(verdict, first, last, i)
-    where p.verdict = 'appended';
+    select i, v_verdict[i], v_first[i], v_last[i], v_now, null::bytea, null::bytea, null::integer, null::integer
+    from generate_subscripts(v_verdict, 1) i
+    where v_verdict[i] = 'appended';
 
     if 'appended' <> any (v_verdict) then
         return query
-        select p.i::integer, p.verdict, d.at, d.last, d.recorded_at, d.salt, d.request,
-               coalesce(d.version, h.version), h.epoch
-        from unnest(v_verdict, s_stream, s_expected, s_epoch, s_event_id, s_source, s_seq)
-             with ordinality as p(verdict, stream, expected, epoch, event_id, source, seq, i)
-        left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
-        left join lateral ledger.stored(p_ledger_id, p.stream, p.expected is not null, p.event_id, p.epoch,
-                                        p.source, p.seq) d on p.verdict = 'duplicate'
-        where p.verdict <> 'appended';
+        select i, v_verdict[i], d.at, d.last, d.recorded_at, d.salt, d.request, coalesce(d.version, h.version), h.epoch
+        from generate_subscripts(v_verdict, 1) i
+        left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = s_stream[i]
+        left join lateral ledger.stored(p_ledger_id, s_stream[i], s_expected[i] is not null, s_event_id[i], s_epoch[i],
+                                        s_source[i], s_seq[i]) d on v_verdict[i] = 'duplicate'
+        where v_verdict[i] <> 'appended';
     end if;
 end $$;

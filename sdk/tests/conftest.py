@@ -74,7 +74,7 @@ class Peer:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
-                for name, value in body.get("headers", {}).items():
+                for name, value in (body.get("headers", {}) if isinstance(body, dict) else {}).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
@@ -182,6 +182,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", str(file)],
             env={**os.environ, "TACHOGRAPH_URL": url, "TACHOGRAPH_API_KEY": "tg_test", **environment},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

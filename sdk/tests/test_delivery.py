@@ -107,7 +107,6 @@ def test_an_outage_is_said_once_and_outlasted_on_disk(peer, peer_at, until, capl
     recorder = recorder_to(f"http://127.0.0.1:{port}", outbox_bytes=2_000)
     expected = fill(recorder, 400, until, batches=40)
     until(lambda: list((tmp_path / "home" / "spool").glob("*.spool")))
-    assert [record.message for record in caplog.records].count("") == 0
     assert sum("cannot deliver now" in record.message for record in caplog.records) == 1
     back = peer_at(port)
     delivery = recorder.close({"epoch": 1, "status": "completed"}, 20)

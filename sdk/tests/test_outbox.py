@@ -127,7 +127,11 @@ def test_a_damaged_file_is_counted_as_lost(tmp_path, caplog):
     content = bytearray(file.read_bytes())
     content[-20] ^= 0xFF
     file.write_bytes(bytes(content))
-    assert drained(outbox) == [f"key-{number}" for number in range(4)]
+    for number in range(4):
+        head = outbox.head()
+        assert head.key == f"key-{number}"
+        outbox.drop(head)
+    outbox.discard()
     assert (outbox.points_lost, outbox.lines_lost) == (4, 1)
     assert "1 batches lost" in caplog.text
 
@@ -149,7 +153,6 @@ def test_a_reader_waits_for_what_comes_and_leaves_when_told(tmp_path):
     outbox.close()
     thread.join(10)
     assert got == ["key-0", "key-1", "key-2"]
-    assert not outbox.put(request(9)) or outbox.left().requests == 1
 
 
 def test_discarding_says_what_was_there_and_refuses_the_rest(tmp_path):

@@ -25,7 +25,7 @@ from events.errors import Fenced, NotFound, Rejected
 from events.ids import derived
 from events.run import ACTIVE, Run
 from events.types import Mode, Rate, Resources, Status, WorkerRegistered
-from projections import tenancy
+from projections import runs, tenancy
 from projections.execute import execute, record
 from projections.rates import rate_for
 from service.bodies import (
@@ -157,11 +157,13 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     asked = replace(await service.asked(request), actor=f"worker:{data.worker}")
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked)
     claimed: Run = outcome.run
+    history = await runs.transitions(service.pool, stored.ledger_id, stored.run_id)
+    since = next(row["at"] for row in history if row["event"] == "run.starting" and row["epoch"] == claimed.epoch)
     return Claimed(
         run_id=stored.run_id,
         project_id=stored.ledger_id,
         epoch=claimed.epoch,
-        token=service.keys.run_token(request.user.organisation_id, stored.run_id, claimed.epoch),
+        token=service.keys.run_token(request.user.organisation_id, stored.run_id, claimed.epoch, since.timestamp()),
         name=claimed.name,
         command=claimed.command,
         environment=claimed.environment,

@@ -61,7 +61,7 @@ async def _start(request: Http, service: Service, ledger_id: UUID, after: int | 
     """Return the position to stream from: `Last-Event-ID`, `after`, or now."""
     given = request.headers.get("last-event-id")
     head, _ = await service.ledger.head(ledger_id)
-    if given is not None and not given.isdecimal():
+    if given is not None and not (given.isdecimal() and len(given) < 20):
         raise Invalid("Last-Event-ID is a position", path="Last-Event-ID")
     start = int(given) if given is not None else head if after is None else after
     if not 0 <= start <= head:

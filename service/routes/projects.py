@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 from events import workflow as workflows
 from events.errors import NotFound, Rejected
 from events.ids import derived
+from events.ledger import Appended
 from events.types import (
     ProjectChanged,
     ProjectCreated,
@@ -99,14 +100,14 @@ async def change_project(
 
 async def _record_workflow(
     service: Service, request: Http, ledger_id: UUID, workflow_id: UUID, known: Workflow, events: list[WorkflowEvent]
-) -> int:
-    """Append a workflow's events; returns the position. A repetition changes nothing."""
+) -> Appended:
+    """Append a workflow's events. A repetition changes nothing."""
     state = known
     for event in events:
         state = workflows.evolve(state, event)
     rows = tenancy.workflow_row(workflow_id, state)
     (name, (row,)), *_ = rows.items()
-    appended = await record(
+    return await record(
         service.ledger,
         ledger_id=ledger_id,
         stream=workflow_id,
@@ -115,7 +116,6 @@ async def _record_workflow(
         inline={name: [msgspec.structs.replace(row, event=len(events) - 1)]},
         request=await service.asked(request),
     )
-    return appended.last
 
 
 @post("/projects/{project:str}/workflows", status_code=201)
@@ -132,11 +132,12 @@ async def create_workflow(
     workflow_id = derived(asked.event_id, "workflow")
     given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
     check_environment(given.get("environment", {}))
-    position = await _record_workflow(
-        service, request, known.project_id, workflow_id, Workflow(), [WorkflowCreated(**given)]
+    created = WorkflowCreated(**given)
+    appended = await _record_workflow(service, request, known.project_id, workflow_id, Workflow(), [created])
+    stored = tenancy.StoredWorkflow(
+        workflow_id, known.project_id, appended.recorded_at, workflows.evolve(Workflow(), created)
     )
-    stored = await _workflow(service, request, workflow_id)
-    return Response(workflow_resource(stored), status_code=201, headers=_at(position))
+    return Response(workflow_resource(stored), status_code=201, headers=_at(appended.last))
 
 
 @get("/projects/{project:str}/workflows")
@@ -180,7 +181,7 @@ async def change_workflow(
         events.append(WorkflowChanged(**recipe))
     position = 0
     if events:
-        position = await _record_workflow(service, request, stored.ledger_id, workflow, known, events)
+        position = (await _record_workflow(service, request, stored.ledger_id, workflow, known, events)).last
     changed = await _workflow(service, request, workflow)
     return Response(workflow_resource(changed), headers=_at(position))
 

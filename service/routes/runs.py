@@ -180,7 +180,7 @@ async def get_run(request: Http, service: Service, run: str, at: str | None = No
 
 async def _past(service: Service, stored: StoredRun, at: str) -> StoredRun:
     if at.isdecimal():
-        version = min(int(at), 1 << 30)
+        version = min(int(at[:20]), 1 << 30)
     else:
         try:
             moment = datetime.fromisoformat(at.replace(" ", "+"))
@@ -197,9 +197,9 @@ async def _past(service: Service, stored: StoredRun, at: str) -> StoredRun:
             )
             or 0
         )
-    run, position = await as_of(service.ledger, stored.ledger_id, stored.run_id, version)
-    if run.status is Status.ABSENT:
+    if version == 0:
         raise NotFound("this run did not exist yet")
+    run, position = await as_of(service.ledger, stored.ledger_id, stored.run_id, version)
     return StoredRun(ledger_id=stored.ledger_id, run_id=stored.run_id, position=position, run=run)
 
 

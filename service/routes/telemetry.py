@@ -1,5 +1,6 @@
 """Metrics and logs: in as columnar batches, out as charts, summaries and lines."""
 
+import math
 import re
 import time
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from events.cloudevents import finite
 from events.codec import LOGS, METRICS, SYSTEM_METRICS
-from events.errors import Fenced
+from events.errors import Erased, Fenced, NotFound
 from events.ids import derived
 from events.ledger import Draft, Proposal
 from projections import buckets as buckets_
@@ -59,20 +60,23 @@ async def _record(request: Http, service: Service, run: str, kind: str, batch: i
     ledger_id, run_id = await service.address(request, run)
     if request.user.epoch is not None and request.user.epoch != batch.epoch:
         raise Fenced(f"this token is of epoch {request.user.epoch}, not {batch.epoch}")
-    appended = await service.ledger.append(
-        Proposal(
-            ledger_id=ledger_id,
-            stream=run_id,
-            event_id=derived(run_id, batch.epoch, batch.source, batch.seq),
-            actor=request.user.actor,
-            occurred_at=datetime.now(UTC),
-            drafts=[Draft(type=kind, payload=payload) for payload in batch.payloads],
-            request=kind.encode() + batch.request,
-            epoch=batch.epoch,
-            source=batch.source,
-            seq=batch.seq,
-        )
+    proposal = Proposal(
+        ledger_id=ledger_id,
+        stream=run_id,
+        event_id=derived(run_id, batch.epoch, batch.source, batch.seq),
+        actor=request.user.actor,
+        occurred_at=datetime.now(UTC),
+        drafts=[Draft(type=kind, payload=payload) for payload in batch.payloads],
+        request=kind.encode() + batch.request,
+        epoch=batch.epoch,
+        source=batch.source,
+        seq=batch.seq,
     )
+    try:
+        appended = await service.ledger.append(proposal)
+    except (NotFound, Erased):
+        await service.run(request, run, program=True)  # says what is left of a deleted run
+        raise
     position = str(appended.last)
     return Response(Accepted(batch.points, appended.last), status_code=202, headers={"Tachograph-Position": position})
 
@@ -123,6 +127,9 @@ async def chart(
 
     x is the step, microseconds since the epoch, or seconds since the run started; `from` and `to` are inclusive.
     """
+    for name, bound in (("from", start), ("to", end)):
+        if bound is not None and not math.isfinite(bound):
+            raise Invalid("a bound is a finite number", path=name)
     stored = await service.run(request, run, program=True)
     found = await service.charts.chart(stored, metric, x=x, start=start, end=end, buckets=buckets, stage=stage)
     return ChartAnswer([_chart_series(one) for one in found])

@@ -18,9 +18,9 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import msgspec
-import tachograph
 from nats.aio.client import Client as Nats
 
+import tachograph
 from events.beats import Beat, Order
 from workers.gpu import accelerators, records
 from workers.gpu.commands import Commands

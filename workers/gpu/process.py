@@ -59,9 +59,11 @@ class Shim:
 
     def lives(self) -> bool:
         """Say whether the shim lives, whoever started it."""
+        if self._directory.shim_lives():
+            return True
         if self._child is not None:
-            self._child.poll()  # else it stays a zombie
-        return self._directory.shim_lives()
+            self._child.wait()  # it is exiting: collect it, else it stays a zombie
+        return False
 
     def end(self, kill: Kill) -> None:
         """Have the program ended: SIGTERM, grace, SIGKILL. Returns at once; harmless if repeated."""

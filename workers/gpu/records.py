@@ -82,6 +82,11 @@ class Exit(msgspec.Struct, frozen=True):
     spawn_error: str = ""
     oom_kills: int = 0
 
+    @property
+    def ran(self) -> bool:
+        """Whether there was a program at all."""
+        return self.exit_code is not None or self.signal is not None
+
 
 class RunDirectory:
     """The files of one run."""

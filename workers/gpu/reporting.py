@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
-import tachograph
 
+import tachograph
 from workers.gpu.outcome import Outcome
 from workers.gpu.records import RunRecord
 from workers.gpu.shipping import Batch

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import tachograph
-
 from workers.gpu import environment, outcome
 from workers.gpu.outcome import Outcome
 from workers.gpu.process import LaunchFailed, Shim
@@ -158,6 +157,11 @@ class Supervisor:
         self._enforce()
         return self._directory.started()
 
+    def _has_run(self) -> bool:
+        """Say whether there is or was a program, where `started.json` does not tell (a full disk)."""
+        exit_ = self._directory.exit()
+        return self._shim.lives() if exit_ is None else exit_.ran
+
     def _launch(self) -> None:
         record, machine = self.record, self._machine
         self._shim.sweep()  # of a shim that was killed before it could leave a trace
@@ -203,7 +207,7 @@ class Supervisor:
             if not adopted:
                 await self._server.preparing("working directory")
             started = await begun
-            if started is None and not self._shim.lives():
+            if started is None and not self._has_run():
                 return
             await self._server.started(started.pid if started else None, _host())
         except Refused as refused:
@@ -260,11 +264,12 @@ class Supervisor:
 
     async def _keep_until_killed(self) -> None:
         """Keep the slots of a protected run whose program is gone, until it is killed."""
-        async with asyncio.TaskGroup() as tasks:
-            checking = tasks.create_task(self._keep_checking(at_once=True))
-            await self._woken.wait()
-            checking.cancel()
         if self.record.kill is None:
+            async with asyncio.TaskGroup() as tasks:
+                checking = tasks.create_task(self._keep_checking(at_once=True))
+                await self._woken.wait()
+                checking.cancel()
+        if self.record.kill is None:  # woken because nothing more is wanted
             return
         try:
             await self._server.ended(outcome.killed_without_program(self.record.kill), last_seq(self._directory))

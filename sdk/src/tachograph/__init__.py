@@ -60,6 +60,7 @@ from tachograph._types import (
     Worker,
     Workflow,
 )
+from tachograph._words import state_as
 
 __version__ = "0.1.0"
 
@@ -102,5 +103,6 @@ __all__ = [
     "Workflow",
     "init",
     "set_enabled",
+    "state_as",
     "sync",
 ]

@@ -19,6 +19,7 @@ log = logging.getLogger("tachograph")
 QUICK_SECONDS: Final = 0.05
 STEADY_SECONDS: Final = 0.5
 BURST: Final = 20
+LOCK_SECONDS: Final = 0.05
 
 
 class Pace:
@@ -91,6 +92,7 @@ class Batcher:
         self._epoch = epoch
         self._source = source
         self._closing = False
+        self._rest: Taken | None = None
         self._changes = 0
         self._said_dropped = False
         self._nonce = f"{run_id}/{epoch}/{source}"
@@ -102,15 +104,15 @@ class Batcher:
 
     def close(self, deadline: float) -> bool:
         """Turn what is left into requests; False where `time.monotonic()` passed `deadline` before that."""
+        self._rest = self._buffer.close()
         self._closing = True
         self._buffer.wake.set()
         self._buffer.urgent.set()
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
-    def step(self) -> None:
-        """Turn everything that was logged so far into requests."""
-        taken = self._buffer.take()
+    def step(self, taken: Taken) -> None:
+        """Turn what was logged into requests."""
         for patch in filter(None, taken.patches):
             self._change("PATCH", "", patch)
         if taken.primary_metric is not None:
@@ -166,5 +168,11 @@ class Batcher:
             self._buffer.wake.wait()
             if not self._closing:
                 self._buffer.urgent.wait(pace.seconds(time.monotonic()))
-            self.step()
-        self.step()  # what came in while the last batch was encoded
+            taken = None
+            # A program that finishes in a signal handler, in the middle of a `log`, keeps the lock until it is done.
+            while taken is None and not self._closing:
+                taken = self._buffer.take_soon(LOCK_SECONDS)
+            if taken is not None:
+                self.step(taken)
+        if self._rest is not None:
+            self.step(self._rest)

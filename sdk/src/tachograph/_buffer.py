@@ -1,9 +1,11 @@
 """What the program has logged and the batcher has not taken yet.
 
 The calling thread appends to typed arrays: no object outlives a call, so nothing here feeds the garbage
-collector. The lock is held for an append or a swap, never for encoding or I/O.
+collector. The lock is held for an append or a swap, never for encoding or I/O, and it is reentrant: a signal
+handler may finish the run in the middle of a `log`.
 """
 
+import contextlib
 import operator
 import threading
 from collections.abc import Mapping
@@ -11,11 +13,15 @@ from time import time_ns
 from typing import Any, Final, NamedTuple
 
 from tachograph._encoding import MAX_POINTS, Line, Rows, composable, merge
+from tachograph._errors import RunFinished
 from tachograph._types import Json
 
 MAX_NAME_BYTES: Final = 250
 ROOM_SECONDS: Final = 0.2
 """How long `log` waits for the batcher once the buffer is full; then points are dropped, and counted."""
+
+
+FINISHED: Final = "the run was finished meanwhile"
 
 
 class Taken(NamedTuple):
@@ -29,6 +35,31 @@ class Taken(NamedTuple):
     crowded: bool
 
 
+class Flag:
+    """Wakes one waiter; setting it is a single step, so a signal handler may come before or after, not within."""
+
+    def __init__(self) -> None:
+        self._unset = threading.Lock()
+        self._unset.acquire()
+
+    def set(self) -> None:
+        """Wake the waiter, now or when it waits next."""
+        with contextlib.suppress(RuntimeError):
+            self._unset.release()
+
+    def wait(self, seconds: float = -1) -> bool:
+        """Wait until it is set, and unset it; False after so many seconds."""
+        return self._unset.acquire(timeout=seconds)
+
+    def clear(self) -> None:
+        """Unset it."""
+        self._unset.acquire(blocking=False)
+
+    def is_set(self) -> bool:
+        """Whether nobody has waited since it was set."""
+        return not self._unset.locked()
+
+
 class Buffer:
     """Points, lines and changes of one run; safe for many threads.
 
@@ -37,8 +68,8 @@ class Buffer:
     """
 
     def __init__(self, bound_bytes: int) -> None:
-        self.wake: Final = threading.Event()
-        self.urgent: Final = threading.Event()
+        self.wake: Final = Flag()
+        self.urgent: Final = Flag()
         self.step = 0
         self.points_logged = 0
         self.lines_logged = 0
@@ -46,7 +77,8 @@ class Buffer:
         self.lines_dropped = 0
         self._bound_bytes = bound_bytes
         self._room = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._closed = False
         self._groups: dict[tuple[Any, ...], Rows] = {}
         self._points = 0
         self._sealed: list[list[Rows]] = []
@@ -64,6 +96,8 @@ class Buffer:
         key = names if stage is None else (names, stage)
         full = False
         with self._lock:
+            if self._closed:
+                raise RunFinished(FINISHED)
             rows = self._groups.get(key) or self._open(key, names, stage)
             done = len(rows.times)
             number = self.step + 1 if step is None else step
@@ -96,6 +130,8 @@ class Buffer:
             self.urgent.set()
             self._wait_for_room()
         with self._lock:
+            if self._closed:
+                raise RunFinished(FINISHED)
             if self._line_bytes + size > self._bound_bytes:
                 self.lines_dropped += len(texts)
                 return
@@ -107,6 +143,8 @@ class Buffer:
     def change(self, field: str, patch: Mapping[str, Any]) -> None:
         """Merge into the run's `config` or `summary`."""
         with self._lock:
+            if self._closed:
+                raise RunFinished(FINISHED)
             if not composable(self._patches[-1].get(field, {}), patch):
                 self._patches.append({})
             merge(self._patches[-1].setdefault(field, {}), patch, keep_null=True)
@@ -130,6 +168,12 @@ class Buffer:
             self._progress = progress
             self.wake.set()
 
+    def close(self) -> Taken:
+        """Take what is there, and refuse what comes later."""
+        with self._lock:
+            self._closed = True
+            return self.take()
+
     def take(self) -> Taken:
         """Empty the buffer."""
         with self._lock:
@@ -147,6 +191,15 @@ class Buffer:
             self._patches, self._primary_metric, self._progress = [{}], None, None
         self._room.set()
         return taken
+
+    def take_soon(self, seconds: float) -> Taken | None:
+        """Empty the buffer; None if another thread kept the lock for so many seconds."""
+        if not self._lock.acquire(timeout=seconds):
+            return None
+        try:
+            return self.take()
+        finally:
+            self._lock.release()
 
     def _open(self, key: tuple[Any, ...], names: tuple[str, ...], stage: str | None) -> Rows:
         if not names:

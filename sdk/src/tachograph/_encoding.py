@@ -94,6 +94,8 @@ def metric_bodies(chunk: Iterable[Rows], *, pause: bool = True) -> Iterator[tupl
     With `pause`, lets other threads run in between: encoding holds the interpreter's lock.
     """
     rows = [group for group in chunk if group.times]
+    for group in rows:  # a row that was cut short by a signal handler
+        del group.values[len(group.times) * len(group.names) :], group.steps[len(group.times) :]
     stages = {group.stage for group in rows}
     uniform = next(iter(stages)) if len(stages) == 1 else None
     points = since_pause = 0
@@ -132,7 +134,7 @@ def encode(body: MetricsBody | LogsBody) -> bytes:
     return _encode(body)
 
 
-def plain(value: Any, where: str) -> Any:  # noqa: PLR0911 (one line a kind)
+def plain(value: Any, where: str) -> Any:
     """Return `value` as JSON can hold it; raises `TypeError` naming the place of what it cannot.
 
     Numbers and small arrays of other libraries become numbers and lists, NaN and infinities their names.

@@ -29,19 +29,19 @@ class Error(Exception):
     """Everything that this package raises on its own account."""
 
 
-class NotConfigured(Error):  # noqa: N818 (names say what happened, as httpx's do)
+class NotConfigured(Error):
     """No service URL or no API key was given, set in the environment, or found in the credentials file."""
 
 
-class ConnectionFailed(Error):  # noqa: N818
+class ConnectionFailed(Error):
     """The service was not reached or cut the call off; whether it took effect is unknown, retrying is safe."""
 
 
-class RunFinished(Error):  # noqa: N818
+class RunFinished(Error):
     """The run was finished by this process, and takes no more from it."""
 
 
-class Problem(Error):  # noqa: N818
+class Problem(Error):
     """The service answered with an error (RFC 9457); `body` is the whole answer."""
 
     def __init__(self, status: int, body: dict[str, Any], retry_after: float | None = None) -> None:

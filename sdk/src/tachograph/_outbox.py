@@ -156,8 +156,10 @@ class Outbox:
             request = self._spool.take()
         except OSError as error:
             log.warning("tachograph: cannot read spooled data back, %d batches lost: %s", self._spool.waiting, error)
+            self._spool.close()
             self._spool = None
             self._lose()
+            self._changed.notify_all()
             return
         if request is not None:
             self._queue.append(request)

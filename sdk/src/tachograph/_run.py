@@ -123,7 +123,7 @@ class Run:
         self._finish_seconds = finish_seconds
         self._sink: Sink = recorder.buffer if recorder is not None else disabled()
         self._finished = False
-        self._finishing = threading.Lock()
+        self._finishing = threading.RLock()
         self._stop_cause: str | None = None
         self.config: Final = Document(
             "config", lambda patch: self._sink.change("config", patch), self._loader("config")
@@ -258,7 +258,7 @@ class Run:
         """Become inert: this is a child process, and numbers of batches are its parent's to give."""
         self._sink = of_another_process(self.id)
         self._finished = True
-        self._finishing = threading.Lock()
+        self._finishing = threading.RLock()
         self._interrupt.remove()
 
     def _end(self, error: BaseException | None, exit_code: int | None) -> None:

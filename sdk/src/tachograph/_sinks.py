@@ -1,6 +1,6 @@
 """Where a run's calls go: the buffer while it is open, and what answers in its place otherwise."""
 
-# ruff: noqa: ARG002, ARG005 (what does nothing needs no arguments)
+# ruff: noqa: ARG005 (what does nothing needs no arguments)
 
 import logging
 from collections.abc import Callable, Mapping

@@ -1,0 +1,268 @@
+"""The SDK against the whole system: real service, PostgreSQL, NATS, roles and a GPU worker."""
+
+import math
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tachograph
+
+stack = pytest.importorskip("stack", reason="the server is not here: these tests run in its repository")
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
+QUICK = {"beat_seconds": 0.2, "unresponsive_seconds": 20.0, "crashed_seconds": 40.0}
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator["stack.Stack"]:
+    home = Path(tempfile.mkdtemp(prefix="tachograph-sdk-"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with stack.Stack(home, port) as started:
+        yield started
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def client(system, monkeypatch) -> Iterator[tachograph.Client]:
+    monkeypatch.setenv("TACHOGRAPH_URL", system.url)
+    monkeypatch.setenv("TACHOGRAPH_API_KEY", system.api_key)
+    with tachograph.Client() as client:
+        yield client
+
+
+@pytest.fixture
+def project(request) -> str:
+    return request.node.name.replace("[", "-").replace("]", "")
+
+
+def points(client, run, metric: str) -> list[tuple[float, float]]:
+    curves = client.chart(run, metric, buckets=20_000)
+    return [point for curve in curves for point in zip(curve["x"], curve["last"], strict=True)]
+
+
+def test_everything_that_is_logged_can_be_read(client, project, until):
+    with tachograph.init(
+        project, "first", config={"lr": 0.1}, path="vision\\digits", alias="best", tags=["a"], notes="hello"
+    ) as run:
+        run.set_primary_metric("acc", "max")
+        for step in range(1, 301):
+            stage = None if step <= 100 else f"epoch_{step // 100}"
+            run.log({"acc": step / 300, "odd": math.nan if step % 2 else math.inf}, stage=stage)
+        run.log({"alone": 1.0}, step=1_000)
+        run.log_text("one\n\ntwo ☃")
+        run.progress(3, 4, "epochs")
+        run.config({"seed": 1})
+        run.summary({"note": "done", "worst": math.nan})
+    assert run.delivery.complete
+    resource = client.run(run.id)
+    assert (resource["status"], resource["cause"], resource["synced"]) == ("completed", "finished", True)
+    assert (resource["name"], resource["path"], resource["alias"]) == ("first", "vision/digits", "best")
+    assert resource["config"] == {"lr": 0.1, "seed": 1}
+    assert resource["summary"] == {
+        "note": "done",
+        "worst": "NaN",
+        "best_metric_name": "acc",
+        "best_metric_mode": "max",
+        "best_metric_value": 1.0,
+        "best_metric_step": 300,
+    }
+    assert (resource["progress"]["done"], resource["progress"]["total"]) == (3.0, 4.0)
+    assert points(client, run.id, "acc") == [(step, step / 300) for step in range(1, 301)]
+    assert [str(value) for _, value in points(client, run.id, "odd")] == ["nan", "inf"] * 150
+    assert len(client.chart(run.id, "acc", stage="epoch_1")[0]["x"]) == 99
+    assert points(client, run.id, "alone") == [(1_000, 1.0)]
+    assert [line["text"] for line in client.stream_logs(run.id)] == ["one", "", "two ☃"]
+    until(lambda: {metric["name"] for metric in client.metrics(run.id)} == {"acc", "odd", "alone"})
+    types = [event["type"] for event in client.events(run=run.id, limit=2)]
+    assert types[:2] == ["run.created", "run.started"]
+    assert types.count("run.completed") == 1
+    assert client.verify(project)["verified"]
+    assert [one["id"] for one in client.runs(project, status="completed")] == [run.id]
+
+
+def test_more_names_than_a_batch_holds(client, project):
+    data = {f"layer/{number}": float(number) for number in range(12_000)}
+    with tachograph.init(project) as run:
+        run.log(data)
+    assert run.delivery.complete
+    assert points(client, run.id, "layer/11999") == [(1, 11_999.0)]
+
+
+def test_a_kill_stops_the_program(client, project, script, system, until):
+    program = script(
+        f"""
+        import time, tachograph
+        with tachograph.init({project!r}, liveness={QUICK!r}) as run:
+            run.log(x=1.0)
+            print(run.id, flush=True)
+            time.sleep(60)
+        """,
+        system.url,
+        TACHOGRAPH_API_KEY=system.api_key,
+    )
+    run_id = program.stdout.readline().strip()
+    assert client.kill(run_id, reason="enough")["kill_requested"]
+    _, errors = program.communicate(timeout=30)
+    assert "Stopped: killed_by_user" in errors or "stopped: killed_by_user" in errors
+    run = client.wait(run_id, timeout_seconds=10)
+    assert (run["status"], run["cause"]) == ("killed", "killed_by_user")
+    assert points(client, run_id, "x") == [(1, 1.0)]
+    with pytest.raises(tachograph.Conflict) as refused:
+        client.kill(run_id)
+    assert refused.value.state == "killed"
+    assert "delete" in refused.value.allowed
+    assert client.delete(run_id)["status"] == "deleted"
+    with pytest.raises(tachograph.Gone):
+        client.run(run_id)
+
+
+def test_a_new_process_takes_a_run_over_and_the_old_one_is_refused(client, project, until, caplog):
+    old = tachograph.init(project, external_id="mine", liveness=QUICK)
+    old.log(x=1.0)
+    until(lambda: client.chart(old.id, "x")[0]["points"] == 1)
+    new = tachograph.init(project, external_id="mine")
+    assert (new.id, new.epoch) == (old.id, old.epoch + 1)
+    until(lambda: "is not the run's latest attempt" in caplog.text)
+    old.log(x=2.0)
+    new.log(x=3.0, step=2)
+    assert not old.finish("failed").complete
+    assert new.finish().complete
+    assert client.run(new.id)["status"] == "completed"
+    assert points(client, new.id, "x") == [(1, 1.0), (2, 3.0)]
+    with pytest.raises(tachograph.Conflict):
+        tachograph.init(project, run_id=new.id)
+
+
+def test_a_service_that_is_killed_meanwhile_costs_no_point(client, project, system, until):
+    run = tachograph.init(project, finish_seconds=60)
+    service = system.processes["service"]
+    for number in range(60):
+        run.log(x=float(number), step=number)
+        if number % 20 == 10:
+            until(lambda: not run._recorder.buffer._points)
+            service.crash()
+    assert run.finish().complete
+    assert points(client, run.id, "x") == [(number, float(number)) for number in range(60)]
+    assert client.run(run.id)["synced"]
+    assert client.verify(project)["verified"]
+
+
+def test_what_a_program_left_behind_arrives_after_the_end(client, project, system, until):
+    run = tachograph.init(project, finish_seconds=3)
+    run.log(x=1.0)
+    until(lambda: client.chart(run.id, "x")[0]["points"] == 1)
+    service = system.processes["service"]
+    service.stop()
+    try:
+        run.log(x=2.0)
+        delivery = run.finish("failed", "out of luck")
+        assert (delivery.complete, delivery.points_left) == (False, 1)
+    finally:
+        service.start()
+    until(lambda: _answers(client), seconds=60)
+    synced = tachograph.sync()
+    assert (synced.files, synced.refused) == (1, 0)
+    assert points(client, run.id, "x") == [(1, 1.0), (2, 2.0)]
+    resource = client.run(run.id)
+    assert (resource["status"], resource["synced"]) == ("failed", True)
+    assert resource["error"]["message"] == "out of luck"
+    assert tachograph.sync().files == 0
+
+
+def _answers(client) -> bool:
+    try:
+        return bool(client.request("GET", "/me", retry_seconds=0))
+    except tachograph.Error:
+        return False
+
+
+def test_a_stream_shows_what_happens(client, project):
+    run = tachograph.init(project)
+    seen = []
+
+    def follow() -> None:
+        for event in client.stream(run=run.id, after=0):
+            seen.append(event)
+            if event.type == "run.completed":
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    run.log(x=1.0)
+    run.finish()
+    thread.join(30)
+    types = [event.type for event in seen]
+    assert types == ["run.created", "run.started", "run.metrics_logged", "run.completed"]
+    assert [event.position for event in seen] == sorted(event.position for event in seen)
+
+
+def test_bad_requests_are_told_apart(client, project, system):
+    with pytest.raises(tachograph.NotFound):
+        client.project("nobody's")
+    with pytest.raises(tachograph.Unauthorized), tachograph.Client(system.url, "tg_wrong") as stranger:
+        stranger.usage()
+    client.create_project(project)
+    with pytest.raises(tachograph.Conflict):
+        client.create_project(project)
+    with pytest.raises(tachograph.Invalid) as invalid:
+        client.create_run(project, mode="managed")
+    assert invalid.value.errors
+    with tachograph.init(project) as run, pytest.raises(tachograph.Conflict) as refused:
+        client.delete(run.id)
+    assert refused.value.state == "running"
+    assert "kill" in refused.value.allowed
+
+
+def managed(client, project: str, *arguments: str) -> str:
+    client.ensure_project(project)
+    command = [sys.executable, str(EXAMPLE), *arguments]
+    return client.create_run(project, command=command, config={"lr": 0.1}, resources={"accelerator": "cpu"})["id"]
+
+
+def test_a_managed_run_trains_a_classifier(client, project, until):
+    run = client.wait(managed(client, project, "--epochs", "3"), timeout_seconds=60)
+    assert (run["status"], run["exit_code"], run["error"]) == ("completed", 0, None)
+    assert run["config"]["lr"] == 0.1
+    assert run["summary"]["val/accuracy"] > 0.85
+    assert run["progress"]["done"] == 3.0
+    (loss,) = client.chart(run["id"], "train/loss", buckets=10_000)
+    assert loss["points"] == 3 * math.ceil(1437 / 32)
+    assert loss["last"][-1] < loss["first"][0] / 2
+    until(lambda: any("epoch   3" in line["text"] for line in client.stream_logs(run["id"], stream="stdout")))
+
+
+def test_a_managed_run_that_raises_fails_with_its_traceback(client, project):
+    run = client.wait(managed(client, project, "--epochs", "3", "--fail-at", "1"), timeout_seconds=60)
+    assert (run["status"], run["cause"]) == ("failed", "exception")
+    assert run["error"]["type"] == "RuntimeError"
+    assert "asked to fail after epoch 1" in run["error"]["traceback"]
+    assert client.chart(run["id"], "val/accuracy")[0]["points"] == 1
+
+
+def test_a_managed_run_that_is_killed_keeps_what_it_had(client, project, until):
+    run_id = managed(client, project, "--epochs", "100", "--seconds-per-epoch", "1")
+    until(lambda: (client.run(run_id)["progress"] or {}).get("done", 0) >= 1, seconds=60)
+    client.kill(run_id)
+    run = client.wait(run_id, timeout_seconds=30)
+    assert (run["status"], run["cause"]) == ("killed", "killed_by_user")
+    assert client.chart(run_id, "val/accuracy")[0]["points"] >= 1
+
+
+def test_another_process_may_attach_to_a_managed_run_too(client, project, tmp_path):
+    """Two programs of one command, each with batches numbered from 1."""
+    program = tmp_path / "part.py"
+    program.write_text("import sys, tachograph\ntachograph.init().log({sys.argv[1]: 1.0})\n")
+    client.ensure_project(project)
+    command = ["sh", "-c", f"{sys.executable} {program} a && {sys.executable} {program} b; exit 3"]
+    run_id = client.create_run(project, command=command)["id"]
+    run = client.wait(run_id, timeout_seconds=60)
+    assert (run["status"], run["exit_code"]) == ("failed", 3)
+    assert points(client, run_id, "a") == [(1, 1.0)]
+    assert points(client, run_id, "b") == [(1, 1.0)]

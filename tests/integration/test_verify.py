@@ -1,0 +1,198 @@
+"""Verification names the first record that is not what was recorded, and is content with what was rightly erased."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from events import commands as c
+from events import types as t
+from events.errors import NotFound
+from events.ids import uuid7
+from events.verification import PAGE_EVENTS, Verification, verify
+from tests.integration.histories import Project, lines, opened_project, points
+from tests.servers import Database
+
+
+@pytest.fixture
+async def project(database: Database) -> AsyncIterator[Project]:
+    """A project with nine events: itself, a run that started, three batches, lines, an edit, an end, a tag."""
+    async with opened_project(database.url) as opened:
+        run_id = await opened.started()
+        for count in (1, 2, 3):
+            await opened.log(run_id, points(count))
+        await opened.log(run_id, lines("one", "two"))
+        for command in (c.EditRun(notes="n"), c.EndRun(epoch=1, status=t.Status.COMPLETED), c.EditRun(tags=("x",))):
+            await opened.do(run_id, command)
+        yield opened
+
+
+async def verified(project: Project) -> Verification:
+    return await verify(project.ledger, project.ledger_id)
+
+
+async def test_an_untouched_ledger_is_verified(project: Project) -> None:
+    steps: list[tuple[int, int]] = []
+    found = await verify(project.ledger, project.ledger_id, progress=lambda at, end: steps.append((at, end)))
+    assert found == Verification(verified=True, position=10, first_bad=None, checked=10, erased=0, archived=0)
+    assert steps == [(10, 10)]
+
+
+async def test_an_empty_ledger_is_verified(project: Project) -> None:
+    ledger_id = uuid7()
+    await project.ledger.open(ledger_id, uuid7(), "project")
+    assert (await verify(project.ledger, ledger_id)).verified
+
+
+async def test_an_unknown_ledger_is_not_found(project: Project) -> None:
+    with pytest.raises(NotFound):
+        await verify(project.ledger, uuid7())
+
+
+CHAIN = "columns do not lead to its chain value"
+PAYLOAD = "payload was altered"
+
+
+def flipped(table: str, column: str, bit: int, position: int | None = None) -> str:
+    """Return the statement that flips one bit."""
+    where = "" if position is None else f" where position = {position}"
+    return f"update {table} set {column} = set_bit({column}, {bit}, 1 - get_bit({column}, {bit})){where}"
+
+
+TAMPERINGS: dict[str, tuple[str, int, str]] = {
+    "who": ("update ledger.event set actor = 'key:other' where position = 3", 3, CHAIN),
+    "what": ("update ledger.event set type = 'run.idled' where position = 3", 3, CHAIN),
+    "why": ("update ledger.event set cause = 'exception' where position = 9", 9, CHAIN),
+    "when": (
+        "update ledger.event set occurred_at = occurred_at + interval '1 microsecond' where position = 4",
+        4,
+        CHAIN,
+    ),
+    "recorded later": (
+        "update ledger.event set recorded_at = recorded_at + interval '1 microsecond' where position = 2",
+        2,
+        CHAIN,
+    ),
+    "recorded earlier": (
+        "update ledger.event set recorded_at = recorded_at - interval '1 day' where position = 8",
+        8,
+        "before",
+    ),
+    "which run": (f"update ledger.event set stream = '{UUID(int=7)}' where position = 5", 5, CHAIN),
+    "attempt": ("update ledger.event set epoch = 2 where position = 5", 5, CHAIN),
+    "seq": ("update ledger.event set seq = seq + 100 where position = 5", 5, CHAIN),
+    "id": (f"update ledger.event set event_id = '{UUID(int=7)}' where position = 6", 6, CHAIN),
+    "version": ("update ledger.event set version = 9 where position = 10", 10, CHAIN),
+    "commitment": (
+        flipped("ledger.event", "commitment", 9, 3),
+        3,
+        CHAIN,
+    ),
+    "chain": (flipped("ledger.event", "chain", 0, 7), 7, CHAIN),
+    "payload": (
+        flipped("ledger.payload", "ciphertext", 130, 8),
+        8,
+        PAYLOAD,
+    ),
+    "telemetry": (
+        flipped("ledger.telemetry", "ciphertext", 130, 6),
+        6,
+        PAYLOAD,
+    ),
+    "salt": (
+        flipped("ledger.payload", "salt", 3, 2),
+        2,
+        "commits to",
+    ),
+    "payload gone": ("delete from ledger.payload where position = 3", 3, "missing"),
+    "telemetry gone": ("delete from ledger.telemetry where position = 5", 5, "missing"),
+    "key gone": ("delete from ledger.data_key where stream <> ledger_id", 2, "key to it is not"),
+    "first cut off": ("delete from ledger.event where position = 1", 1, "next event is at position 2"),
+    "middle cut out": ("delete from ledger.event where position in (4, 5)", 4, "next event is at position 6"),
+    "tail cut off": ("delete from ledger.event where position > 8", 9, "missing"),
+    "all cut off": ("delete from ledger.event", 1, "missing"),
+    "head": (flipped("ledger.head", "chain", 0), 10, "head"),
+    "head set back": (
+        "update ledger.head set position = 9, chain = (select chain from ledger.event where position = 9)",
+        10,
+        "beyond the head",
+    ),
+    "swapped rows": (
+        """
+        update ledger.event set position = -position where position in (4, 5);
+        update ledger.event set position = 9 + position where position < 0
+        """,
+        4,
+        CHAIN,
+    ),
+    "swapped payloads": (
+        """
+        update ledger.payload set position = -position where position in (2, 3);
+        update ledger.payload set position = 5 + position where position < 0
+        """,
+        2,
+        PAYLOAD,
+    ),
+    "a deletion made up": (
+        """
+        insert into ledger.event
+        select ledger_id, 11, gen_random_uuid(), stream, 6, 'run.deleted', 1, actor, null, null, null, null, null, null,
+               null, now(), recorded_at, commitment, chain
+        from ledger.event where position = 10;
+        delete from ledger.payload where position = 3;
+        update ledger.head set position = 11
+        """,
+        11,
+        CHAIN,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+async def test_tampering_is_named(project: Project, database: Database, name: str) -> None:
+    statements, position, reason = TAMPERINGS[name]
+    superuser = await asyncpg.connect(database.superuser_url)
+    await superuser.execute(statements)
+    await superuser.close()
+    found = await verified(project)
+    assert not found.verified
+    assert found.first_bad is not None
+    assert found.first_bad.position == position
+    assert reason in found.first_bad.reason
+    assert found.checked <= found.position <= position
+
+
+async def test_what_was_erased_is_covered_by_its_deletion(project: Project) -> None:
+    await project.erased(project.runs[0])
+    found = await verified(project)
+    assert found.verified
+    assert (found.checked, found.erased, found.archived) == (12, 9, 0)
+
+
+async def test_what_was_archived_is_covered_by_its_positions(project: Project, owner: asyncpg.Connection) -> None:
+    run_id = project.runs[0]
+    archived = t.RunTelemetryArchived(
+        segment=uuid7(), kind="metrics", path="p", rows=5, first_position=4, last_position=5, sha256="", bytes=1
+    )
+    await project.do(run_id, c.RecordArchive(archived=archived))
+    assert (await verified(project)).archived == 0
+    await owner.execute("delete from ledger.telemetry where position in (4, 5)")
+    found = await verified(project)
+    assert found.verified
+    assert (found.archived, found.erased) == (2, 0)
+    await owner.execute("delete from ledger.telemetry where position = 7")  # a batch of lines: another kind
+    found = await verified(project)
+    assert found.first_bad is not None
+    assert found.first_bad.position == 7
+
+
+async def test_versions_are_checked_across_pages(project: Project, owner: asyncpg.Connection) -> None:
+    run_id = project.runs[0]
+    for start in range(PAGE_EVENTS // 100):
+        for number in range(100):
+            await project.log(run_id, points(1 + (start + number) % 3))
+    await project.do(run_id, c.EditRun(notes="late"))
+    found = await verified(project)
+    assert found.verified
+    assert found.checked == PAGE_EVENTS + 11

@@ -1,0 +1,379 @@
+"""Every pair of status and event, and every pair of status and command, against tables written from the design."""
+
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from events import commands as c
+from events import types as t
+from events.decisions import actions, decide
+from events.errors import CorruptHistory, Erased, Fenced, NotFound, Rejected
+from events.run import ALLOWED_IN, NO_RUN, TRANSITIONS, Run, evolve, merge
+from events.types import Cause, Mode, Status
+
+S = Status
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+WORKER, CLAIM, OTHER_CLAIM = UUID(int=1), UUID(int=2), UUID(int=3)
+RATE = t.Rate(micro_credits_per_hour=10_000_000, count=1)
+ACTIVE = {S.STARTING, S.RUNNING, S.STOPPING, S.IDLE}
+ENDED = {S.COMPLETED, S.FAILED, S.KILLED, S.CRASHED}
+EXISTING = {S.QUEUED} | ACTIVE | ENDED
+
+ARCHIVED = t.RunTelemetryArchived(
+    segment=UUID(int=9), kind="metrics", path="x", rows=1, first_position=3, last_position=4, sha256="", bytes=1
+)
+
+EVENTS: dict[type[t.RunEvent], t.RunEvent] = {
+    type(event): event
+    for event in (
+        t.RunCreated(name="a", session_id="s", mode=Mode.MANAGED),
+        t.RunStarting(worker=WORKER, command_id=CLAIM, epoch=1, accelerators=("cpu:0",), rate=RATE),
+        t.RunRequeued(epoch=1),
+        t.RunPreparationReported(epoch=1, stage="download"),
+        t.RunStarted(epoch=1),
+        t.RunProgressReported(epoch=1, done=1.0),
+        t.RunConfigUpdated(patch={"lr": 1}),
+        t.RunSummaryUpdated(patch={"acc": 1}),
+        t.RunPrimaryMetricSet(name="acc", mode="max"),
+        t.RunTagsChanged(tags=("x",)),
+        t.RunNotesSet(notes="n"),
+        t.RunAliasSet(alias="best"),
+        t.RunArchived(),
+        t.RunUnarchived(),
+        t.RunArtifactSaved(name="m", kind="model", bytes=1, sha256="0"),
+        t.RunKillRequested(cause=Cause.KILLED_BY_USER, grace_seconds=1.0),
+        t.RunUnresponsive(last_heartbeat_at=None, silence_seconds=1.0),
+        t.RunResponsive(silence_seconds=1.0),
+        t.RunStopping(epoch=1),
+        t.RunIdled(epoch=1),
+        t.RunCompleted(epoch=1),
+        t.RunFailed(epoch=1, cause=Cause.EXCEPTION),
+        t.RunKilled(epoch=1, cause=Cause.KILLED_BY_USER),
+        t.RunCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0),
+        t.RunRecovered(epoch=1, silence_seconds=50.0),
+        ARCHIVED,
+        t.RunDeleted(),
+        t.RunPurged(receipt={}),
+    )
+}
+
+PATHS: dict[Status, tuple[type[t.RunEvent], ...]] = {
+    S.ABSENT: (),
+    S.QUEUED: (t.RunCreated,),
+    S.STARTING: (t.RunCreated, t.RunStarting),
+    S.RUNNING: (t.RunCreated, t.RunStarting, t.RunStarted),
+    S.STOPPING: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunStopping),
+    S.IDLE: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunIdled),
+    S.COMPLETED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunCompleted),
+    S.FAILED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunFailed),
+    S.KILLED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunKilled),
+    S.CRASHED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunCrashed),
+    S.DELETED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunCompleted, t.RunDeleted),
+}
+
+# events.md, "Transitions", row by row; "former" is what the run was before it crashed.
+STEPS: list[tuple[set[Status], type[t.RunEvent], str]] = [
+    ({S.ABSENT}, t.RunCreated, "queued"),
+    ({S.QUEUED}, t.RunStarting, "starting"),
+    ({S.QUEUED, S.STARTING, S.RUNNING, S.CRASHED}, t.RunStarted, "running"),
+    ({S.STARTING}, t.RunRequeued, "queued"),
+    ({S.RUNNING}, t.RunStopping, "stopping"),
+    ({S.RUNNING, S.STOPPING}, t.RunIdled, "idle"),
+    ({S.RUNNING, S.STOPPING}, t.RunCompleted, "completed"),
+    ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING}, t.RunFailed, "failed"),
+    ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING, S.IDLE, S.CRASHED}, t.RunKilled, "killed"),
+    ({S.STARTING, S.RUNNING, S.STOPPING, S.IDLE}, t.RunCrashed, "crashed"),
+    ({S.CRASHED}, t.RunRecovered, "former"),
+    (ENDED, t.RunDeleted, "deleted"),
+]
+UNCHANGED: dict[type[t.RunEvent], set[Status]] = {
+    **dict.fromkeys((t.RunProgressReported, t.RunPreparationReported, t.RunUnresponsive), ACTIVE),
+    **dict.fromkeys((t.RunResponsive, t.RunKillRequested), ACTIVE),
+    t.RunConfigUpdated: ACTIVE | {S.QUEUED},
+    **dict.fromkeys((t.RunSummaryUpdated, t.RunPrimaryMetricSet, t.RunArtifactSaved, t.RunTagsChanged), EXISTING),
+    **dict.fromkeys((t.RunNotesSet, t.RunAliasSet, t.RunArchived, t.RunUnarchived), EXISTING),
+    t.RunTelemetryArchived: EXISTING,
+    t.RunPurged: {S.DELETED},
+}
+LEGAL = {(status, event): target for froms, event, target in STEPS for status in froms}
+LEGAL |= {(status, event): "same" for event, froms in UNCHANGED.items() for status in froms}
+
+
+def run_that_is(status: Status, **changes: Any) -> Run:
+    """A managed run in its first attempt, led there by its events."""
+    run = reduce(lambda state, kind: evolve(state, EVENTS[kind], AT), PATHS[status], NO_RUN)
+    assert run.status is status
+    return Run(**{field: getattr(run, field) for field in Run.__struct_fields__} | changes)
+
+
+def test_the_tables_name_every_event() -> None:
+    assert set(EVENTS) == set(t.RunEvent.__args__)
+    assert {event for _, event in TRANSITIONS} | set(ALLOWED_IN) == set(EVENTS)
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
+def test_an_event_is_folded_exactly_where_the_design_allows_it(status: Status, event: type[t.RunEvent]) -> None:
+    run, later = run_that_is(status), AT + timedelta(minutes=1)
+    target = LEGAL.get((status, event))
+    if target is None:
+        with pytest.raises(CorruptHistory, match=str(status)):
+            evolve(run, EVENTS[event], later)
+        return
+    after = evolve(run, EVENTS[event], later)
+    expected = {"same": status, "former": S.RUNNING}.get(target) or S(target)
+    assert after.status is expected
+    assert after.version == run.version + 1
+    assert after.status_since == (run.status_since if target == "same" else later)
+
+
+COMPLETE = c.EndRun(epoch=1, status=S.COMPLETED)
+FAIL = c.EndRun(epoch=1, status=S.FAILED, exit_code=1)
+END_KILLED = c.EndRun(epoch=1, status=S.KILLED)
+NOTHING: tuple[str, ...] = ()
+
+# What a command leads to in a managed run without protection or a kill under way; elsewhere it is refused.
+OUTCOMES: list[tuple[str, c.RunCommand, dict[Status, tuple[str, ...]]]] = [
+    (
+        "claim",
+        c.ClaimRun(worker=WORKER, command_id=OTHER_CLAIM, accelerators=(), rate=RATE),
+        {S.QUEUED: ("starting",)},
+    ),
+    (
+        "claim again",
+        c.ClaimRun(worker=WORKER, command_id=CLAIM, accelerators=(), rate=RATE),
+        {S.QUEUED: ("starting",), **dict.fromkeys(ACTIVE, NOTHING)},
+    ),
+    ("requeue", c.RequeueRun(epoch=1), {S.STARTING: ("requeued",)}),
+    (
+        "prepare",
+        c.ReportPreparation(epoch=1, stage="x"),
+        dict.fromkeys(ACTIVE, ("preparation_reported",)),
+    ),
+    ("start", c.ReportStarted(epoch=1), {S.STARTING: ("started",), S.RUNNING: NOTHING}),
+    ("attach", c.AttachRun(), {}),
+    ("stop", c.ReportStopping(epoch=1), {S.RUNNING: ("stopping",)}),
+    ("idle", c.ReportIdle(epoch=1), {}),
+    (
+        "complete",
+        COMPLETE,
+        {
+            **dict.fromkeys((S.RUNNING, S.STOPPING), ("completed",)),
+            **dict.fromkeys((S.COMPLETED, S.FAILED, S.KILLED), NOTHING),
+            S.CRASHED: ("recovered", "completed"),
+        },
+    ),
+    (
+        "fail",
+        FAIL,
+        {
+            **dict.fromkeys((S.STARTING, S.RUNNING, S.STOPPING), ("failed",)),
+            **dict.fromkeys((S.COMPLETED, S.FAILED, S.KILLED), NOTHING),
+            S.CRASHED: ("recovered", "failed"),
+        },
+    ),
+    (
+        "end killed",
+        END_KILLED,
+        {
+            **dict.fromkeys(ACTIVE, ("killed",)),
+            **dict.fromkeys((S.COMPLETED, S.FAILED, S.KILLED), NOTHING),
+            S.CRASHED: ("recovered", "killed"),
+        },
+    ),
+    (
+        "fail the start",
+        c.FailStart(cause=Cause.START_DEADLINE, error=t.Failure()),
+        {S.QUEUED: ("failed",), S.STARTING: ("failed",)},
+    ),
+    (
+        "kill",
+        c.KillRun(),
+        {S.QUEUED: ("killed",), S.CRASHED: ("killed",), **dict.fromkeys(ACTIVE, ("kill_requested",))},
+    ),
+    ("confirm kill", c.ConfirmKill(), dict.fromkeys(EXISTING, NOTHING)),
+    (
+        "silent",
+        c.MarkUnresponsive(epoch=1, last_heartbeat_at=None, silence_seconds=15.0),
+        {**dict.fromkeys(EXISTING, NOTHING), **dict.fromkeys(ACTIVE, ("unresponsive",))},
+    ),
+    (
+        "heard",
+        c.MarkResponsive(epoch=1, silence_seconds=50.0),
+        {**dict.fromkeys(EXISTING, NOTHING), S.CRASHED: ("recovered",)},
+    ),
+    (
+        "crash",
+        c.MarkCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0),
+        {**dict.fromkeys(EXISTING, NOTHING), **dict.fromkeys(ACTIVE, ("crashed",))},
+    ),
+    ("progress", c.ReportProgress(epoch=1, done=1.0), dict.fromkeys(ACTIVE, ("progress_reported",))),
+    ("edit config", c.EditRun(config={"a": 1}), dict.fromkeys(ACTIVE | {S.QUEUED}, ("config_updated",))),
+    ("edit tags", c.EditRun(tags=("new",)), dict.fromkeys(EXISTING, ("tags_changed",))),
+    ("edit nothing", c.EditRun(tags=(), notes="", alias=None), dict.fromkeys(EXISTING, NOTHING)),
+    (
+        "primary metric",
+        c.SetPrimaryMetric(name="acc", mode="max"),
+        dict.fromkeys(EXISTING, ("primary_metric_set",)),
+    ),
+    (
+        "artifact",
+        c.SaveArtifact(name="m", kind="model", bytes=1, sha256=""),
+        dict.fromkeys(EXISTING, ("artifact_saved",)),
+    ),
+    ("archive", c.ArchiveRun(), dict.fromkeys(EXISTING, ("archived",))),
+    ("unarchive", c.ArchiveRun(archived=False), dict.fromkeys(EXISTING, NOTHING)),
+    (
+        "record archive",
+        c.RecordArchive(archived=ARCHIVED),
+        dict.fromkeys(EXISTING, ("telemetry_archived",)),
+    ),
+    ("delete", c.DeleteRun(), {**dict.fromkeys(ENDED, ("deleted",)), S.DELETED: NOTHING}),
+    ("purge", c.RecordPurge(receipt={}), {S.DELETED: ("purged",)}),
+]
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize(("command", "outcomes"), [row[1:] for row in OUTCOMES], ids=[row[0] for row in OUTCOMES])
+def test_a_command_leads_to_what_the_design_says_or_is_refused(
+    status: Status, command: c.RunCommand, outcomes: dict[Status, tuple[str, ...]]
+) -> None:
+    run = run_that_is(status, epoch=1 if status is S.QUEUED else run_that_is(status).epoch)
+    expected = outcomes.get(status)
+    if expected is not None:
+        events = decide(command, run)
+        assert tuple(event.__struct_config__.tag for event in events) == tuple(f"run.{name}" for name in expected)
+        reduce(lambda state, event: evolve(state, event, AT), events, run)
+        return
+    with pytest.raises(Rejected) as refusal:
+        decide(command, run)
+    assert refusal.value.state == status
+    if status is S.ABSENT:
+        assert isinstance(refusal.value, NotFound)
+    elif status is S.DELETED and not isinstance(command, c.RecordPurge):
+        assert isinstance(refusal.value, Erased)
+    else:
+        assert refusal.value.asked
+        assert refusal.value.allowed == actions(run)
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert {type(row[1]) for row in OUTCOMES} | {c.CreateRun} == set(c.RunCommand.__args__)
+
+
+def test_a_run_is_created_once() -> None:
+    command = c.CreateRun(created=t.RunCreated(name="a", session_id="s", mode=Mode.TRACKED))
+    assert decide(command, NO_RUN) == (command.created,)
+    with pytest.raises(Rejected, match="exists"):
+        decide(command, run_that_is(S.QUEUED))
+
+
+@pytest.mark.parametrize("status", [S.QUEUED, S.RUNNING, S.CRASHED])
+def test_a_tracked_run_is_attached_with_the_next_epoch(status: Status) -> None:
+    (event,) = decide(c.AttachRun(pid=7), run_that_is(status, mode=Mode.TRACKED))
+    assert isinstance(event, t.RunStarted)
+    assert event.epoch == run_that_is(status).epoch + 1
+
+
+@pytest.mark.parametrize("status", [S.COMPLETED, S.FAILED, S.KILLED, S.STARTING])
+def test_no_other_run_is_attached(status: Status) -> None:
+    with pytest.raises(Rejected, match="cannot start"):
+        decide(c.AttachRun(), run_that_is(status, mode=Mode.TRACKED))
+
+
+@pytest.mark.parametrize("status", sorted(ACTIVE))
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_another_attempt_is_fenced(status: Status, epoch: int) -> None:
+    for command in (
+        c.ReportProgress(epoch=epoch, done=1.0),
+        c.ReportStopping(epoch=epoch),
+        c.EndRun(epoch=epoch, status=S.COMPLETED),
+        c.MarkResponsive(epoch=epoch, silence_seconds=1.0),
+    ):
+        with pytest.raises(Fenced):
+            decide(command, run_that_is(status))
+
+
+@pytest.mark.parametrize("status", [S.RUNNING, S.STOPPING])
+def test_protection_keeps_a_managed_run_until_it_is_killed(status: Status) -> None:
+    run = run_that_is(status, protection=True)
+    assert decide(COMPLETE, run) == ()
+    (idled,) = decide(c.ReportIdle(epoch=1, exit_code=0), run)
+    idle = evolve(run, idled, AT)
+    assert idle.status is S.IDLE
+    assert decide(FAIL, idle) == ()
+    (killed,) = decide(END_KILLED, idle)
+    assert evolve(idle, killed, AT).status is S.KILLED
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("end", [COMPLETE, FAIL])
+def test_a_run_that_crashed_while_idle_comes_back_idle(mode: Mode, end: c.EndRun) -> None:
+    run = run_that_is(S.CRASHED, before_crash=S.IDLE, protection=True, mode=mode)
+    (event,) = decide(end, run)
+    assert evolve(run, event, AT).status is S.IDLE
+
+
+def test_a_run_that_crashed_before_it_started_cannot_have_completed() -> None:
+    run = run_that_is(S.CRASHED, before_crash=S.STARTING)
+    with pytest.raises(Rejected, match="never reported that it had started"):
+        decide(COMPLETE, run)
+    assert len(decide(FAIL, run)) == 2
+
+
+@pytest.mark.parametrize("status", sorted(ACTIVE))
+def test_silence_after_a_kill_request_ends_killed_and_fenced(status: Status) -> None:
+    run = evolve(run_that_is(status), EVENTS[t.RunKillRequested], AT)
+    crash = c.MarkCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0)
+    for command in (crash, c.ConfirmKill()):
+        (event,) = decide(command, run)
+        assert isinstance(event, t.RunKilled)
+        after = evolve(run, event, AT)
+        assert after.status is S.KILLED
+        assert after.epoch == run.epoch + 1
+    assert decide(c.KillRun(), run) == ()
+
+
+def test_a_killed_run_does_not_go_back_to_the_queue() -> None:
+    run = evolve(run_that_is(S.STARTING), EVENTS[t.RunKillRequested], AT)
+    (event,) = decide(c.RequeueRun(epoch=1), run)
+    assert evolve(run, event, AT).status is S.KILLED
+
+
+def test_telemetry_is_archived_once() -> None:
+    run = evolve(run_that_is(S.RUNNING), ARCHIVED, AT)
+    assert run.archived_through == {"metrics": 4}
+    with pytest.raises(Rejected, match="archived already"):
+        decide(c.RecordArchive(archived=ARCHIVED), run)
+
+
+def test_a_run_ends_in_an_end() -> None:
+    with pytest.raises(Rejected, match="ends completed, failed or killed"):
+        decide(c.EndRun(epoch=1, status=S.QUEUED), run_that_is(S.RUNNING))
+
+
+def test_a_tombstone_holds_no_text() -> None:
+    run = run_that_is(S.COMPLETED, notes="hush", config={"hush": 1}, name="hush", tags=("hush",))
+    (event,) = decide(c.DeleteRun(reason="asked to"), run)
+    left = evolve(run, event, AT)
+    assert "hush" not in repr(left)
+    assert (left.status, left.epoch, left.mode, left.deletion_reason) == (S.DELETED, 1, Mode.MANAGED, "asked to")
+    assert left.created_at == AT
+    assert left.ended_at == AT
+
+
+@pytest.mark.parametrize(
+    ("document", "patch", "merged"),
+    [
+        ({"a": 1}, {"a": None}, {}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": None}}, {"a": {"c": 2}}),
+        ({"a": 1}, {"a": {"b": None, "c": 3}}, {"a": {"c": 3}}),
+        ({"a": [1]}, {"a": [2]}, {"a": [2]}),
+        ({}, {"a": {"b": {"c": None}}}, {"a": {"b": {}}}),
+    ],
+)
+def test_merge_patches_are_those_of_the_rfc(document: Any, patch: Any, merged: Any) -> None:
+    assert merge(document, patch) == merged
