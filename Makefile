@@ -49,16 +49,17 @@ clean:  ## Remove the environment and caches (data under TACHOGRAPH_HOME stays)
 
 # PYTHON=... chooses the interpreter; otherwise the first that runs and is new enough.
 $(VENV)/.bootstrapped: | bootstrap.lock
-	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
-	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
-	    python=; \
+	@enough=; python=; \
+	for each in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	    "$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    enough=$$each; \
+	    if "$$each" -c 'import ensurepip, venv' 2>/dev/null; then python=$$each; break; fi; \
 	done; \
-	if [ -z "$$python" ]; then \
+	if [ -z "$$enough" ]; then \
 	    echo "Tachograph needs Python 3.11 or newer; say which one with 'make PYTHON=/path/to/python3.12 ...'." >&2; exit 1; \
-	fi; \
-	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
-	    name=$$("$$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
-	    echo "$$python has no venv module; on Debian and Ubuntu: apt-get install $$name-venv" >&2; exit 1; \
+	elif [ -z "$$python" ]; then \
+	    name=$$("$$enough" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+	    echo "$$enough has no venv module; on Debian and Ubuntu: apt-get install $$name-venv" >&2; exit 1; \
 	fi; \
 	echo "Setting up $(VENV) with $$("$$python" --version)"; \
 	"$$python" -m venv --clear $(VENV)

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -59,8 +60,8 @@ WAITING = """
     import sys, time, tachograph
     run = tachograph.init("p")
     run.log(x=1.0)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except tachograph.Stopped as stopped:
         print("stopped:", stopped, flush=True)
@@ -153,6 +154,25 @@ def test_sigterm_ends_a_tracked_run_as_killed(script, peer):
     assert "stopped: terminated" in output, errors
     assert peer.to("/finish")[0].body["status"] == "killed"
     assert peer.points() == {"x": [(1, 1.0)]}
+
+
+def test_sigterm_while_a_run_is_finishing_waits_until_that_is_done(script, peer, until):
+    program = script(
+        "import tachograph\nrun = tachograph.init('p')\nrun.log(x=1.0)\nrun.finish()\nprint('not reached')", peer.url
+    )
+    going = threading.Event()
+
+    def answer(seen):
+        if seen.path.endswith("/metrics"):
+            program.send_signal(signal.SIGTERM)
+            going.wait(0.3)
+        return (200, {})
+
+    peer.answer = answer
+    output, _ = program.communicate(timeout=30)
+    assert program.returncode == -signal.SIGTERM
+    assert output == ""
+    assert peer.to("/finish")[0].body["status"] == "completed"
 
 
 def test_sigterm_lets_a_managed_run_deliver_and_leaves_the_end_to_the_worker(script, peer):

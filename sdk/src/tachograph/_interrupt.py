@@ -38,6 +38,8 @@ class Interrupt:
         self._cause: str | None = None
         self._previous: dict[int, Any] = {}
         self._active = True
+        self._ending = False
+        self._terminate_later = False
         self._terminated_at = float("-inf")
         self._term: Final[Handler] = self._on_term  # one bound method each, to be recognised as ours
         self._int: Final[Handler] = self._on_int
@@ -53,20 +55,26 @@ class Interrupt:
             self._previous[number] = previous
             signal.signal(number, handler)
 
+    def hold(self) -> None:
+        """Raise nothing any more: the run is being finished, and SIGTERM waits until that is done."""
+        self._ending = True
+
     def remove(self) -> None:
         """Put back what was there; under a handler that was set over ours, ours only passes signals on."""
         self._active = False
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in ((signal.SIGTERM, self._term), (signal.SIGINT, self._int)):
-            if number in self._previous and signal.getsignal(number) is handler:
-                previous = self._previous[number]
-                signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in ((signal.SIGTERM, self._term), (signal.SIGINT, self._int)):
+                if number in self._previous and signal.getsignal(number) is handler:
+                    previous = self._previous[number]
+                    signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        if self._terminate_later:
+            self._terminate_later = False
+            signal.raise_signal(signal.SIGTERM)
 
     def stop(self, cause: str) -> None:
         """Raise `Stopped` in the main thread; for any other thread to call."""
         main = threading.main_thread()
-        if not self._active or main.ident is None:
+        if not self._active or self._ending or main.ident is None:
             return
         self._cause = cause
         if signal.getsignal(signal.SIGINT) is self._int:
@@ -81,6 +89,8 @@ class Interrupt:
     def _on_int(self, number: int, frame: FrameType | None) -> None:
         cause, self._cause = self._cause, None
         if cause is not None and self._active:
+            if self._ending:
+                return
             self._on_request(cause)
             raise Stopped(cause)
         previous = self._previous.get(number)
@@ -100,6 +110,10 @@ class Interrupt:
             return
         now = time.monotonic()
         if now - self._terminated_at < REPEATED_SECONDS:
+            return
+        if self._ending:
+            # Asked for the first time only now: it takes effect once the run is finished, within its bound of time.
+            self._terminate_later = self._terminated_at == float("-inf")
             return
         self._terminated_at = now
         self._on_request("terminated")

@@ -281,13 +281,14 @@ class Run:
                 self._finished = True
                 return self.delivery or NOTHING
             self._finished = True
-            self._interrupt.remove()
+            self._interrupt.hold()
             self._sink = finished(self.id)
             seconds = min(self._finish_seconds, STOPPED_SECONDS) if self.stop_requested else self._finish_seconds
             try:
                 self.delivery = self._recorder.close(end, seconds)
             finally:
                 _exit.forget(self)
+                self._interrupt.remove()
             return self.delivery
 
     def _note_stop(self, cause: str) -> None:
