@@ -6,63 +6,25 @@ same message id again. Source: docs/decisions/0003-postgres-record-jetstream-tra
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from http.client import HTTPConnection
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+import msgspec
+from msgspec import structs
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 
+from events.streams import MIN_PAYLOAD_BYTES, STREAMS
+
 log = logging.getLogger("tachograph.bus")
-
-DAY: Final = 86_400.0
-
-STREAMS: Final = (
-    StreamConfig(
-        name="EVENTS",
-        subjects=["tachograph.events.>"],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        max_age=30 * DAY,
-        max_bytes=8 << 30,
-        discard=DiscardPolicy.OLD,
-        duplicate_window=120,
-    ),
-    StreamConfig(
-        name="TELEMETRY",
-        subjects=["tachograph.telemetry.>"],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        max_age=DAY,
-        max_bytes=8 << 30,
-        discard=DiscardPolicy.OLD,
-        duplicate_window=120,
-    ),
-    StreamConfig(
-        name="COMMANDS",
-        subjects=["tachograph.commands.>"],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        max_age=DAY,
-        max_bytes=256 << 20,
-        discard=DiscardPolicy.OLD,
-        duplicate_window=120,
-    ),
-    StreamConfig(
-        name="HEARTBEATS",
-        subjects=["tachograph.heartbeats.*"],
-        storage=StorageType.MEMORY,
-        retention=RetentionPolicy.LIMITS,
-        max_msgs_per_subject=1,
-        max_bytes=64 << 20,
-        discard=DiscardPolicy.OLD,
-    ),
-)
-"""Every stream that we use. Limits retention, so that acknowledged ids still deduplicate."""
 
 PUBLISH_WINDOW: Final = 256
 PUBLISH_SECONDS: Final = 5.0
@@ -123,34 +85,119 @@ class Nudges:
             self._task = None
 
 
+class TransportRefused(Exception):
+    """The NATS server is not one that we can rely on; the message says what must change."""
+
+
 async def ensure_streams(jetstream: JetStreamContext) -> None:
-    """Create the streams that are missing; bring the others to the declared limits."""
+    """Create the streams that are missing; bring the others to the declared limits.
+
+    Raises `TransportRefused` for a stream of another kind: only its owner can say what is to become of its messages.
+    """
     for declared in STREAMS:
         assert declared.name is not None
         try:
-            await jetstream.stream_info(declared.name)
+            found = (await jetstream.stream_info(declared.name)).config
         except NotFoundError:
             await jetstream.add_stream(declared)
-        else:
-            await jetstream.update_stream(declared)
+            continue
+        for field in ("storage", "retention"):
+            wanted, has = getattr(declared, field), getattr(found, field)
+            if has != wanted:
+                raise TransportRefused(
+                    f"the JetStream stream {declared.name} has {field} {has}, not {wanted.value}; "
+                    "remove it, and what it held is published again"
+                )
+        if found.persist_mode is PersistMode.ASYNC:
+            raise TransportRefused(
+                f"the JetStream stream {declared.name} is persisted asynchronously, which overrides sync_interval; "
+                "remove it, and what it held is published again"
+            )
+        await jetstream.update_stream(declared)
+
+
+async def check_server(client: Client, monitor_url: str | None) -> bool:
+    """Refuse a server that takes too small messages or acknowledges what it has not synced.
+
+    The latter is known to the server's monitoring address alone: without one, returns False, for unchecked. Raises
+    `TransportRefused`, and `OSError` when the monitoring address does not answer.
+    """
+    if client.max_payload < MIN_PAYLOAD_BYTES:
+        raise TransportRefused(
+            f"the NATS server takes messages of {client.max_payload} bytes; set max_payload to {MIN_PAYLOAD_BYTES}"
+        )
+    if monitor_url is None:
+        return False
+    configuration = (await asyncio.to_thread(_varz, monitor_url)).get("jetstream", {}).get("config", {})
+    if not configuration.get("sync_always"):
+        raise TransportRefused(
+            f"the NATS server syncs every {configuration.get('sync_interval', 0) / 1e9:g} s and acknowledges before; "
+            "set jetstream.sync_interval to always"
+        )
+    return True
+
+
+def _varz(monitor_url: str) -> Any:
+    address = urlsplit(monitor_url)
+    with closing(HTTPConnection(address.hostname or "", address.port, timeout=2)) as connection:
+        connection.request("GET", "/varz")
+        return msgspec.json.decode(connection.getresponse().read())
 
 
 Message = tuple[str, bytes, Mapping[str, str]]
 
 
-async def publish(jetstream: JetStreamContext, messages: Sequence[Message]) -> int:
+class Tail(msgspec.Struct, frozen=True):
+    """The end of a stream: when it was created, its last sequence, and that message's id where it is known."""
+
+    created_at: datetime
+    last_seq: int
+    last_id: str | None
+
+
+async def tail(jetstream: JetStreamContext, stream: str) -> Tail:
+    """Return where a stream ends. Raises `NotFoundError` where there is none."""
+    info = await jetstream.stream_info(stream)
+    assert info.created is not None
+    return Tail(info.created, info.state.last_seq, await message_id(jetstream, stream, info.state.last_seq))
+
+
+async def message_id(jetstream: JetStreamContext, stream: str, seq: int) -> str | None:
+    """Return the id of one message, or None where there is no message, or it has none."""
+    if seq == 0:
+        return None  # nothing was ever stored
+    try:
+        message = await jetstream.get_msg(stream, seq)
+    except NotFoundError:
+        return None
+    return (message.headers or {}).get("Nats-Msg-Id")
+
+
+async def last_position(jetstream: JetStreamContext, stream: str, ledger_id: UUID) -> int:
+    """Return the position of a ledger's last event in a stream, 0 where it holds none."""
+    try:
+        message = await jetstream.get_last_msg(stream, f"tachograph.{stream.lower()}.{ledger_id}.>")
+    except NotFoundError:
+        return 0
+    position = (message.headers or {}).get("ce-position") or msgspec.json.decode(message.data or b"{}").get("position")
+    return int(position or 0)
+
+
+async def publish(
+    jetstream: JetStreamContext, messages: Sequence[Message], tails: MutableMapping[str, Tail] | None = None
+) -> int:
     """Publish in order, a window of messages at a time; returns how many of the first are surely stored.
 
     Each message expects its predecessor to be the last one of its stream, so a gap is refused by the server
-    instead of being filled too late. Less than all means that the outcome of the next one is unknown: publish from
-    there again, with the same ids.
+    instead of being filled too late; the first one expects what `tails` says, which is moved on. Less than all
+    means that the outcome of the next one is unknown: publish from there again, with the same ids.
     """
     stored = 0
-    last: dict[str, str] = {}
+    last = {stream: one.last_id for stream, one in tails.items() if one.last_id} if tails is not None else {}
     for start in range(0, len(messages), PUBLISH_WINDOW):
         tasks = []
         for subject, body, given in messages[start : start + PUBLISH_WINDOW]:
-            stream = subject.split(".", 2)[1]
+            stream = subject.split(".", 2)[1].upper()
             headers = dict(given)
             if stream in last:
                 headers["Nats-Expected-Last-Msg-Id"] = last[stream]
@@ -164,8 +211,25 @@ async def publish(jetstream: JetStreamContext, messages: Sequence[Message]) -> i
                 return stored
             if isinstance(result, BaseException):
                 raise result
+            if tails is not None and result.stream in tails and result.seq > tails[result.stream].last_seq:
+                sent = messages[stored][2]["Nats-Msg-Id"]
+                tails[result.stream] = structs.replace(tails[result.stream], last_seq=result.seq, last_id=sent)
             stored += 1
     return stored
 
 
-__all__ = ["STREAMS", "Message", "Nudges", "connect", "ensure_streams", "nudge_subject", "publish"]
+__all__ = [
+    "STREAMS",
+    "Message",
+    "Nudges",
+    "Tail",
+    "TransportRefused",
+    "check_server",
+    "connect",
+    "ensure_streams",
+    "last_position",
+    "message_id",
+    "nudge_subject",
+    "publish",
+    "tail",
+]

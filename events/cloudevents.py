@@ -15,6 +15,8 @@ from events.ledger import Recorded
 from events.telemetry import STREAMS, LogColumns, MetricColumns
 
 COLUMNS_MEDIA_TYPE: Final = "application/vnd.tachograph.columns+msgpack"
+MAX_BODY_BYTES: Final = (1 << 20) - (64 << 10)
+"""What a message may hold beside its headers: the server's default `max_payload` is 1 MiB for both."""
 
 _json: Final = msgspec.json.Encoder()
 _SUBJECTS: Final = {"run": "runs", "workflow": "workflows", "project": "projects", "key": "keys", "worker": "workers"}
@@ -91,6 +93,12 @@ def logs_document(batch: LogColumns) -> dict[str, Any]:
     return {"lines": [{"time_us": time_us, "stream": STREAMS[stream], "text": text} for time_us, stream, text in lines]}
 
 
+def _referring(recorded: Recorded) -> dict[str, Any]:
+    """Return the event without its data, and where to read that. Source: the CloudEvents extension dataref."""
+    where = f"/api/v1/projects/{recorded.ledger_id}/events?after={recorded.position - 1}&limit=1"
+    return {**attributes(recorded), "datacontenttype": "application/json", "dataref": where}
+
+
 def finite(value: float) -> float | str:
     """Return a number as JSON can carry it: NaN and the infinities as strings."""
     if math.isnan(value):
@@ -108,7 +116,8 @@ def message(recorded: Recorded) -> tuple[str, bytes, Mapping[str, str]]:
     headers = {"Nats-Msg-Id": str(recorded.event_id)}
     if stream == "events":
         headers["content-type"] = "application/cloudevents+json"
-        return subject, _json.encode(document(recorded)), headers
+        body = _json.encode(document(recorded))
+        return subject, body if len(body) <= MAX_BODY_BYTES else _json.encode(_referring(recorded)), headers
     for name, value in attributes(recorded).items():
         headers[f"ce-{name}"] = value if isinstance(value, str) else str(msgspec.to_builtins(value))
     headers["content-type"] = COLUMNS_MEDIA_TYPE

@@ -23,12 +23,13 @@ from uuid import UUID
 import msgspec
 
 from events import types
+from events.alerts import AlertEvent
 from events.errors import CorruptHistory
 from events.telemetry import LogColumns, MetricColumns
 
 EMPTY_CHAIN: Final = bytes(32)
 
-LifecycleEvent = types.RunEvent | types.ProjectEvent | types.WorkflowEvent | types.OrganisationEvent
+LifecycleEvent = types.RunEvent | types.ProjectEvent | types.WorkflowEvent | types.OrganisationEvent | AlertEvent
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 _decoder: Final = msgspec.msgpack.Decoder(LifecycleEvent)

@@ -25,6 +25,7 @@ RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 LOST_CONNECTION: Final = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # an idle connection that broke, and whose end was not seen yet
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -43,7 +44,7 @@ class InlineRow(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, kw_only=True):
-    """A sealed proposal, column by column, ready for `append.sql`."""
+    """A sealed proposal, ready for `append.sql`."""
 
     stream: UUID
     expected: int | None
@@ -61,6 +62,21 @@ class Prepared(msgspec.Struct, kw_only=True):
         """The id of the first event, by which a repetition is recognised."""
         first: UUID = self.events[0][0]
         return first
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        """The proposal's own columns in the order of `append.sql`."""
+        return (
+            self.stream,
+            self.expected,
+            self.epoch,
+            self.gate,
+            self.wrapped_key,
+            self.first_id,
+            self.source,
+            self.seq,
+            len(self.events),
+        )
 
 
 class Verdict(msgspec.Struct, frozen=True):

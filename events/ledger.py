@@ -27,6 +27,9 @@ SURVIVES_ERASURE: Final = frozenset({"run.deleted", "run.purged"})
 
 GATE_CLOSED, GATE_OPEN, GATE_ERASED = 0, 1, 2
 PAGE_EVENTS: Final = 1_000
+PAGE_BYTES: Final = 8 << 20
+NEAR_EVENTS: Final = 5_000
+"""Over a longer span than this, one stream is read by its own indexes."""
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -178,9 +181,14 @@ class Ledger:
         stream: UUID | None = None,
         payloads: bool = True,
     ) -> list[Recorded]:
-        """Return a page of a ledger in order, after a position; all of it, or some types or one stream."""
+        """Return a page of a ledger in order, after a position; all of it, or some types or one stream.
+
+        A page ends at `limit` events or about `PAGE_BYTES` of payload, so only an empty one is the end.
+        """
+        last = up_to or (1 << 62)
+        query = "read_far" if stream is not None and last - after > NEAR_EVENTS else "read_ledger"
         rows = await self.pool.fetch(
-            load("events.sql", "read_ledger"), ledger_id, after, up_to or (1 << 62), limit, payloads, types, stream
+            load("events.sql", query), ledger_id, after, last, limit, payloads, types, stream, PAGE_BYTES
         )
         return await self._unsealed(rows)
 
@@ -225,6 +233,7 @@ class Ledger:
         recorded = []
         for row in rows:
             columns = dict(row)
+            columns.pop("before", None)
             ciphertext = columns.pop("ciphertext")
             payload = None
             if ciphertext is not None:
@@ -273,7 +282,6 @@ class Ledger:
         return prepared, salts[:16], new_key
 
     async def _commit(self, ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
-        events = [(index, *event) for index, one in enumerate(group, 1) for event in one.events]
         inline: dict[str, list[InlineRow]] = {}
         start = 1
         for one in group:
@@ -281,26 +289,16 @@ class Ledger:
                 inline.setdefault(name, []).extend(InlineRow(row.event + start, row.row) for row in rows)
             start += len(one.events)
         rows = await self.pool.fetch(
-            _APPEND,
+            "select * from ledger.append($1, $2, $3, $4, $5)",
             ledger_id,
-            [one.stream for one in group],
-            [one.expected for one in group],
-            [one.epoch for one in group],
-            [one.gate for one in group],
-            [one.wrapped_key for one in group],
-            [one.first_id for one in group],
-            [one.source for one in group],
-            [one.seq for one in group],
-            *([list(column) for column in zip(*events, strict=True)]),
+            [one.columns for one in group],
+            [event for one in group for event in one.events],
             list(inline),
             [msgspec.json.encode(rows).decode() for rows in inline.values()],
         )
         if not rows:
             raise NotFound("there is no such ledger")
         return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
-
-
-_APPEND: Final = f"select * from ledger.append({', '.join(f'${n}' for n in range(1, 31))})"  # noqa: S608 (numbers)
 
 
 def _seal(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> tuple[Any, ...]:
@@ -327,6 +325,7 @@ def _seal(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKe
     )
     return (
         leaf.event_id,
+        leaf.stream,
         leaf.version,
         leaf.type,
         leaf.schema_version,

@@ -241,8 +241,6 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
                 before_crash=None,
                 cause=None,
                 ended_at=None,
-                kill=None,
-                kill_requested_at=None,
             )
         case RunProgressReported():
             return replace(run, progress=Progress(event.done, event.total, event.unit))

@@ -19,6 +19,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     owner_database_url: str | None
     nats_url: str
+    nats_monitor_url: str | None = None
+    webhook_allow_private: bool = False
     master_key: Path
     parquet: Path
 
@@ -36,6 +38,8 @@ def from_environment() -> Settings:
         database_url=_required("TACHOGRAPH_DATABASE_URL"),
         owner_database_url=os.environ.get("TACHOGRAPH_OWNER_DATABASE_URL"),
         nats_url=_required("TACHOGRAPH_NATS_URL"),
+        webhook_allow_private=os.environ.get("TACHOGRAPH_WEBHOOK_ALLOW_PRIVATE") == "1",
+        nats_monitor_url=os.environ.get("TACHOGRAPH_NATS_MONITOR_URL"),
         master_key=Path(os.environ.get("TACHOGRAPH_MASTER_KEY", home / "master.key")),
         parquet=Path(os.environ.get("TACHOGRAPH_PARQUET", home / "parquet")),
     )

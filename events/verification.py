@@ -1,4 +1,4 @@
-"""Is the record what was recorded? Every column, payload and hash of a ledger, checked in order.
+"""Is the record what was recorded? Every column, payload and hash of a ledger, checked in order, and its streams' rows.
 
     verification = await verify(ledger, ledger_id)
     assert verification.verified, verification.first_bad
@@ -11,6 +11,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
+from struct import Struct as Layout
 from typing import Final
 from uuid import UUID
 
@@ -18,19 +20,21 @@ import asyncpg
 import msgspec
 
 from events import codec
-from events.codec import TELEMETRY, Leaf
+from events.codec import TELEMETRY
 from events.errors import CorruptHistory, NotFound
 from events.keys import DataKey
-from events.ledger import SURVIVES_ERASURE, Ledger
+from events.ledger import GATE_ERASED, SURVIVES_ERASURE, Ledger
 from events.sql import load
 from events.types import RunTelemetryArchived
 
 PAGE_EVENTS: Final = 1_000
+PAGE_STREAMS: Final = 500
 PAGE_BYTES: Final = 8 << 20
 EVENTS_AT_A_TIME: Final = 128
 _CACHED_ARCHIVALS: Final = 1_000
 _CACHED_KEYS: Final = 10_000
-_LEAF_COLUMNS: Final = len(Leaf.__struct_fields__)
+_PLACE: Final = Layout(">qq")
+_LONG_AGO: Final = -(1 << 63)
 _KINDS: Final = {kind: "logs" if kind == codec.LOGS else "metrics" for kind in TELEMETRY}
 
 Progress = Callable[[int, int], None]
@@ -83,11 +87,14 @@ async def verify(ledger: Ledger, ledger_id: UUID, *, progress: Progress | None =
 
 
 class _Page(msgspec.Struct, frozen=True):
-    """Rows, with their streams' keys, first misplaced versions, and which of those without payload were deleted."""
+    """Rows, with their streams' keys, first misplaced versions, new streams that `ledger.stream` does not know, and
+    which of those without payload were deleted.
+    """
 
     rows: Sequence[asyncpg.Record]
     keys: Mapping[UUID, DataKey]
     misplaced: Mapping[UUID, int]
+    unknown: set[UUID]
     deleted: set[UUID]
 
 
@@ -101,7 +108,7 @@ class _Verifier:
         self._opened: OrderedDict[bytes, DataKey] = OrderedDict()
         self.position = 0
         self.chain = codec.EMPTY_CHAIN
-        self.recorded_at: datetime | None = None
+        self.recorded_us = _LONG_AGO
         self.checked = self.erased = self.archived = 0
 
     async def run(self, progress: Progress | None) -> None:
@@ -125,6 +132,7 @@ class _Verifier:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         await self._check_head(end, head["chain"], head["recorded_at"])
+        await self._check_streams()
 
     async def _read(self, after: int) -> _Page:
         """Read a page ahead, with all that its checks ask of the database."""
@@ -132,14 +140,15 @@ class _Verifier:
             load("events.sql", "verify_page"), self._ledger_id, after, PAGE_EVENTS, PAGE_BYTES
         )
         misplaced = await self._misplaced(rows)
+        unknown = await self._unknown([row["stream"] for row in rows if row["version"] == 1])
         keys = await self._keys(rows)
         missing = {row["stream"] for row in rows if row["ciphertext"] is None or row["stream"] not in keys}
-        return _Page(rows, keys, misplaced, await self._deleted(missing))
+        return _Page(rows, keys, misplaced, unknown, await self._deleted(missing))
 
     async def _check_head(self, end: int, chain: bytes, recorded_at: datetime) -> None:
         if chain != self.chain:
             raise _Bad(max(end, 1), "the head's chain value is not the last event's")
-        if self.recorded_at is not None and recorded_at < self.recorded_at:
+        if end and codec.microseconds(recorded_at) < self.recorded_us:
             raise _Bad(end, "the head's time lies before the last event's")
         beyond = await self._ledger.pool.fetchval(
             "select e.position from ledger.event e join ledger.head h using (ledger_id)"
@@ -149,40 +158,65 @@ class _Verifier:
         if beyond is not None:
             raise _Bad(beyond, "stands beyond the head")
 
+    async def _check_streams(self) -> None:
+        """Check every stream's row against its last events; each page is one statement, so one snapshot."""
+        after = UUID(int=0)
+        while page := await self._ledger.pool.fetch(
+            load("events.sql", "verify_streams"), self._ledger_id, after, PAGE_STREAMS
+        ):
+            for row in page:
+                found = _stream_differs(row)
+                if found is not None:
+                    raise _Bad(row["position"] or self.position, f"the row of its stream {row['stream']} {found}")
+            after = page[-1]["stream"]
+
+    async def _unknown(self, streams: list[UUID]) -> set[UUID]:
+        if not streams:
+            return set()
+        rows = await self._ledger.pool.fetch(
+            "select s.stream from unnest($2::uuid[]) as s(stream) where not exists"
+            " (select from ledger.stream l where l.ledger_id = $1 and l.stream = s.stream)",
+            self._ledger_id,
+            streams,
+        )
+        return {row["stream"] for row in rows}
+
     async def _check(self, rows: Sequence[asyncpg.Record], page: _Page) -> None:
         """Check rows in order, giving way to others (and to the next page) every now and then."""
         for count, row in enumerate(rows):
             if count % EVENTS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-            leaf = Leaf(*row[:_LEAF_COLUMNS])
-            position, recorded_at, chain, salt, ciphertext, _ = row[_LEAF_COLUMNS:]
-            self._check_chain(leaf, position, recorded_at, chain)
-            if leaf.version is not None and page.misplaced.get(leaf.stream) == leaf.version:
-                raise _Bad(position, f"version {leaf.version} does not follow on its stream's last one")
-            survives = leaf.type in SURVIVES_ERASURE
-            key = page.keys.get(self._ledger_id if survives else leaf.stream)
+            leaf, event_id, stream, version, kind, commitment, position, recorded_us, chain, salt, ciphertext = row
+            self._check_chain(leaf, position, recorded_us, chain)
+            if version is not None and page.misplaced.get(stream) == version:
+                raise _Bad(position, f"version {version} does not follow on its stream's last one")
+            if version == 1 and stream in page.unknown:
+                raise _Bad(position, "its stream has no row in ledger.stream")
+            survives = kind in SURVIVES_ERASURE
+            key = page.keys.get(self._ledger_id if survives else stream)
             if ciphertext is not None and key is not None:
-                _check_payload(leaf, position, salt, ciphertext, key)
-            elif leaf.stream in page.deleted and not survives:
+                _check_payload(event_id, commitment, position, salt, ciphertext, key)
+            elif stream in page.deleted and not survives:
                 self.erased += 1
             elif ciphertext is not None:
                 raise _Bad(position, "its payload is there, but the key to it is not")
-            elif leaf.type in TELEMETRY and await self._is_archived(leaf, position):
+            elif kind in TELEMETRY and await self._is_archived(stream, kind, position):
                 self.archived += 1
             else:
                 raise _Bad(position, "its payload is missing, and nothing on record explains that")
             self.position = position
             self.checked += 1
 
-    def _check_chain(self, leaf: Leaf, position: int, recorded_at: datetime, stored: bytes) -> None:
+    def _check_chain(self, leaf: bytes, position: int, recorded_us: int, stored: bytes) -> None:
         if position != self.position + 1:
             raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
-        if self.recorded_at is not None and recorded_at < self.recorded_at:
+        if recorded_us < self.recorded_us:
             raise _Bad(position, "recorded before the event in front of it")
-        chain = codec.chain(self.chain, position, recorded_at, codec.leaf_body(leaf))
+        body = sha256(leaf).digest()
+        chain = sha256(self.chain + _PLACE.pack(position, recorded_us) + body).digest()
         if chain != stored:
             raise _Bad(position, "its columns do not lead to its chain value")
-        self.chain, self.recorded_at = chain, recorded_at
+        self.chain, self.recorded_us = chain, recorded_us
 
     async def _keys(self, page: Sequence[asyncpg.Record]) -> Mapping[UUID, DataKey]:
         """Return the page's data keys; a stream without one was erased."""
@@ -230,15 +264,13 @@ class _Verifier:
         rows = await self._ledger.pool.fetch(load("events.sql", "read_deletions"), self._ledger_id, list(streams))
         return {row["stream"] for row in rows}
 
-    async def _is_archived(self, leaf: Leaf, position: int) -> bool:
-        known = self._archivals.get(leaf.stream)
+    async def _is_archived(self, stream: UUID, kind: str, position: int) -> bool:
+        known = self._archivals.get(stream)
         if known is None:
-            known = self._archivals[leaf.stream] = await self._read_archivals(leaf.stream)
+            known = self._archivals[stream] = await self._read_archivals(stream)
             if len(self._archivals) > _CACHED_ARCHIVALS:
                 self._archivals.popitem(last=False)
-        return any(
-            one.kind == _KINDS[leaf.type] and one.first_position <= position <= one.last_position for one in known
-        )
+        return any(one.kind == _KINDS[kind] and one.first_position <= position <= one.last_position for one in known)
 
     async def _read_archivals(self, stream: UUID) -> list[RunTelemetryArchived]:
         wrapped = await self._ledger.pool.fetchval(load("events.sql", "read_key"), self._ledger_id, stream)
@@ -251,10 +283,25 @@ class _Verifier:
         return [event for event in events if isinstance(event, RunTelemetryArchived)]
 
 
-def _check_payload(leaf: Leaf, position: int, salt: bytes, ciphertext: bytes, key: DataKey) -> None:
+def _stream_differs(row: asyncpg.Record) -> str | None:
+    """Say what of a stream's row is not what its events lead to, or None."""
+    if row["last"] is None:
+        return "stands for no event"
+    if row["version"] != row["last"]:
+        return f"says version {row['version']}, its events {row['last']}"
+    if row["epoch"] < row["attempt"]:
+        return f"says epoch {row['epoch']}, an event of it {row['attempt']}"
+    if (row["gate"] == GATE_ERASED) != row["deleted"]:
+        return f"says gate {row['gate']}, and its events that it was {'' if row['deleted'] else 'not '}deleted"
+    return None
+
+
+def _check_payload(
+    event_id: UUID, commitment: bytes, position: int, salt: bytes, ciphertext: bytes, key: DataKey
+) -> None:
     try:
-        payload = key.unseal(ciphertext, leaf.event_id)
+        payload = key.unseal(ciphertext, event_id)
     except CorruptHistory:
         raise _Bad(position, "its payload was altered") from None
-    if codec.commitment(salt, payload) != leaf.commitment:
+    if codec.commitment(salt, payload) != commitment:
         raise _Bad(position, "its payload is not the one that it commits to")

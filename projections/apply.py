@@ -88,7 +88,7 @@ async def advance(
         return 0
     size = limit or projection.page_events
     page = await ledger.read(ledger_id, after=stands.position, up_to=end, limit=size, types=projection.types)
-    reached = page[-1].position if len(page) == size else end
+    reached = page[-1].position if page else end
     try:
         if into is not None:
             await _commit(into, projection, ledger_id, page, stands.position, reached)

@@ -188,6 +188,13 @@ def _flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def measure_run(root: Path, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
+    """Return how many files a run has, and their bytes."""
+    directory = root / run_directory(ledger_id, run_id)
+    sizes = [file.stat().st_size for file in directory.iterdir()] if directory.exists() else []
+    return len(sizes), sum(sizes)
+
+
 def remove_run(root: Path, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
     """Remove all files of a run; returns how many objects and bytes went."""
     directory = root / run_directory(ledger_id, run_id)

@@ -63,10 +63,9 @@ async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCom
     A named request that was recorded before gives the first answer again. Raises what `decide` and
     `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
     """
-    if request.named:
-        stored = await ledger.stored(ledger_id, request.event_id, request.body)
-        if stored is not None:
-            return await _first_answer(ledger, ledger_id, run_id, stored)
+    answered = await answered_before(ledger, ledger_id, run_id, request)
+    if answered is not None:
+        return answered
     for _ in range(ATTEMPTS):
         known = await runs.get(ledger.pool, run_id)
         run = NO_RUN if known is None else known.run
@@ -100,11 +99,17 @@ async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCom
     raise VersionConflict(f"others changed this run {ATTEMPTS} times meanwhile")
 
 
+async def answered_before(ledger: Ledger, ledger_id: UUID, run_id: UUID, request: Request) -> Outcome | None:
+    """Return the first answer to a named request that was recorded before, or None."""
+    stored = await ledger.stored(ledger_id, request.event_id, request.body) if request.named else None
+    return None if stored is None else await _first_answer(ledger, ledger_id, run_id, stored)
+
+
 def gate(run: Run) -> int:
     """Return whether the ledger takes telemetry for a run in this state."""
     if run.status is Status.DELETED:
         return GATE_ERASED
-    return GATE_CLOSED if run.status is Status.QUEUED else GATE_OPEN
+    return GATE_CLOSED if run.status is Status.QUEUED or run.epoch == 0 else GATE_OPEN
 
 
 async def as_of(ledger: Ledger, ledger_id: UUID, run_id: UUID, version: int | None = None) -> tuple[Run, int]:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from events.alerts import AlertFired, AlertRuleRemoved, AlertRuleSet, WebhookRemoved, WebhookSet
 from events.codec import EVENT_TYPES, LifecycleEvent
 from events.commit import InlineRow
 from events.errors import CorruptHistory
@@ -49,7 +50,7 @@ from events.types import (
 )
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import runs, tenancy
+from projections import runs, subscriptions, tenancy
 from projections.apply import Connection, present
 
 _NOBODY: Final = UUID(int=0)
@@ -124,10 +125,10 @@ class Runs:
 
 
 class Tenancy:
-    """Organisations, API keys, workers, projects and workflows."""
+    """Organisations, API keys, workers, projects, workflows, alert rules and webhooks."""
 
     name = "tenancy"
-    tables = ("organisation", "api_key", "worker", "project", "workflow")
+    tables = ("organisation", "api_key", "worker", "project", "workflow", "subscription")
     types = tuple(sorted(kind for kind in EVENT_TYPES if not kind.startswith("run.")))
     page_events = 1_000
 
@@ -163,6 +164,18 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
             known = await tenancy.workflow(connection, recorded.stream)
             workflow = evolve_workflow(known.workflow if known else Workflow(), event)
             return tenancy.workflow_row(recorded.stream, workflow, at=at.isoformat())
+        case AlertRuleSet() | WebhookSet():
+            return subscriptions.row(recorded.stream, event, version=version, set_at=at.isoformat())
+        case AlertRuleRemoved() | WebhookRemoved():
+            await connection.execute(
+                "update subscription set removed_at = $2, version = $3 where subscription_id = $1",
+                recorded.stream,
+                at,
+                version,
+            )
+            return {}
+        case AlertFired():
+            return {}
         case _:
             raise CorruptHistory(f"{recorded.type} at position {recorded.position} is no event of a tenant")
 

@@ -63,11 +63,8 @@ class Metrics:
         batches = [recorded for recorded in events if recorded.type != _DELETED and recorded.stream not in deleted]
         groups: dict[tuple[UUID, str], int] = {}
         parts: list[tuple[list[int], MetricColumns]] = []
-        for recorded in await present(connection, ledger_id, batches):
-            batch: MetricColumns = recorded.event()
-            if len(batch.names) != len(batch.counts) or sum(batch.counts) != batch.points:
-                raise CorruptHistory(f"the columns of the batch at position {recorded.position} do not fit")
-            ids = [groups.setdefault((recorded.stream, name), len(groups)) for name in batch.names]
+        for run_id, batch in await self.columns(connection, ledger_id, batches):
+            ids = [groups.setdefault((run_id, name), len(groups)) for name in batch.names]
             parts.append((ids, batch))
         if not parts or not any(batch.points for _, batch in parts):
             return
@@ -87,6 +84,18 @@ class Metrics:
             [name for _, name in named],
             *columns,
         )
+
+    async def columns(
+        self, connection: Connection, ledger_id: UUID, batches: Sequence[Recorded]
+    ) -> list[tuple[UUID, MetricColumns]]:
+        """Return the points of batches with their runs, in order."""
+        found = []
+        for recorded in await present(connection, ledger_id, batches):
+            batch: MetricColumns = recorded.event()
+            if len(batch.names) != len(batch.counts) or sum(batch.counts) != batch.points:
+                raise CorruptHistory(f"the columns of the batch at position {recorded.position} do not fit")
+            found.append((recorded.stream, batch))
+        return found
 
 
 Ints = NDArray[np.int64]

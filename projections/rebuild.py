@@ -1,12 +1,16 @@
-"""A projection done again from the ledger, beside the live one, and compared with it row by row.
+"""A projection done again from the ledger, beside the live one, compared with it row by row, and put in its place.
 
-    rebuilt = await rebuild(ledger, owner_url, projection)
-    assert not rebuilt.differences
+    rebuilt = await rebuild(ledger, owner_url, projection)                # compares only
+    rebuilt = await rebuild(ledger, owner_url, projection, swap=True)     # and swaps
 
-It is built in short transactions up to where the live one stands, then brought level and compared inside one
-snapshot; appends go on meanwhile. Nothing but tables is touched, and the live ones only read.
+It is built in short transactions up to where the live one stands, while appends go on. To compare, it is brought level
+inside one snapshot. To swap, whoever moves the live one (appends, or the projector) waits for the last few events, the
+comparison, and the renaming; what waited goes on with the new tables, and nothing is lost in between.
 """
 
+import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -15,14 +19,21 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from events.errors import LedgerError
+from events.errors import Busy, LedgerError
 from events.ledger import Ledger
+from events.verification import Progress
 from projections.apply import Projection, TelemetryMovedError, advance
 from projections.credits import Credits
 from projections.inline import Runs, Tenancy
 from projections.metrics import Metrics
 
+log = logging.getLogger("tachograph.rebuild")
+
 SCHEMA: Final = "projection_next"
+OLD: Final = "projection_old"
+SWAPS: Final = 10
+SWAP_PAUSE_SECONDS: Final = 0.5
+LOCK_SECONDS: Final = 3
 SHOWN_DIFFERENCES: Final = 20
 
 INLINE: Final[Mapping[str, Projection]] = {one.name: one for one in (Runs(), Tenancy())}
@@ -30,7 +41,7 @@ ASYNCHRONOUS: Final[Mapping[str, Projection]] = {one.name: one for one in (Credi
 PROJECTIONS: Final[Mapping[str, Projection]] = {**INLINE, **ASYNCHRONOUS}
 """Everything that can be rebuilt, by name."""
 
-_NOT_COMPARED: Final[Mapping[str, str]] = {
+NOT_COMPARED: Final[Mapping[str, str]] = {
     # a purge removes these rows some time between the deletion and its receipt
     "segment": "run_id in (select run_id from projection.run where status = 'deleted')",
 }
@@ -55,26 +66,119 @@ class Rebuilt(msgspec.Struct, frozen=True):
     rows: dict[str, int]
     differences: list[Difference]
     positions: dict[UUID, int]
+    swapped: bool = False
+    stopped_seconds: float = 0.0
+    """How long writers waited for the swap."""
 
 
-async def rebuild(ledger: Ledger, owner_url: str, projection: Projection) -> Rebuilt:
-    """Rebuild a projection of all ledgers and compare it with the live one at the same positions.
+async def rebuild(
+    ledger: Ledger,
+    owner_url: str,
+    projection: Projection,
+    *,
+    swap: bool = False,
+    progress: Progress | None = None,
+) -> Rebuilt:
+    """Rebuild a projection of all ledgers and compare it with the live one at the same positions; perhaps swap them.
 
-    `owner_url` is the owning role's. Raises `RebuildRefusedError` where telemetry that the projection needs is in
-    Parquet only.
+    `owner_url` is the owning role's. A swap is tried `SWAPS` times while others hold the tables. Raises
+    `RebuildRefusedError` where telemetry that the projection needs is neither in Postgres nor where it can look.
     """
     async with _beside(owner_url, projection) as connection:
-        while await _level(ledger, connection, projection, await _live(connection, projection)):
-            pass
+        passed = 0
+        while True:
+            live = await _live(connection, projection)
+            more = await _level(ledger, connection, projection, live)
+            passed += more
+            if progress is not None:
+                progress(passed, max(passed, sum(live.values())))
+            if not more:
+                break
+        if swap:
+            await finish_copies(connection, projection.tables)
+            return await _swapped(ledger, connection, projection)
         async with connection.transaction(isolation="repeatable_read"):
+            await keep_whole(connection, projection.tables)
             live = await _live(connection, projection)
             while await _level(ledger, connection, projection, live):
                 pass
-            rows, differences = {}, []
-            for table in projection.tables:
-                rows[table] = await connection.fetchval(f"select count(*) from {SCHEMA}.{table}")  # noqa: S608 (our own names)
-                differences += await _compared(connection, table)
+            rows, differences = await _differences(connection, projection)
         return Rebuilt(projection.name, rows, differences, live)
+
+
+async def _differences(
+    connection: asyncpg.Connection, projection: Projection
+) -> tuple[dict[str, int], list[Difference]]:
+    """Return how many rows each rebuilt table has, and the first differences from the live ones."""
+    rows, differences = {}, []
+    for table in projection.tables:
+        rows[table] = await connection.fetchval(f"select count(*) from {SCHEMA}.{table}")  # noqa: S608 (our own names)
+        differences += await _compared(connection, table)
+    return rows, differences
+
+
+async def _swapped(ledger: Ledger, connection: asyncpg.Connection, projection: Projection) -> Rebuilt:
+    """Bring the rebuilt tables level while nobody moves the live ones, compare, and put them in their place."""
+    for attempt in range(SWAPS):
+        while await _level(ledger, connection, projection, await _live(connection, projection)):
+            pass
+        began = time.monotonic()
+        try:
+            async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = '{LOCK_SECONDS}s'")
+                await _hold(connection, projection)
+                live = await _live(connection, projection)
+                while await _level(ledger, connection, projection, live):
+                    pass
+                rows, differences = await _differences(connection, projection)
+                for table in projection.tables:
+                    await connection.execute(f"alter table projection.{table} set schema {OLD}")
+                    await connection.execute(f"alter table {SCHEMA}.{table} set schema projection")
+            stopped = time.monotonic() - began
+            return Rebuilt(projection.name, rows, differences, live, swapped=True, stopped_seconds=stopped)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            log.info("%s is in use; its swap is tried again (%d)", projection.name, attempt + 1)
+            await asyncio.sleep(SWAP_PAUSE_SECONDS * (attempt + 1))
+    raise Busy(f"{projection.name} was in use {SWAPS} times when its swap was due")
+
+
+async def _hold(connection: asyncpg.Connection, projection: Projection) -> None:
+    """Hold up whoever moves the live projection: appends to any ledger, or the projector."""
+    if projection.name in INLINE:
+        await connection.execute("lock table ledger.ledger in share row exclusive mode")  # no new one
+        await connection.execute("select from ledger.head order by ledger_id for update")
+    else:
+        await connection.execute("lock table projection.checkpoint in share row exclusive mode")
+    names = ", ".join(f"projection.{table}" for table in projection.tables)
+    await connection.execute(f"lock table {names} in access exclusive mode")
+
+
+async def finish_copies(connection: asyncpg.Connection, tables: Sequence[str]) -> None:
+    """Give rebuilt tables what the live ones have besides rows: constraints, indexes, options, statistics, grants."""
+    for table in tables:
+        for statement in await connection.fetch(_FINISH, f"projection.{table}", SCHEMA, table):
+            await connection.execute(statement["text"])
+        await connection.execute(f"analyze {SCHEMA}.{table}")
+
+
+_FINISH: Final = """
+select format('alter table %I.%I add constraint %I %s', $2::text, $3::text, c.conname,
+              pg_get_constraintdef(c.oid)) as text
+from pg_constraint c where c.conrelid = $1::regclass and c.contype = 'u'
+union all
+select replace(pg_get_indexdef(i.indexrelid), ' ON projection.', format(' ON %I.', $2::text))
+from pg_index i
+where i.indrelid = $1::regclass and not exists (select from pg_constraint c where c.conindid = i.indexrelid)
+union all
+select format('alter table %I.%I set (%s)', $2::text, $3::text, array_to_string(t.reloptions, ', '))
+from pg_class t where t.oid = $1::regclass and t.reloptions is not null
+union all
+select format('alter table %I.%I alter column %I set statistics %s', $2::text, $3::text, a.attname, a.attstattarget)
+from pg_attribute a where a.attrelid = $1::regclass and a.attnum > 0 and not a.attisdropped and a.attstattarget >= 0
+union all
+select format('grant %s on %I.%I to %s', g.privilege_type, $2::text, $3::text, g.grantee::regrole)
+from pg_class t, aclexplode(t.relacl) g where t.oid = $1::regclass and g.grantee <> t.relowner
+"""
 
 
 @asynccontextmanager
@@ -86,17 +190,28 @@ async def _beside(owner_url: str, projection: Projection) -> AsyncIterator[async
     try:
         await connection.execute("select pg_advisory_lock(hashtext('tachograph.rebuild'))")
         await connection.execute(f"drop schema if exists {SCHEMA} cascade; create schema {SCHEMA}")
-        for table in (*projection.tables, "checkpoint"):
-            await connection.execute(f"create table {table} (like projection.{table} including all excluding indexes)")
-            key = await connection.fetchval(
-                "select pg_get_constraintdef(oid) from pg_constraint where conrelid = $1::regclass and contype = 'p'",
-                f"projection.{table}",
-            )
-            await connection.execute(f"alter table {table} add {key}")
+        await connection.execute(f"drop schema if exists {OLD} cascade; create schema {OLD}")
+        await copy_empty(connection, (*projection.tables, "checkpoint"))
         yield connection
-        await connection.execute(f"drop schema {SCHEMA} cascade")
+        await connection.execute(f"drop schema {SCHEMA} cascade; drop schema {OLD} cascade")
     finally:
         await connection.close()
+
+
+async def copy_empty(connection: asyncpg.Connection, tables: Sequence[str]) -> None:
+    """Create empty copies of projections' tables where the search path begins, with no index but the primary key."""
+    for table in tables:
+        await connection.execute(f"create table {table} (like projection.{table} including all excluding indexes)")
+        key = await connection.fetchval(
+            "select pg_get_constraintdef(oid) from pg_constraint where conrelid = $1::regclass and contype = 'p'",
+            f"projection.{table}",
+        )
+        await connection.execute(f"alter table {table} add {key}")
+
+
+async def keep_whole(connection: asyncpg.Connection, tables: Sequence[str]) -> None:
+    """Lock live tables against being rewritten, before a snapshot is taken to which a rewritten table were empty."""
+    await connection.execute(f"lock table {', '.join(f'projection.{table}' for table in tables)} in access share mode")
 
 
 async def _live(connection: asyncpg.Connection, projection: Projection) -> dict[UUID, int]:
@@ -125,16 +240,8 @@ async def _level(
 
 async def _compared(connection: asyncpg.Connection, table: str) -> list[Difference]:
     """Return the rows that only one side has; floats are compared bit by bit."""
-    columns = await connection.fetch(
-        "select attname, atttypid = 'float8'::regtype as is_float from pg_attribute"
-        " where attrelid = $1::regclass and attnum > 0 and not attisdropped order by attnum",
-        f"projection.{table}",
-    )
-    listed = ", ".join(
-        f'float8send("{one["attname"]}") as "{one["attname"]}"' if one["is_float"] else f'"{one["attname"]}"'
-        for one in columns
-    )
-    where = f"where not ({_NOT_COMPARED[table]})" if table in _NOT_COMPARED else ""
+    listed = await compared_columns(connection, table)
+    where = f"where not ({NOT_COMPARED[table]})" if table in NOT_COMPARED else ""
     live = f"select {listed} from projection.{table} {where}"  # noqa: S608 (our own names)
     rebuilt = f"select {listed} from {SCHEMA}.{table} {where}"  # noqa: S608 (our own names)
     found = []
@@ -142,3 +249,16 @@ async def _compared(connection: asyncpg.Connection, table: str) -> list[Differen
         rows: Sequence[asyncpg.Record] = await connection.fetch(f"({one}) except ({other}) limit {SHOWN_DIFFERENCES}")
         found += [Difference(table, side, dict(row)) for row in rows]
     return found
+
+
+async def compared_columns(connection: asyncpg.Connection, table: str) -> str:
+    """Return a table's columns as a select list in which floats are their bytes."""
+    columns = await connection.fetch(
+        "select attname, atttypid = 'float8'::regtype as is_float from pg_attribute"
+        " where attrelid = $1::regclass and attnum > 0 and not attisdropped order by attnum",
+        f"projection.{table}",
+    )
+    return ", ".join(
+        f'float8send("{one["attname"]}") as "{one["attname"]}"' if one["is_float"] else f'"{one["attname"]}"'
+        for one in columns
+    )

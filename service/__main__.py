@@ -1,4 +1,5 @@
-"""`python -m service`: the API. `python -m service bootstrap`: migrations and the first key. `… schemas [--check]`."""
+"""`python -m service`: the API. `python -m service bootstrap`: migrations and the first key. `… schemas [--check]`,
+`… verify --project P`, `… rebuild NAME | --all`."""
 
 import asyncio
 import json
@@ -10,13 +11,14 @@ import asyncpg
 import uvicorn
 from litestar import Litestar
 
+from events.errors import LedgerError
 from events.settings import Settings, SettingsError, from_environment
-from service import schemas
+from service import audit, rebuild, schemas
 from service.app import create_app
 from service.bootstrap import bootstrap
 from service.migrate import MigrationError
 
-USAGE = "usage: python -m service [bootstrap | schemas [--check]]"
+USAGE = "usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …]"
 
 
 class Server(uvicorn.Server):
@@ -72,10 +74,14 @@ def main(arguments: list[str]) -> int:
                 return schemas.write()
             case ["schemas", "--check"]:
                 return schemas.check()
+            case ["verify", *options]:
+                return audit.main(options)
+            case ["rebuild", *options]:
+                return rebuild.main(options)
             case _:
                 print(USAGE, file=sys.stderr)
                 return 2
-    except (SettingsError, MigrationError, FileNotFoundError, OSError, asyncpg.PostgresError) as error:
+    except (SettingsError, MigrationError, LedgerError, FileNotFoundError, OSError, asyncpg.PostgresError) as error:
         print(f"tachograph: {error}", file=sys.stderr)
         return 2
 

@@ -24,7 +24,7 @@ from service.msgpack import transcoded
 from service.observability import counted
 from service.problems import HANDLERS
 from service.requests import TypedRequest
-from service.routes import attempts, history, projects, runs, system, telemetry
+from service.routes import alerts, attempts, dead_letters, history, projects, runs, system, telemetry
 
 log = logging.getLogger("tachograph.service")
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> Litestar:
             yield
         finally:
             service.stopping.set()
-            service.tails.wake_all()
+            await service.tails.close()
             transport.cancel()
             await asyncio.gather(transport, return_exceptions=True)
             await service.ledger.drained()
@@ -66,6 +66,8 @@ def create_app(settings: Settings) -> Litestar:
             attempts.ROUTES,
             telemetry.ROUTES,
             history.ROUTES,
+            dead_letters.ROUTES,
+            alerts.ROUTES,
         ],
     )
     app = Litestar(

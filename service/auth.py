@@ -7,7 +7,6 @@ expiry, and opens only the routes that a program needs for its own run.
 import base64
 import hashlib
 import hmac
-import secrets
 import time
 from typing import Any, Final
 from uuid import UUID
@@ -52,9 +51,9 @@ class RunToken(msgspec.Struct, frozen=True, array_like=True):
     expires: int
 
 
-def new_key() -> tuple[str, bytes]:
-    """Return a fresh API key and its SHA-256."""
-    key = KEY_PREFIX + secrets.token_urlsafe(32)
+def key_of(secret: bytes) -> tuple[str, bytes]:
+    """Return the API key made of 32 random bytes, and its SHA-256."""
+    key = KEY_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
     return key, hashlib.sha256(key.encode()).digest()
 
 

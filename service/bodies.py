@@ -9,6 +9,8 @@ from msgspec import Meta
 from events.types import Cause, Failure, Liveness, Mode, Resources, Slot
 
 Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$(?!\n)")]
+ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/]+$(?!\n)")]
+"""No slash: it stands in paths."""
 Text = Annotated[str, Meta(max_length=65_536)]
 Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
@@ -61,7 +63,7 @@ class NewRun(Body, frozen=True):
     workflow: str | None = None
     mode: Mode | None = None
     name: Name | None = None
-    external_id: Name | None = None
+    external_id: ExternalId | None = None
     path: Annotated[str, Meta(max_length=500)] | None = None
     alias: Name | None = None
     tags: Tags = ()

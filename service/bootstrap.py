@@ -4,16 +4,18 @@ from typing import Final
 from uuid import UUID
 
 import asyncpg
+from msgspec.structs import replace
 
 from events.database import open_pool
-from events.ids import derived, uuid7
+from events.heads import Signer
+from events.ids import derived
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, SettingsError
 from events.types import KeyIssued, OrganisationCreated
 from projections import tenancy
 from projections.execute import asked_by, record
-from service.auth import KEY_PREFIX, new_key
+from service.auth import KEY_PREFIX, key_of
 from service.migrate import migrate
 
 ORGANISATION: Final[UUID] = derived("organisation", "default")
@@ -22,10 +24,11 @@ MAX_ACTIVE_RUNS: Final = 5
 
 
 async def bootstrap(settings: Settings) -> str | None:
-    """Bring the database up to this release; returns the first API key if it was made now."""
+    """Bring the database up to this release; returns the first API key while it is in force."""
     if settings.owner_database_url is None:
         raise SettingsError("TACHOGRAPH_OWNER_DATABASE_URL is not set; migrations run as the owning role")
     await migrate(settings.owner_database_url)
+    Signer.beside(settings.master_key)
     pool = await open_pool(settings.database_url, name="bootstrap", size=2)
     try:
         return await first_key(pool, Keyring.from_file(settings.master_key))
@@ -34,7 +37,10 @@ async def bootstrap(settings: Settings) -> str | None:
 
 
 async def first_key(pool: asyncpg.Pool, keyring: Keyring) -> str | None:
-    """Open the default organisation and issue its first key, once; returns the key, or None if there is one."""
+    """Open the default organisation and issue its first key, once; returns the key, or None once it was revoked.
+
+    The key follows from the master key, so a crash between its issue and its delivery loses nothing.
+    """
     ledger = Ledger(pool, keyring)
     await ledger.open(ORGANISATION, ORGANISATION, "organisation")
     organisations = await tenancy.organisations(pool)
@@ -47,12 +53,15 @@ async def first_key(pool: asyncpg.Pool, keyring: Keyring) -> str | None:
             expected_version=0,
             events=[created],
             inline=tenancy.organisation_row(version=1, name=created.name, max_active_runs=created.max_active_runs),
-            request=asked_by(ACTOR),
+            request=replace(asked_by(ACTOR), event_id=derived(ORGANISATION, "created")),
         )
-    if await pool.fetchval("select exists (select from api_key where revoked_at is null)"):
-        return None
-    key, digest = new_key()
-    issued = KeyIssued(key_id=uuid7(), label="first key", prefix=key[: len(KEY_PREFIX) + 4], sha256=digest)
+    key, digest = key_of(keyring.derive("first key"))
+    issued = KeyIssued(
+        key_id=derived("first key", digest.hex()), label="first key", prefix=key[: len(KEY_PREFIX) + 4], sha256=digest
+    )
+    known = await pool.fetchrow("select revoked_at from api_key where key_id = $1", issued.key_id)
+    if known is not None:
+        return key if known["revoked_at"] is None else None
     await record(
         ledger,
         ledger_id=ORGANISATION,
@@ -60,6 +69,6 @@ async def first_key(pool: asyncpg.Pool, keyring: Keyring) -> str | None:
         expected_version=0,
         events=[issued],
         inline=tenancy.key_row(issued),
-        request=asked_by(ACTOR),
+        request=replace(asked_by(ACTOR), event_id=derived(issued.key_id, "issued"), body=digest),
     )
     return key

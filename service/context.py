@@ -35,6 +35,8 @@ from service.tails import Tails
 Http = HttpRequest[Principal, None, Any]
 
 MAX_KEY_BYTES: Final = 255
+MAX_DEPTH: Final = 100
+"""How deep documents may be nested, so that every reader of them, ours and others, can take them."""
 CACHED_ADDRESSES: Final = 50_000
 
 
@@ -47,7 +49,7 @@ class Service:
         self.keyring = keyring
         self.tails = Tails()
         self.nats: Client | None = None
-        self.ledger = Ledger(pool, keyring, nudge=self.tails.grown)
+        self.ledger = self.tails.ledger = Ledger(pool, keyring, nudge=self.tails.grown)
         self.keys = Keys(pool, keyring.derive("run-token"))
         self.beats = ApiBeats()
         self.analytics = Analytics(settings.parquet)
@@ -55,7 +57,7 @@ class Service:
         self.logs = Logs(self.ledger, self.analytics)
         self.stopping = asyncio.Event()
         self._organisations: dict[UUID, UUID] = {}
-        self._addresses: dict[tuple[UUID, str], tuple[UUID, UUID]] = {}
+        self._addresses: dict[str, tuple[UUID, UUID]] = {}
 
     async def project(self, http: Http, name_or_id: str) -> Project:
         """Return the caller's project. Raises `NotFound`."""
@@ -86,14 +88,14 @@ class Service:
 
     async def address(self, http: Http, run: str) -> tuple[UUID, UUID]:
         """Return a run's ledger and id for its program, without reading its state: appends check that themselves."""
-        named = (http.user.organisation_id, run)
-        known = self._addresses.get(named)
+        known = self._addresses.get(run)
         if known is None:
             stored = await self.run(http, run, program=True)
             known = (stored.ledger_id, stored.run_id)
-            if len(self._addresses) >= CACHED_ADDRESSES:
-                self._addresses.clear()
-            self._addresses[named] = known
+            if not run.startswith("ext:"):  # names move on, ids do not
+                if len(self._addresses) >= CACHED_ADDRESSES:
+                    self._addresses.clear()
+                self._addresses[run] = known
             return known
         owner = await self._organisation(known[0])
         if owner != http.user.organisation_id or http.user.run_id not in (None, known[1]):
@@ -122,20 +124,25 @@ class Service:
                 self._organisations[ledger_id] = known
         return known
 
-    async def asked(self, http: Http) -> Request:
-        """Return who asks for what; an `Idempotency-Key` makes a repetition the same request."""
+    async def asked(self, http: Http, scope: UUID | None = None) -> Request:
+        """Return who asks for what; an `Idempotency-Key` makes a repetition the same request.
+
+        `scope` is the project, workflow or run that the route is about: names move on, ids do not.
+        """
         key = http.headers.get("idempotency-key")
         body = await http.body()
+        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(msgspec.json.decode(body), MAX_DEPTH):
+            raise Invalid(f"a body is nested at most {MAX_DEPTH} deep", limit=MAX_DEPTH)
         if key is None:
             event_id = uuid7()
         elif not 0 < len(key) <= MAX_KEY_BYTES:
             raise Invalid("Idempotency-Key is 1 to 255 characters", path="Idempotency-Key", limit=MAX_KEY_BYTES)
         else:
-            event_id = derived(http.user.actor, http.method, http.url.path, key)
+            event_id = derived(http.user.actor, http.method, _template(http), scope, key)
         return Request(
             actor=http.user.actor,
             event_id=event_id,
-            body=hashlib.sha256(f"{http.method} {http.url.path}\n".encode() + body).digest(),
+            body=hashlib.sha256(f"{http.method} {_template(http)} {scope}\n".encode() + body).digest(),
             named=key is not None,
             occurred_at=datetime.now(UTC),
         )
@@ -185,10 +192,20 @@ class Service:
         return tombstone(stored, deleted_by, _credits(costs.get(stored.run_id)))
 
 
+def _template(http: Http) -> str:
+    """Return the route's path as it is declared."""
+    return min(http.route_handler.paths)
+
+
 def as_json(struct: Any) -> dict[str, Any]:
     """Return a Struct as plain values."""
     plain: dict[str, Any] = msgspec.to_builtins(struct)
     return plain
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return below is not None and (depth == 0 or any(_is_deeper(one, depth - 1) for one in below))
 
 
 def _credits(cost: RunCost | None) -> Credits:

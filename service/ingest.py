@@ -18,6 +18,7 @@ MAX_POINTS: Final = 100_000
 MAX_LINES: Final = 10_000
 MAX_LINE_CHARACTERS: Final = 65_536
 MAX_NAME_BYTES: Final = 250
+MAX_STAGES_BYTES: Final = 64 << 10
 MAX_BODY_BYTES: Final = 8 << 20
 POINTS_PER_EVENT: Final = 16_000
 LOG_BYTES_PER_EVENT: Final = 384 << 10
@@ -187,6 +188,11 @@ def _stages(
             indices += [known.setdefault(whole, len(known))] * count
         else:
             indices += [known.setdefault(stage, len(known)) for stage in series.stage]
+    size = sum(len(stage.encode()) for stage in known if stage is not None)
+    if size > MAX_STAGES_BYTES:
+        raise Invalid(
+            f"the stages of a body have {size} bytes, over {MAX_STAGES_BYTES}", path="$.stage", limit=MAX_STAGES_BYTES
+        )
     if len(known) > 1 << 16 or any(stage is not None and len(stage) > MAX_NAME_BYTES for stage in known):
         raise Invalid(
             f"at most 65536 stages of at most {MAX_NAME_BYTES} characters", path="$.stage", limit=MAX_NAME_BYTES

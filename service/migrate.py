@@ -21,6 +21,8 @@ FUNCTIONS: Final = (
     ("projections.sql", "project_run"),
     ("projections.sql", "project_transition"),
     ("projections.sql", "project_segment"),
+    ("projections.sql", "project_subscription"),
+    ("projections.sql", "rewrite"),
 )
 APPLICATION_ROLE: Final = "tachograph"
 

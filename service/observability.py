@@ -1,11 +1,14 @@
 """The process's figures for Prometheus: requests, appended events, points, connections."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from projections.health import SILENT_SECONDS, Heard
 
 if TYPE_CHECKING:
     from service.context import Service
@@ -23,6 +26,33 @@ SECONDS: Final = Histogram(
 CONNECTIONS: Final = Gauge("tachograph_postgres_connections", "Connections in the pool", ["state"], registry=REGISTRY)
 NATS: Final = Gauge("tachograph_nats_connected", "Whether NATS is connected", registry=REGISTRY)
 STREAMS: Final = Gauge("tachograph_sse_clients", "Open event streams", registry=REGISTRY)
+FEEDS: Final = Gauge("tachograph_sse_feeds", "Ledgers that are read for open event streams", registry=REGISTRY)
+ROLE_UP: Final = Gauge("tachograph_role_up", "Copies of a role that spoke lately", ["role"], registry=REGISTRY)
+ROLE_FAILURES: Final = Gauge(
+    "tachograph_role_failures", "Failures in a row, of the worst copy of a role", ["role"], registry=REGISTRY
+)
+ROLE_RESTARTS: Final = Gauge(
+    "tachograph_role_restarts", "How often the copies of a role were started again", ["role"], registry=REGISTRY
+)
+LAG: Final = Gauge("tachograph_reader_lag_events", "Events that a reader has not passed", ["reader"], registry=REGISTRY)
+LETTERS: Final = Gauge("tachograph_dead_letters", "Events that a reader cannot take", ["reader"], registry=REGISTRY)
+
+
+def roles_told(copies: Sequence[Heard], lags: Mapping[str, int], letters: Mapping[str, int]) -> None:
+    """Take what the roles last said of themselves, how far they are, and what they cannot take."""
+    for gauge in (ROLE_UP, ROLE_FAILURES, ROLE_RESTARTS, LAG, LETTERS):
+        gauge.clear()
+    for one in copies:
+        alive = one.silence_seconds < SILENT_SECONDS
+        ROLE_UP.labels(one.role).inc(alive)
+        if alive:
+            ROLE_RESTARTS.labels(one.role).inc(one.restarts)
+            known = max((copy.failures for copy in copies if copy.role == one.role), default=0)
+            ROLE_FAILURES.labels(one.role).set(known)
+    for reader, events in lags.items():
+        LAG.labels(reader).set(events)
+    for reader, waiting in letters.items():
+        LETTERS.labels(reader).set(waiting)
 
 
 def exposition(service: "Service") -> bytes:
@@ -32,6 +62,7 @@ def exposition(service: "Service") -> bytes:
     CONNECTIONS.labels("open").set(pool.get_size())
     NATS.set(service.nats is not None and service.nats.is_connected)
     STREAMS.set(service.tails.followers)
+    FEEDS.set(service.tails.feeds)
     return generate_latest(REGISTRY)
 
 

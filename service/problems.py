@@ -26,6 +26,7 @@ from events.errors import (
     Unavailable,
     VersionConflict,
 )
+from events.heads import HeadRefused
 from service.auth import Forbidden
 
 log = logging.getLogger("tachograph.service")
@@ -39,6 +40,7 @@ STATUS: Final[Mapping[type[LedgerError], HTTPStatus]] = {
     Rejected: HTTPStatus.CONFLICT,
     VersionConflict: HTTPStatus.CONFLICT,
     IdReused: HTTPStatus.CONFLICT,
+    HeadRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Busy: HTTPStatus.TOO_MANY_REQUESTS,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -100,6 +102,7 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
             members = {"limit": error.limit}
         case Busy():
             headers = {"Retry-After": str(round(error.retry_after_seconds))}
+            members = {"limit": getattr(error, "limit", None)}
         case Unavailable():
             headers = {"Retry-After": "1"}
         case CorruptHistory():
@@ -135,6 +138,7 @@ def _field(item: Any) -> dict[str, str]:
     return {"path": f"$.{key}" if key else "$", "message": item.get("message", "")}
 
 
+_PATH: Final = re.compile(r"\$[^`]*")
 _LIMIT: Final = re.compile(r"[<>]=? (-?\d+(?:\.\d+)?)$")
 
 
@@ -148,7 +152,7 @@ def _limit(message: str) -> int | float | None:
 
 def _invalid_body(_: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
     message, __, at = str(error).partition(" - at ")
-    path = at.strip("`") or "$"
+    path = found[0] if (found := _PATH.search(at)) else "$"
     errors = [{"path": path, "message": message}]
     return problem(
         HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{path}: {message}", errors=errors, limit=_limit(message)

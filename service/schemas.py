@@ -66,7 +66,10 @@ def _openapi() -> dict[str, Any]:
             parquet=nowhere,
         )
     )
-    return app.openapi_schema.to_schema()
+    document = app.openapi_schema.to_schema()
+    for schema in document["components"]["schemas"].values():
+        schema.pop("default", None)  # a field's, put here when the field comes before any other use of its type
+    return document
 
 
 def _asyncapi() -> dict[str, Any]:

@@ -1,53 +1,82 @@
-"""Server-Sent Events: a ledger read by position as it grows."""
+"""Server-Sent Events: a ledger's history, read by position for each client, and then what all of them share."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
 import msgspec
 from litestar.response.sse import ServerSentEventMessage
 
-from events import cloudevents
-from events.ledger import Recorded
 from service.context import Service
+from service.tails import LOOK_SECONDS, PAGE_EVENTS, Told, told
 
-PAGE_EVENTS: Final = 200
-LOOK_SECONDS: Final = 1.0
 PING_SECONDS: Final = 15.0
 
 _json: Final = msgspec.json.Encoder()
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """What a client follows: a ledger, or one stream of it; all types of events, or some."""
+
+    ledger_id: UUID
+    stream: UUID | None
+    types: Sequence[str] | None
+
+
 async def follow(
-    service: Service, ledger_id: UUID, stream: UUID | None, after: int, types: Sequence[str] | None
+    service: Service, wanted: Wanted, after: int, leave: Callable[[], None]
 ) -> AsyncIterator[ServerSentEventMessage]:
-    """Yield a ledger's events after a position, then whatever comes, until the client goes or we stop."""
-    grown = service.tails.follow(ledger_id)
-    said = time.monotonic()
+    """Yield events after a position, then whatever comes, until the client goes, is too slow, or we stop."""
     try:
         yield ServerSentEventMessage(comment="tachograph", data=None)
+        head, _ = await service.ledger.head(wanted.ledger_id)
+        async for event in _history(service, wanted, after, head):
+            yield _message(event)
+        async with aclosing(_live(service, wanted, max(after, head))) as live:
+            async for message in live:
+                yield message
+        if service.stopping.is_set():
+            yield ServerSentEventMessage(event="goodbye", data="{}")
+    finally:
+        leave()
+
+
+async def _history(service: Service, wanted: Wanted, after: int, up_to: int) -> AsyncIterator[Told]:
+    """Yield what lies between two positions."""
+    while after < up_to and not service.stopping.is_set():
+        page = await service.ledger.read(
+            wanted.ledger_id, after=after, up_to=up_to, limit=PAGE_EVENTS, types=wanted.types, stream=wanted.stream
+        )
+        for recorded in page:
+            yield told(recorded)
+        after = page[-1].position if page else up_to
+
+
+async def _live(service: Service, wanted: Wanted, after: int) -> AsyncGenerator[ServerSentEventMessage]:
+    """Yield what the ledger's feed hands on behind a position; first what lies before the feed's next event."""
+    follower = await service.tails.follow(wanted.ledger_id, wanted.stream, wanted.types)
+    said = time.monotonic()
+    try:
+        async for event in _history(service, wanted, after, follower.begins):
+            yield _message(event)
+        last = max(after, follower.begins)
         while not service.stopping.is_set():
-            grown.clear()
-            head, _ = await service.ledger.head(ledger_id)
-            while after < head and not service.stopping.is_set():
-                page = await service.ledger.read(
-                    ledger_id, after=after, up_to=head, limit=PAGE_EVENTS, types=types, stream=stream
-                )
-                for recorded in page:
-                    yield _message(recorded)
-                    said = time.monotonic()
-                after = page[-1].position if len(page) == PAGE_EVENTS else head
+            for event in await follower.take(LOOK_SECONDS):
+                if event.position > last:
+                    yield _message(event)
+                    last, said = event.position, time.monotonic()
+            if follower.reason is not None:
+                cut = {"reason": follower.reason, "last_event_id": last}
+                yield ServerSentEventMessage(event="cut", data=_json.encode(cut))
+                return
             if time.monotonic() - said > PING_SECONDS:
                 yield ServerSentEventMessage(comment="ping", data=None)
                 said = time.monotonic()
-            if not service.stopping.is_set():
-                await service.tails.wait(ledger_id, grown, LOOK_SECONDS)
-        yield ServerSentEventMessage(event="goodbye", data="{}")
     finally:
-        service.tails.leave(ledger_id, grown)
+        service.tails.leave(wanted.ledger_id, follower)
 
 
-def _message(recorded: Recorded) -> ServerSentEventMessage:
-    body = _json.encode(cloudevents.document(recorded))
-    return ServerSentEventMessage(data=body, event=recorded.type, id=recorded.position)
+def _message(event: Told) -> ServerSentEventMessage:
+    return ServerSentEventMessage(data=event.body, event=event.type, id=event.position)

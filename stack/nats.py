@@ -65,6 +65,11 @@ class Nats:
         """The port for clients."""
         return int(self._choices()["port"])
 
+    @property
+    def monitor_url(self) -> str:
+        """The monitoring address, on loopback: it tells how the server syncs, and nothing secret."""
+        return f"http://{HOST}:{self._choices()['monitor_port']}"
+
     def url(self, user: str = "roles") -> str:
         """Return the URL of `service`, `roles` or `worker`, with its password."""
         return f"nats://{user}:{self._choices()['passwords'][user]}@{HOST}:{self.port}"
@@ -73,8 +78,8 @@ class Nats:
         """Start it and wait until it serves; without a warden it gets its own. Raises `StackError`."""
         self.home.prepare()
         self.data.mkdir(mode=0o700, exist_ok=True)
-        if not _free(self.port):
-            self._choose_port()
+        if not _free(self.port) or not _free(int(self._choices()["monitor_port"])):
+            self._choose_ports()
         configuration = self.data / "nats.conf"
         write_private(configuration, json.dumps(self._configuration(), indent=1).encode())
         if warden is None:
@@ -111,6 +116,7 @@ class Nats:
         return {
             "server_name": "tachograph",
             "listen": f"{HOST}:{self.port}",
+            "http": self.monitor_url.removeprefix("http://"),
             "max_payload": 1 << 20,
             "jetstream": {
                 "store_dir": str(self.data / "jetstream"),
@@ -133,13 +139,16 @@ class Nats:
                 self._chosen = json.loads((self.data / "access.json").read_text())
             except FileNotFoundError:
                 self._chosen = {"passwords": {user: secrets.token_urlsafe(24) for user in USERS}}
-                self._choose_port()
+                self._choose_ports()
+            if "monitor_port" not in self._chosen:
+                self._choose_ports()
         assert self._chosen is not None
         return self._chosen
 
-    def _choose_port(self) -> None:
+    def _choose_ports(self) -> None:
         assert self._chosen is not None
-        self._chosen["port"] = next(port for port in random.sample(PORTS, 100) if _free(port))
+        free = (port for port in random.sample(PORTS, 100) if _free(port))
+        self._chosen |= {"port": next(free), "monitor_port": next(free)}
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.data / "access.json", json.dumps(self._chosen).encode())
 

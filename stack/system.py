@@ -33,6 +33,7 @@ OURS_ALONE: Final = (
     "TACHOGRAPH_DATABASE_URL",
     "TACHOGRAPH_OWNER_DATABASE_URL",
     "TACHOGRAPH_NATS_URL",
+    "TACHOGRAPH_NATS_MONITOR_URL",
     "TACHOGRAPH_MASTER_KEY",
     "TACHOGRAPH_PARQUET",
     "TACHOGRAPH_URL",
@@ -220,6 +221,7 @@ class Stack:
         return self._common_environment() | {
             "TACHOGRAPH_DATABASE_URL": self.postgres.url(),
             "TACHOGRAPH_NATS_URL": self.nats.url(user),
+            "TACHOGRAPH_NATS_MONITOR_URL": self.nats.monitor_url,
             "TACHOGRAPH_MASTER_KEY": str(self.home.master_key),
             "TACHOGRAPH_PARQUET": str(self.home.parquet),
         }

@@ -110,6 +110,7 @@ class Archiver:
         self._next_tail = 0.0
         await partitions.create(self._ledger.pool)
         await self.sweep()
+        await self._purge.forget()
         self._next_upkeep = self._clock() + UPKEEP_SECONDS
 
     async def stop(self) -> None:
@@ -126,13 +127,19 @@ class Archiver:
             if not more:
                 self._next_tail = self._clock() + self._policy.tail_seconds
             done += passed
-            for stored in await runs.unpurged(self._ledger.pool):
-                if self._may_try(stored.run_id):
-                    done += await self._guarded(stored.run_id, self._purge.purge(stored))
+            done += await self._purge_deleted()
         for key in [key for key, waiting in self._waiting.items() if self._is_due(key, waiting)]:
             done += await self._guarded(key[1], self._archive(key))
         await self._move_cursors()
         return done
+
+    async def _purge_deleted(self) -> int:
+        """Empty the deleted runs whose turn it is; once those tables were rewritten, they are purged."""
+        unpurged = [one for one in await runs.unpurged(self._ledger.pool) if self._may_try(one.run_id)]
+        empty = [stored for stored in unpurged if await self._guarded(stored.run_id, self._purge.empty(stored))]
+        if not empty or not await self._purge.rewrite():
+            return 0
+        return await self._purge.finish(empty)
 
     async def upkeep(self) -> None:
         """Do what is due every hour: partitions made and dropped, orphans swept."""

@@ -19,6 +19,11 @@ class Elected:
         self._connection: asyncpg.Connection | None = None
         self._leading = False
 
+    @property
+    def leading(self) -> bool:
+        """Whether this copy is the one that works."""
+        return self._leading
+
     async def start(self) -> None:
         """Connect; whether we lead is seen in `step`."""
         self._connection = await asyncpg.connect(

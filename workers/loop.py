@@ -7,6 +7,7 @@ Tests call `step` directly, so no test sleeps.
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 log = logging.getLogger("tachograph.workers")
@@ -36,7 +37,9 @@ class Runner:
     def __init__(self, role: Loop) -> None:
         self.role = role
         self.failures = 0
+        self.restarts = 0
         self.last_error: str | None = None
+        self.stepped_at: datetime | None = None
         self._nudged = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -60,6 +63,7 @@ class Runner:
                     await self.role.stop()
             except Exception as error:
                 self.failures += 1
+                self.restarts += 1
                 self.last_error = f"{type(error).__name__}: {error}"
                 pause = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS)) - 1]
                 log.exception("%s failed (%d in a row); again in %.1f s", self.role.name, self.failures, pause)
@@ -70,6 +74,7 @@ class Runner:
             self._nudged.clear()
             done = await self.role.step()
             self.failures, self.last_error = 0, None
+            self.stepped_at = datetime.now(UTC)
             if not done:
                 await self._wait(self.role.pause_seconds, nudges=True)
             else:

@@ -1,10 +1,12 @@
 """The monitor: silence becomes unresponsive, then crashed; a voice that returns becomes responsive, or recovered.
 
 Only receipt times count, taken from a monotonic clock. Whenever we ourselves were away (a start, a lost connection
-to NATS, a step that came late), every grace period begins afresh: our outage is nobody's crash.
+to NATS, a step that came late, API processes that fell silent), every grace period begins afresh: our outage is
+nobody's crash.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -30,6 +32,8 @@ log = logging.getLogger("tachograph.monitor")
 
 ACTOR: Final = "system:monitor"
 LATE_STEP_SECONDS: Final = 5.0
+API_SILENT_SECONDS: Final = 4.0
+"""API processes beat once a second, with or without runs; without their beats we know nothing of tracked runs."""
 
 _beat: Final = msgspec.json.Decoder(Beat)
 
@@ -55,9 +59,10 @@ class Monitor:
         self._clock = clock
         self._heard: dict[UUID, tuple[int, float]] = {}
         self._watched: dict[UUID, Watched] = {}
-        self._returned: dict[UUID, int] = {}
+        self._returned: set[tuple[UUID, int, str]] = set()
         self._stepped = clock()
         self._fresh_since = clock()
+        self._api_heard = self._api_since = -math.inf
         self._reconnects = -1
         self._subscription: Subscription | None = None
 
@@ -84,10 +89,14 @@ class Monitor:
     def hear(self, beat: Beat) -> None:
         """Take a beat's runs as alive now. For a managed run only its worker's beats count."""
         now = self._clock()
+        if beat.kind == "api":
+            if now - self._api_heard > API_SILENT_SECONDS:
+                self._api_since = now
+            self._api_heard = now
         for run_id, epoch in beat.runs.items():
             watched = self._watched.get(run_id)
             if watched is None:
-                self._returned[run_id] = epoch
+                self._returned.add((run_id, epoch, beat.sender))
                 continue
             if watched.run.mode is Mode.MANAGED and beat.sender != str(watched.run.worker):
                 continue
@@ -108,18 +117,21 @@ class Monitor:
             command = self._verdict(run_id, watched, now)
             if command is not None:
                 changed += await self._execute(watched.ledger_id, run_id, command)
-        for run_id, epoch in list(self._returned.items()):
-            del self._returned[run_id]
-            changed += await self._recover(run_id, epoch)
+        returned, self._returned = self._returned, set()
+        for run_id, epoch, sender in returned:
+            changed += await self._recover(run_id, epoch, sender)
         return changed
 
     def _verdict(self, run_id: UUID, watched: Watched, now: float) -> RunCommand | None:
         run = watched.run
+        if run.mode is Mode.TRACKED and now - self._api_heard > API_SILENT_SECONDS:
+            return None  # their beats come through the API, and it is the API that is silent
         epoch, at = self._heard.get(run_id, (0, 0.0))
         heard = at if epoch == run.epoch else 0.0
-        silence = now - max(heard, watched.since, self._fresh_since)
+        fresh = self._fresh_since if run.mode is Mode.MANAGED else max(self._fresh_since, self._api_since)
+        silence = now - max(heard, watched.since, fresh)
         if silence < run.liveness.unresponsive_seconds:
-            if run.unresponsive and heard > watched.since:
+            if run.unresponsive and now - heard < run.liveness.unresponsive_seconds:
                 return MarkResponsive(epoch=run.epoch, silence_seconds=round(silence, 3))
             return None
         last = datetime.now(UTC) - timedelta(seconds=now - heard) if heard else None
@@ -156,9 +168,11 @@ class Monitor:
             since = known.since if known is not None and same else now
             self._watched[stored.run_id] = Watched(stored.ledger_id, stored.run.version, stored.run, since)
 
-    async def _recover(self, run_id: UUID, epoch: int) -> int:
+    async def _recover(self, run_id: UUID, epoch: int, sender: str) -> int:
         stored = await runs.get(self._ledger.pool, run_id)
         if stored is None or stored.run.status is not Status.CRASHED or stored.run.epoch != epoch:
+            return 0
+        if stored.run.mode is Mode.MANAGED and sender != str(stored.run.worker):
             return 0
         ended = stored.run.ended_at
         silence = (datetime.now(UTC) - ended).total_seconds() if ended else 0.0

@@ -1,7 +1,8 @@
 """The projector: keeps every asynchronous projection of every ledger up to date.
 
 An event that a projection cannot take holds up that projection of that ledger alone: the page is done again event by
-event up to it, the failure is said with its position, shown in `lagging`, and tried again ever more rarely.
+event up to it, the failure becomes a dead letter, shown in `lagging`, and is tried again ever more rarely, at once
+when somebody asks for it. One that somebody discards is passed over for that projection.
 """
 
 import logging
@@ -15,6 +16,7 @@ import msgspec
 from events.commit import LOST_CONNECTION
 from events.ledger import Ledger
 from events.sql import load
+from projections import dead_letters
 from projections.apply import Projection, advance, checkpoint
 from projections.credits import Credits
 from projections.metrics import Metrics
@@ -34,6 +36,11 @@ class Lag(msgspec.Struct, frozen=True):
     error: str
     failures: int
     retry_at: float
+
+
+def reader(projection: Projection) -> str:
+    """Return the name by which a projection's dead letters are known."""
+    return f"projector.{projection.name}"
 
 
 class Projector:
@@ -80,8 +87,12 @@ class Projector:
     async def _advance(self, projection: Projection, ledger_id: UUID) -> int:
         key = (projection.name, ledger_id)
         lag = self._lags.get(key)
-        if lag is not None and self._clock() < lag.retry_at:
-            return 0
+        if lag is not None:
+            state = await dead_letters.state(self._ledger.pool, reader(projection), ledger_id, lag.position)
+            if state == "discarded":
+                return await self._pass_over(projection, ledger_id, lag.position)
+            if self._clock() < lag.retry_at and state != "retry":
+                return 0
         try:
             passed = await advance(self._ledger, projection, ledger_id, limit=1 if key in self._careful_until else None)
         except LOST_CONNECTION:
@@ -90,10 +101,11 @@ class Projector:
             if key not in self._careful_until:
                 self._careful_until[key] = await self._end_of_page(projection, ledger_id)
                 return await self._advance(projection, ledger_id)
-            await self._hold_up(projection, ledger_id, error)
-            return 0
+            return await self._hold_up(projection, ledger_id, error)
         if passed:
-            self._lags.pop(key, None)
+            if self._lags.pop(key, None) is not None:
+                stands = await checkpoint(self._ledger.pool, projection.name, ledger_id)
+                await dead_letters.resolve(self._ledger.pool, reader(projection), ledger_id, stands.position)
             await self._relax(projection, ledger_id)
         return passed
 
@@ -104,13 +116,16 @@ class Projector:
         )
         return page[-1].position if page else stands.position
 
-    async def _hold_up(self, projection: Projection, ledger_id: UUID, error: Exception) -> None:
+    async def _hold_up(self, projection: Projection, ledger_id: UUID, error: Exception) -> int:
         key = (projection.name, ledger_id)
         stands = await checkpoint(self._ledger.pool, projection.name, ledger_id)
         culprit = await self._ledger.read(
             ledger_id, after=stands.position, limit=1, types=projection.types, payloads=False
         )
         position = culprit[0].position if culprit else stands.position + 1
+        state = await dead_letters.hold(self._ledger, reader(projection), ledger_id, position, error)
+        if state == "discarded":
+            return await self._pass_over(projection, ledger_id, position)
         failures = self._lags[key].failures + 1 if key in self._lags else 1
         pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]
         self._lags[key] = Lag(
@@ -130,6 +145,19 @@ class Projector:
             pause,
             exc_info=error,
         )
+        return 0
+
+    async def _pass_over(self, projection: Projection, ledger_id: UUID, position: int) -> int:
+        """Go on behind an event that somebody discarded; returns how many positions were passed."""
+        stands = await checkpoint(self._ledger.pool, projection.name, ledger_id)
+        async with self._ledger.pool.acquire() as connection, connection.transaction():
+            await connection.execute(load("projections.sql", "open_checkpoint"), projection.name, ledger_id)
+            await connection.execute(
+                load("projections.sql", "move_checkpoint"), projection.name, ledger_id, stands.position, position
+            )
+        self._lags.pop((projection.name, ledger_id), None)
+        log.warning("%s of ledger %s goes on without position %d", projection.name, ledger_id, position)
+        return position - stands.position
 
     async def _relax(self, projection: Projection, ledger_id: UUID) -> None:
         """Take whole pages again once what made us careful is passed."""

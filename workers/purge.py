@@ -1,78 +1,204 @@
 """The purge: a deleted run's contents leave every store, and a receipt says what they gave up.
 
-Every step may be repeated, so a purge that died half way is simply done again. The key goes first: from
-then on nothing in Postgres can be read. Stores that others still copy into come last, once those have
-passed the deletion.
+Every step may be repeated, so a purge that died half way is simply done again; what was found is remembered in
+Postgres. The key goes first: from then on no payload can be read. Stores that others still copy into come last, once
+those have passed the deletion. At the end the tables that held names, parameters and keys in clear are rewritten, for
+all runs that are ready at once, since Postgres leaves deleted rows in its pages.
+
+Source: docs/decisions/0010-erasure.md.
 """
 
 import asyncio
 import logging
-from collections import Counter
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
+import asyncpg
+import msgspec
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
 
 from events.commands import RecordPurge
-from events.ledger import Ledger
+from events.ledger import SURVIVES_ERASURE, Ledger
 from events.sql import load
 from events.types import StoreReceipt
 from projections import archive
 from projections.execute import asked_by, execute
 from projections.runs import StoredRun
+from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")
 
 STREAM_SUBJECTS: Final = (("EVENTS", "tachograph.events"), ("TELEMETRY", "tachograph.telemetry"))
+TABLES: Final = ("run", "metric_summary", "data_key")
+"""What holds users' texts, or keys, in clear."""
+
+MESSAGES_AT_A_TIME: Final = 32
+PAGE_MESSAGES: Final = 500
+FETCH_SECONDS: Final = 5.0
+REWRITE_SHARE: Final = 0.05
+"""How much of the time the tables may be locked by rewriting: the next one waits accordingly."""
+
+REWRITE_SECONDS: Final = 600.0
+
+
+LOOKS: Final = 3
+_NOT_DELETED: Final = frozenset({10_037, 10_057})
+
+
+class MessagesLeftError(Exception):
+    """Messages of a deleted run keep being there; whatever stores them must end first."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A stored message: its sequence in its stream and the bytes of its body."""
+
+    sequence: int
+    bytes: int
 
 
 class Purge:
-    """Erases deleted runs; remembers what earlier tries of this process found."""
+    """Erases deleted runs."""
 
-    def __init__(self, ledger: Ledger, root: Path, jetstream: JetStreamContext | None, actor: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        root: Path,
+        jetstream: JetStreamContext | None,
+        actor: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ledger = ledger
         self._root = root
         self._jetstream = jetstream
         self._actor = actor
-        self._objects: dict[UUID, Counter[str]] = {}
-        self._bytes: dict[UUID, Counter[str]] = {}
+        self._clock = clock
+        self._rewrite_at = 0.0
 
-    async def purge(self, stored: StoredRun) -> bool:
-        """Erase a deleted run; False when a reader still lags behind its deletion and the rest must wait."""
+    async def empty(self, stored: StoredRun) -> bool:
+        """Erase what a deleted run has in every store; False where a reader still lags behind its deletion."""
         ledger_id, run_id = stored.ledger_id, stored.run_id
-        objects = self._objects.setdefault(run_id, Counter())
-        sizes = self._bytes.setdefault(run_id, Counter())
-        erased, size = await self._ledger.erase(ledger_id, run_id)
-        behind = await self._ledger.pool.fetchval(
+        pool = self._ledger.pool
+        behind = await pool.fetchval(
             load("projections.sql", "still_reading"), ledger_id, stored.position, self._jetstream is not None
         )
-        rows = await self._ledger.pool.fetchval(load("projections.sql", "forget_run"), ledger_id, run_id)
-        objects["postgres"] += erased + rows
-        sizes["postgres"] += size
-        files, size = await asyncio.to_thread(archive.remove_run, self._root, ledger_id, run_id)
-        objects["parquet"] += files
-        sizes["parquet"] += size
+        await pool.execute(load("projections.sql", "note_erased"), ledger_id, run_id)
+        self._ledger.keyring.forget(run_id)
+        crash_point("purge.after_erase")
+        await self._note(
+            stored, "parquet", *await asyncio.to_thread(archive.measure_run, self._root, ledger_id, run_id)
+        )
+        await asyncio.to_thread(archive.remove_run, self._root, ledger_id, run_id)
+        crash_point("purge.after_files")
         if behind:
             return False
         if self._jetstream is not None:
-            objects["jetstream"] += await self._purge_messages(self._jetstream, ledger_id, run_id)
-        receipt = {store: StoreReceipt(objects[store], sizes[store]) for store in sorted(objects)}
-        await execute(self._ledger, ledger_id, run_id, RecordPurge(receipt=receipt), asked_by(self._actor))
-        del self._objects[run_id], self._bytes[run_id]
-        log.info("run %s: purged, %s", run_id, receipt)
+            await self._erase_messages(self._jetstream, stored)
         return True
 
-    async def _purge_messages(self, jetstream: JetStreamContext, ledger_id: UUID, run_id: UUID) -> int:
-        """Purge the run's messages; returns how many there were (JetStream does not tell their bytes)."""
-        messages = 0
-        for stream, prefix in STREAM_SUBJECTS:
-            subject = f"{prefix}.{ledger_id}.{run_id}.>"
-            try:
-                info = await jetstream.stream_info(stream, subjects_filter=subject)
-                messages += sum((info.state.subjects or {}).values())
-                await jetstream.purge_stream(stream, subject=subject)
-            except NotFoundError:
-                continue  # no such stream, so nothing of the run's is in it
-        return messages
+    async def rewrite(self) -> bool:
+        """Rewrite the tables that rows were erased from; False where that must wait, for its turn or for a lock."""
+        if self._clock() < self._rewrite_at:
+            return False
+        began = self._clock()
+        try:
+            for table in TABLES:
+                await self._ledger.pool.execute("select projection.rewrite($1)", table, timeout=REWRITE_SECONDS)
+                crash_point(f"purge.after_rewrite_{table}")
+        except asyncpg.LockNotAvailableError:
+            log.info("a table is in use for long; it is rewritten later")
+            return False
+        finally:
+            took = self._clock() - began
+            self._rewrite_at = self._clock() + took / REWRITE_SHARE
+        return True
+
+    async def finish(self, runs: Sequence[StoredRun]) -> int:
+        """Record the receipts of runs that are empty, after a rewrite; returns how many."""
+        for stored in runs:
+            found = await self._ledger.pool.fetch(
+                load("projections.sql", "read_found"), stored.ledger_id, stored.run_id
+            )
+            receipt = {row["store"]: StoreReceipt(row["objects"], row["bytes"]) for row in found}
+            await execute(
+                self._ledger, stored.ledger_id, stored.run_id, RecordPurge(receipt=receipt), asked_by(self._actor)
+            )
+            crash_point("purge.after_receipt")
+            log.info("run %s: purged, %s", stored.run_id, receipt)
+        await self.forget()
+        return len(runs)
+
+    async def forget(self) -> None:
+        """Forget what was found of runs whose receipt is an event; a death may have come in between."""
+        await self._ledger.pool.execute(load("projections.sql", "forget_found"))
+
+    async def _note(self, stored: StoredRun, store: str, objects: int, size: int) -> None:
+        await self._ledger.pool.execute(
+            load("projections.sql", "note_found"), stored.ledger_id, stored.run_id, store, objects, size
+        )
+
+    async def _erase_messages(self, jetstream: JetStreamContext, stored: StoredRun) -> None:
+        """Overwrite the run's messages one by one: purging a subject would leave their bytes in the files.
+
+        That it was deleted, and why, stays for subscribers who have yet to hear it. Raises `MessagesLeftError` when
+        there are still some after `LOOKS` looks.
+        """
+        for _ in range(LOOKS):
+            found = {
+                stream: await _messages(jetstream, stream, f"{prefix}.{stored.ledger_id}.{stored.run_id}")
+                for stream, prefix in STREAM_SUBJECTS
+            }
+            every = [message for messages in found.values() for message in messages]
+            await self._note(stored, "jetstream", len(every), sum(message.bytes for message in every))
+            if not every:
+                return
+            for stream, messages in found.items():
+                for start in range(0, len(messages), MESSAGES_AT_A_TIME):
+                    some = messages[start : start + MESSAGES_AT_A_TIME]
+                    await asyncio.gather(*(_erase(jetstream, stream, message.sequence) for message in some))
+                    crash_point("purge.after_messages")
+        raise MessagesLeftError(f"run {stored.run_id} still has messages after {LOOKS} looks")
+
+
+async def _erase(jetstream: JetStreamContext, stream: str, sequence: int) -> None:
+    """Overwrite a message (the server's default way to delete one); if it is gone already, the next look says so."""
+    try:
+        await jetstream.delete_msg(stream, sequence)
+    except APIError as error:
+        if error.err_code not in _NOT_DELETED:
+            raise
+
+
+async def _messages(jetstream: JetStreamContext, stream: str, subject: str) -> list[Message]:
+    """Return the messages below a run's subject, the news of its deletion left out; bodies are not read."""
+    try:
+        subscription = await jetstream.pull_subscribe(
+            f"{subject}.>",
+            stream=stream,
+            config=ConsumerConfig(
+                deliver_policy=DeliverPolicy.ALL,
+                ack_policy=AckPolicy.NONE,
+                headers_only=True,
+                inactive_threshold=60,
+                mem_storage=True,
+            ),
+        )
+    except NotFoundError:
+        return []  # no such stream, so nothing of the run's is in it
+    found = []
+    try:
+        pending = (await subscription.consumer_info()).num_pending or 0
+        while pending:
+            page = await subscription.fetch(min(PAGE_MESSAGES, pending), timeout=FETCH_SECONDS)
+            pending = page[-1].metadata.num_pending
+            for message in page:
+                if message.subject.removeprefix(f"{subject}.") not in SURVIVES_ERASURE:
+                    size = int((message.headers or {}).get("Nats-Msg-Size", 0))
+                    found.append(Message(message.metadata.sequence.stream, size))
+    finally:
+        await subscription.unsubscribe()
+    return found

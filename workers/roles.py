@@ -1,21 +1,30 @@
 """The background roles in one process: what they share, and their start and stop."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events import bus
+from events.commit import LOST_CONNECTION
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings
+from projections import health
+from projections.health import Said
+from workers.alerter import Alerter
 from workers.archiver import Archiver
 from workers.elected import Elected
+from workers.heads import Heads
 from workers.loop import Loop, Runner
 from workers.monitor import Monitor
 from workers.projector import Projector
@@ -25,15 +34,18 @@ from workers.scheduler import Scheduler
 log = logging.getLogger("tachograph.workers")
 
 STOP_SECONDS: Final = 3.0
+BEAT_SECONDS: Final = 2.0
 
 Build = Callable[[Ledger, Client, Settings], Loop]
 
 ROLES: Final[Mapping[str, Build]] = {
-    "relay": lambda ledger, nats, _: Relay(ledger, nats.jetstream()),
+    "relay": lambda ledger, nats, settings: Relay(ledger, nats.jetstream(), monitor_url=settings.nats_monitor_url),
     "projector": lambda ledger, _nats, _: Projector(ledger),
     "archiver": lambda ledger, nats, settings: Archiver(ledger, settings.parquet, jetstream=nats.jetstream()),
     "scheduler": lambda ledger, nats, _: Scheduler(ledger, nats, nats.jetstream()),
+    "alerter": lambda ledger, _nats, settings: Alerter(ledger, allow_private=settings.webhook_allow_private),
     "monitor": lambda ledger, nats, _: Monitor(ledger, nats),
+    "heads": lambda ledger, _nats, settings: Heads(ledger, settings.master_key, settings.home / "heads"),
 }
 
 
@@ -42,6 +54,7 @@ async def run_roles(names: list[str], settings: Settings) -> None:
     pool = await open_pool(settings.database_url, name="-".join(names)[:40])
     nats = await bus.connect(settings.nats_url, name="roles")
     runners: list[Runner] = []
+    instance = f"{socket.gethostname()}:{os.getpid()}"
 
     ledger = Ledger(pool, Keyring.from_file(settings.master_key), nudge=bus.Nudges(nats))
 
@@ -50,7 +63,11 @@ async def run_roles(names: list[str], settings: Settings) -> None:
             runner.nudge()
 
     await nats.subscribe(bus.nudge_subject("*"), cb=heard)
-    runners += [Runner(Elected(ROLES[name](ledger, nats, settings), settings.database_url)) for name in names]
+    elected = [Elected(ROLES[name](ledger, nats, settings), settings.database_url) for name in names]
+    runners += [Runner(role) for role in elected]
+    saying = asyncio.create_task(
+        _say_how_we_are(pool, instance, list(zip(elected, runners, strict=True))), name="saying"
+    )
     tasks = [asyncio.create_task(runner.run(), name=runner.role.name) for runner in runners]
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -58,6 +75,8 @@ async def run_roles(names: list[str], settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     log.info("roles: %s", ", ".join(names))
     await stopping.wait()
+    saying.cancel()
+    await asyncio.gather(saying, return_exceptions=True)
     for runner in runners:
         runner.stop()
     _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
@@ -65,5 +84,31 @@ async def run_roles(names: list[str], settings: Settings) -> None:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     await ledger.drained()
+    with contextlib.suppress(*LOST_CONNECTION, TimeoutError):
+        await health.forget(pool, instance)
     await nats.close()
     await asyncio.wait_for(pool.close(), STOP_SECONDS)
+
+
+async def _say_how_we_are(
+    pool: asyncpg.Pool, instance: str, roles: Sequence[tuple[Elected, Runner]], seconds: float = BEAT_SECONDS
+) -> None:
+    """Write each role's state every few seconds, where the service shows it; without Postgres nobody listens."""
+    while True:
+        said = [
+            Said(
+                role=role.name,
+                instance=instance,
+                leads=role.leading,
+                failures=runner.failures,
+                restarts=runner.restarts,
+                last_error=runner.last_error,
+                stepped_at=runner.stepped_at,
+            )
+            for role, runner in roles
+        ]
+        try:
+            await health.say(pool, said)
+        except (*LOST_CONNECTION, TimeoutError) as error:
+            log.debug("nobody hears how the roles are: %r", error)
+        await asyncio.sleep(seconds)

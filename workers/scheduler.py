@@ -20,13 +20,13 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from events.beats import Beat, Order, order_subject
-from events.commands import ConfirmKill
+from events.commands import ConfirmKill, FailStart, RunCommand
 from events.errors import Rejected, VersionConflict
 from events.ids import derived, uuid7
 from events.ledger import Ledger
 from events.run import Run
 from events.sql import load
-from events.types import Mode, Resources, Status
+from events.types import Cause, Failure, Mode, Resources, Slot, Status
 from projections import runs, tenancy
 from projections.execute import asked_by, execute
 from projections.runs import StoredRun
@@ -36,6 +36,7 @@ log = logging.getLogger("tachograph.scheduler")
 
 ACTOR: Final = "system:scheduler"
 CLAIM_SECONDS: Final = 20.0
+START_SECONDS: Final = 900.0
 WORKER_ALIVE_SECONDS: Final = 15.0
 KILL_REPEAT_SECONDS: Final = 5.0
 KILL_MARGIN_SECONDS: Final = 10.0
@@ -47,8 +48,13 @@ class Assignment(msgspec.Struct, frozen=True):
     """An order that is under way to a worker."""
 
     worker_id: UUID
+    family: str
     slots: int
     until: float
+
+
+Busy = Counter[tuple[UUID, str]]
+"""Slots taken, by worker and family."""
 
 
 class Scheduler:
@@ -97,12 +103,12 @@ class Scheduler:
 
     async def step(self) -> int:
         """Start what can be started, kill what is to be killed; returns how many orders and events that made."""
-        return await self._start_queued() + await self._kill_requested()
+        return await self._start_queued() + await self._kill_requested() + await self._fail_overdue_starts()
 
     async def _start_queued(self) -> int:
         now = self._clock()
         pool = self._ledger.pool
-        queued = [stored for stored in await runs.with_status(pool, [Status.QUEUED]) if _managed(stored)]
+        queued = [runs.stored_run(row) for row in await pool.fetch(load("projections.sql", "queued_runs"))]
         waiting = {stored.run_id for stored in queued}
         self._assigned = {
             run_id: assignment
@@ -125,7 +131,7 @@ class Scheduler:
             for row in await pool.fetch("select ledger_id, organisation_id from ledger.ledger where kind = 'project'")
         }
         for run_id, assignment in self._assigned.items():
-            busy[assignment.worker_id] += assignment.slots
+            busy[assignment.worker_id, assignment.family] += assignment.slots
             active[projects[next(stored.ledger_id for stored in queued if stored.run_id == run_id)]] += 1
         given = 0
         for stored in queued:
@@ -138,21 +144,22 @@ class Scheduler:
                 continue
             if not await self._order_start(stored, worker.worker_id):
                 break
-            self._assigned[stored.run_id] = Assignment(worker.worker_id, needed.count, now + CLAIM_SECONDS)
-            busy[worker.worker_id] += needed.count
+            family = _family(needed.accelerator)
+            self._assigned[stored.run_id] = Assignment(worker.worker_id, family, needed.count, now + CLAIM_SECONDS)
+            busy[worker.worker_id, family] += needed.count
             active[organisation] += 1
             given += 1
         return given
 
-    async def _usage(self) -> tuple[Counter[UUID], Counter[UUID]]:
-        """Return the slots taken by worker, and the active managed runs by organisation."""
+    async def _usage(self) -> tuple[Busy, Counter[UUID]]:
+        """Return the slots taken by worker and family, and the active managed runs by organisation."""
         rows = await self._ledger.pool.fetch(load("projections.sql", "slots_taken"))
-        busy: Counter[UUID] = Counter()
+        busy: Busy = Counter()
         active: Counter[UUID] = Counter()
         for row in rows:
             run = runs.stored_run(row).run
             if run.worker is not None and (run.status is not Status.CRASHED or self._still_holds(run, row["run_id"])):
-                busy[run.worker] += max(1, len(run.accelerators))
+                busy.update((run.worker, _family(slot)) for slot in run.accelerators)
             if run.status is not Status.CRASHED:
                 active[row["organisation_id"]] += 1
         return busy, active
@@ -188,12 +195,21 @@ class Scheduler:
             if stored.run.mode is Mode.TRACKED:
                 margin += 2 * stored.run.liveness.beat_seconds
             if row["waited_seconds"] > kill.grace_seconds + margin:
-                done += await self._confirm_kill(stored)
+                done += await self._execute(stored, ConfirmKill())
             elif (
                 stored.run.worker is not None and now - self._kills_said.get(stored.run_id, -1e9) > KILL_REPEAT_SECONDS
             ):
                 done += await self._order_kill(stored, now)
         return done
+
+    async def _fail_overdue_starts(self) -> int:
+        """Fail the runs whose worker lives and yet does not get them started."""
+        failed = 0
+        for row in await self._ledger.pool.fetch(load("projections.sql", "overdue_starts"), START_SECONDS):
+            message = f"its worker did not start it within {START_SECONDS:.0f} s"
+            command = FailStart(cause=Cause.START_DEADLINE, error=Failure(type="StartDeadline", message=message))
+            failed += await self._execute(runs.stored_run(row), command)
+        return failed
 
     async def _order_kill(self, stored: StoredRun, now: float) -> int:
         kill, worker_id = stored.run.kill, stored.run.worker
@@ -215,9 +231,9 @@ class Scheduler:
             return 1
         return 0
 
-    async def _confirm_kill(self, stored: StoredRun) -> int:
+    async def _execute(self, stored: StoredRun, command: RunCommand) -> int:
         try:
-            await execute(self._ledger, stored.ledger_id, stored.run_id, ConfirmKill(), asked_by(ACTOR))
+            await execute(self._ledger, stored.ledger_id, stored.run_id, command, asked_by(ACTOR))
         except (Rejected, VersionConflict) as refusal:
             log.info("run %s: %s", stored.run_id, refusal)
             return 0
@@ -236,18 +252,22 @@ class Scheduler:
         return True
 
 
-def _managed(stored: StoredRun) -> bool:
-    return stored.run.mode is Mode.MANAGED
+def _family(slot_or_accelerator: str) -> str:
+    """Return `cpu` or `gpu`: of a slot's id (`gpu:…`), or of what a run asks for (`cpu`, `gpu`, a model's name)."""
+    return "cpu" if slot_or_accelerator.partition(":")[0] == "cpu" else "gpu"
 
 
-def _free_worker(
-    alive: dict[UUID, Worker], busy: Counter[UUID], organisation: UUID, needed: Resources
-) -> Worker | None:
+def _serves(slot: Slot, accelerator: str) -> bool:
+    """Say whether a slot is of the kind asked for: its own, a wider one (`cuda` of `cuda:h200`), or its family."""
+    return accelerator == slot.kind or slot.kind.startswith(f"{accelerator}:") or accelerator == _family(slot.id)
+
+
+def _free_worker(alive: dict[UUID, Worker], busy: Busy, organisation: UUID, needed: Resources) -> Worker | None:
     """Return the worker with the most free slots of the kind, or None."""
 
     def free(worker: Worker) -> int:
-        fitting = sum(1 for slot in worker.slots if needed.accelerator in (slot.kind, slot.kind.split(":")[0]))
-        return fitting - busy[worker.worker_id]
+        fitting = sum(1 for slot in worker.slots if _serves(slot, needed.accelerator))
+        return fitting - busy[worker.worker_id, _family(needed.accelerator)]
 
     fitting = [w for w in alive.values() if w.organisation_id == organisation and free(w) >= needed.count]
     return max(fitting, key=free, default=None)

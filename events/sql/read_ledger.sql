@@ -1,14 +1,19 @@
--- A page of a ledger in order, payloads sealed ($5: with payloads), optionally of some types only.
--- $1 ledger, $2 after position, $3 up to position, $4 limit, $6 types or NULL, $7 stream
--- or NULL. Zero rows: nothing after that position.
-select e.*, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext
-from (
-    select * from ledger.event
-    where ledger_id = $1 and position > $2 and position <= $3 and ($6::text[] is null or type = any($6))
-      and ($7::uuid is null or stream = $7)
-    order by position limit $4
-) e
-left join ledger.payload p on $5 and p.ledger_id = e.ledger_id and p.position = e.position and e.seq is null
-left join ledger.telemetry t on $5 and e.seq is not null and t.ledger_id = e.ledger_id and t.stream = e.stream
-    and t.position = e.position and t.recorded_at = e.recorded_at
-order by e.position
+-- A page of a ledger in order, payloads sealed ($5: with payloads), optionally of some types ($6) or one stream ($7):
+-- at most $4 events and, after the first, at most $8 bytes of payload. $1 ledger, $2 after position, $3 up to position.
+-- Zero rows: nothing there.
+select s.* from (
+    select e.*, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
+           sum(coalesce(length(p.ciphertext), length(t.ciphertext), 0)) over (order by e.position)
+               - coalesce(length(p.ciphertext), length(t.ciphertext), 0) as before
+    from (
+        select * from ledger.event
+        where ledger_id = $1 and position > $2 and position <= $3 and ($6::text[] is null or type = any($6))
+          and ($7::uuid is null or stream = $7)
+        order by position limit $4
+    ) e
+    left join ledger.payload p on $5 and p.ledger_id = e.ledger_id and p.position = e.position and e.seq is null
+    left join ledger.telemetry t on $5 and e.seq is not null and t.ledger_id = e.ledger_id and t.stream = e.stream
+        and t.position = e.position and t.recorded_at = e.recorded_at
+) s
+where s.before < $8
+order by s.position

@@ -8,11 +8,9 @@ select t.ledger_id, t.stream,
 from (select distinct ledger_id, stream from ledger.telemetry where recorded_at < $1) t
 left join segment s on s.ledger_id = t.ledger_id and s.run_id = t.stream
 cross join lateral (
-    select coalesce(min(r.position), 9223372036854775807) as passed
-    from (
-        select c.position from ledger.cursor c where c.ledger_id = t.ledger_id and c.reader = 'relay'
-        union all
-        select p.position from checkpoint p where p.ledger_id = t.ledger_id
-    ) r
+    select min(coalesce(c.position, p.position, 0)) as passed   -- who has not begun holds everything
+    from (values ('relay'), ('alerter'), ('credits'), ('metrics')) r(reader)
+    left join ledger.cursor c on c.reader = r.reader and c.ledger_id = t.ledger_id
+    left join checkpoint p on p.projection = r.reader and p.ledger_id = t.ledger_id
 ) f
 group by t.ledger_id, t.stream, f.passed

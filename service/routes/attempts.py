@@ -28,6 +28,7 @@ from events.types import Mode, Rate, Resources, Status, WorkerRegistered
 from projections import runs, tenancy
 from projections.execute import execute, record
 from projections.rates import rate_for
+from projections.tenancy import Worker
 from service.bodies import (
     ClaimBody,
     Ended,
@@ -46,6 +47,7 @@ from service.bodies import (
 )
 from service.context import Http, Service
 from service.paging import Page
+from service.problems import Invalid
 from service.resources import RunResource, WorkerResource, worker_resource
 
 
@@ -83,7 +85,7 @@ async def start_run(request: Http, data: JSONBody[StartBody], service: Service, 
         environment=data.environment_captured,
         rate=rate_for(declared) if declared else None,
     )
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
@@ -118,7 +120,7 @@ async def finish_run(request: Http, data: JSONBody[FinishBody], service: Service
         error=data.error,
         last_seq=data.last_seq,
     )
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
@@ -129,7 +131,7 @@ async def report_progress(
     """The program says how far it is."""
     stored = await service.run(request, run, program=True)
     command = ReportProgress(epoch=data.epoch, done=data.done, total=data.total, unit=data.unit)
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
@@ -140,7 +142,7 @@ async def set_primary_metric(
     """Name the metric that tells the best point."""
     stored = await service.run(request, run, program=True)
     command = SetPrimaryMetric(name=data.name, mode=data.mode)
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
@@ -152,9 +154,10 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     if worker is None or worker.organisation_id != request.user.organisation_id:
         raise NotFound(f"there is no worker {data.worker}")
     resources = stored.run.resources or Resources()
+    _check_slots(data.slots, worker, resources)
     rate: Rate = rate_for(resources)
     command = ClaimRun(worker=data.worker, command_id=data.command_id, accelerators=data.slots, rate=rate)
-    asked = replace(await service.asked(request), actor=f"worker:{data.worker}")
+    asked = replace(await service.asked(request, stored.run_id), actor=f"worker:{data.worker}")
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked)
     claimed: Run = outcome.run
     history = await runs.transitions(service.pool, stored.ledger_id, stored.run_id)
@@ -173,11 +176,23 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     )
 
 
+def _check_slots(slots: tuple[str, ...], worker: Worker, resources: Resources) -> None:
+    """Refuse slots that are not the worker's, or not what the run asks for. Raises `Invalid`."""
+    owned = {slot.id for slot in worker.slots}
+    for index, slot in enumerate(slots):
+        if slot not in owned:
+            raise Invalid(f"worker {worker.name} has no slot {slot!r}", path=f"$.slots[{index}]")
+    if len(set(slots)) != resources.count:
+        raise Invalid(
+            f"the run takes {resources.count} slots, not {len(set(slots))}", path="$.slots", limit=resources.count
+        )
+
+
 @post("/runs/{run:str}/report", status_code=200)
 async def report(request: Http, data: JSONBody[Report], service: Service, run: str) -> Response[RunResource]:
     """A GPU worker says what its process does."""
-    stored = await service.run(request, run, program=True)
-    asked = replace(await service.asked(request), actor=f"worker:{stored.run.worker}")
+    stored = await service.run(request, run)
+    asked = replace(await service.asked(request, stored.run_id), actor=f"worker:{stored.run.worker}")
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, _command(data), asked)
     return await service.answer(outcome)
 

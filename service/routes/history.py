@@ -1,20 +1,24 @@
 """What happened: events of runs and projects, as pages and as a live stream; heads and verification."""
 
+import asyncio
+import weakref
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, get, post
-from litestar.params import Parameter
+from litestar.params import JSONBody, Parameter
 from litestar.response import ServerSentEvent
 
 from events import cloudevents
-from events.verification import Verification, verify
+from events.heads import SignedHead, Signer
+from projections.verification import Places, Report, audit
 from service.context import Http, Service
 from service.paging import Size
 from service.problems import Invalid
-from service.stream import follow
+from service.stream import Wanted, follow
 
 
 class EventPage(msgspec.Struct, frozen=True):
@@ -35,7 +39,8 @@ async def _page(
     service: Service, ledger_id: UUID, stream: UUID | None, after: int, limit: int, types: Sequence[str] | None
 ) -> EventPage:
     found = await service.ledger.read(ledger_id, after=after, limit=limit, types=types, stream=stream)
-    following = found[-1].position if len(found) == limit else None
+    head, _ = await service.ledger.head(ledger_id)
+    following = found[-1].position if found and found[-1].position < head else None
     return EventPage([cloudevents.document(recorded) for recorded in found], following)
 
 
@@ -69,6 +74,13 @@ async def _start(request: Http, service: Service, ledger_id: UUID, after: int | 
     return start
 
 
+def _follow(request: Http, service: Service, wanted: Wanted, after: int) -> ServerSentEvent:
+    leave = service.tails.enter(request.user.actor)
+    events = follow(service, wanted, after, leave)
+    weakref.finalize(events, leave)  # a client that is gone before its first event never starts it
+    return ServerSentEvent(events)
+
+
 @get("/projects/{project:str}/stream")
 async def project_stream(
     request: Http, service: Service, project: str, after: int | None = None, types: Types = None
@@ -76,7 +88,7 @@ async def project_stream(
     """A project's events as they happen (Server-Sent Events; the id is the position)."""
     known = await service.project(request, project)
     start = await _start(request, service, known.project_id, after)
-    return ServerSentEvent(follow(service, known.project_id, None, start, _types(types)))
+    return _follow(request, service, Wanted(known.project_id, None, _types(types)), start)
 
 
 @get("/runs/{run:str}/stream")
@@ -86,30 +98,59 @@ async def run_stream(
     """A run's events as they happen, telemetry too (Server-Sent Events; the id is the position)."""
     stored = await service.run(request, run)
     start = await _start(request, service, stored.ledger_id, after)
-    return ServerSentEvent(follow(service, stored.ledger_id, stored.run_id, start, _types(types)))
+    return _follow(request, service, Wanted(stored.ledger_id, stored.run_id, _types(types)), start)
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Where a project's ledger stands: the last position, and the chain value (hex) after it."""
+    """Where a project's ledger stands: the last position, the chain value (hex) after it, both signed.
+
+    `public_key` (Ed25519, hex) is what the signature verifies with; keep it, and a head, outside this system.
+    """
 
     project_id: UUID
     position: int
     chain: str
+    public_key: str
+    head: SignedHead
 
 
 @get("/projects/{project:str}/audit")
-async def audit(request: Http, service: Service, project: str) -> Head:
-    """The head of a project's ledger."""
+async def audit_head(request: Http, service: Service, project: str) -> Head:
+    """The head of a project's ledger, signed."""
     known = await service.project(request, project)
     position, chain = await service.ledger.head(known.project_id)
-    return Head(known.project_id, position, chain.hex())
+    signer = await _signer(service)
+    head = signer.sign(known.project_id, position, chain, datetime.now(UTC))
+    return Head(known.project_id, position, chain.hex(), signer.public_key.hex(), head)
+
+
+async def _signer(service: Service) -> Signer:
+    return await asyncio.to_thread(Signer.beside, service.settings.master_key)
+
+
+class VerifyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to verify against: a signed head that was kept elsewhere."""
+
+    head: SignedHead | None = None
 
 
 @post("/projects/{project:str}/audit/verify", status_code=200)
-async def verify_project(request: Http, service: Service, project: str) -> Response[Verification]:
-    """Verify the whole history: verified up to a position, or the first bad record and what differs."""
+async def verify_project(
+    request: Http, service: Service, project: str, data: JSONBody[VerifyBody | None] = None
+) -> Response[Report]:
+    """Verify the whole history and what was made from it: verified, or the first thing that is bad and what differs."""
     known = await service.project(request, project)
-    return Response(await verify(service.ledger, known.project_id))
+    heads = [data.head] if data is not None and data.head is not None else []
+    if heads:
+        public_key = (await _signer(service)).public_key
+        for head in heads:
+            head.expect(known.project_id, public_key)
+    places = Places(
+        database_url=service.settings.database_url,
+        parquet=service.settings.parquet,
+        jetstream=service.nats.jetstream() if service.nats is not None and service.nats.is_connected else None,
+    )
+    return Response(await audit(service.ledger, known.project_id, places, heads=heads))
 
 
 ROUTES = Router(
@@ -119,7 +160,7 @@ ROUTES = Router(
         run_events,
         project_stream,
         run_stream,
-        audit,
+        audit_head,
         verify_project,
     ],
     tags=["history"],

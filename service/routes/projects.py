@@ -21,7 +21,7 @@ from events.types import (
 )
 from events.workflow import Workflow
 from projections import tenancy
-from projections.execute import record
+from projections.execute import Request, record
 from service.bodies import ChangedProject, NewProject, WorkflowBody
 from service.context import Http, Service
 from service.paging import Page, Size, page
@@ -79,8 +79,8 @@ async def change_project(
     request: Http, data: JSONBody[ChangedProject], service: Service, project: str
 ) -> Response[ProjectResource]:
     """Rename or describe a project."""
-    asked = await service.asked(request)
     known = await service.project(request, project)
+    asked = await service.asked(request, known.project_id)
     name = known.name if data.name is msgspec.UNSET else data.name
     description = known.description if data.description is msgspec.UNSET else data.description
     appended = await record(
@@ -99,7 +99,7 @@ async def change_project(
 
 
 async def _record_workflow(
-    service: Service, request: Http, ledger_id: UUID, workflow_id: UUID, known: Workflow, events: list[WorkflowEvent]
+    service: Service, asked: Request, ledger_id: UUID, workflow_id: UUID, known: Workflow, events: list[WorkflowEvent]
 ) -> Appended:
     """Append a workflow's events. A repetition changes nothing."""
     state = known
@@ -114,8 +114,16 @@ async def _record_workflow(
         expected_version=known.version,
         events=events,
         inline={name: [msgspec.structs.replace(row, event=len(events) - 1)]},
-        request=await service.asked(request),
+        request=asked,
     )
+
+
+async def _as_of(service: Service, stored: tenancy.StoredWorkflow, version: int | None) -> tenancy.StoredWorkflow:
+    """Return the workflow at a version, folded from the ledger."""
+    state = Workflow()
+    for recorded in await service.ledger.read_stream(stored.ledger_id, stored.workflow_id, up_to=version):
+        state = workflows.evolve(state, recorded.event())
+    return tenancy.StoredWorkflow(stored.workflow_id, stored.ledger_id, stored.created_at, state)
 
 
 @post("/projects/{project:str}/workflows", status_code=201)
@@ -126,14 +134,14 @@ async def create_workflow(
     if data.name is msgspec.UNSET:
         raise Invalid("Object missing required field `name`", path="$.name")
     known = await service.project(request, project)
-    asked = await service.asked(request)
+    asked = await service.asked(request, known.project_id)
     if not asked.named and await tenancy.workflow_by_name(service.pool, known.project_id, data.name):
         raise Rejected(f"there is a workflow named {data.name!r} already", state="exists", asked="create")
     workflow_id = derived(asked.event_id, "workflow")
     given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
     check_environment(given.get("environment", {}))
     created = WorkflowCreated(**given)
-    appended = await _record_workflow(service, request, known.project_id, workflow_id, Workflow(), [created])
+    appended = await _record_workflow(service, asked, known.project_id, workflow_id, Workflow(), [created])
     stored = tenancy.StoredWorkflow(
         workflow_id, known.project_id, appended.recorded_at, workflows.evolve(Workflow(), created)
     )
@@ -170,6 +178,11 @@ async def change_workflow(
 ) -> Response[WorkflowResource]:
     """Change a workflow for future runs: a rename, a new version of the recipe, or both."""
     stored = await _workflow(service, request, workflow)
+    asked = await service.asked(request, workflow)
+    before = await service.ledger.stored(stored.ledger_id, asked.event_id, asked.body) if asked.named else None
+    if before is not None:
+        first = await _as_of(service, stored, before.version)
+        return Response(workflow_resource(first), headers=_at(before.last))
     known = stored.workflow
     given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
     check_environment(given.get("environment", {}))
@@ -181,7 +194,7 @@ async def change_workflow(
         events.append(WorkflowChanged(**recipe))
     position = 0
     if events:
-        position = (await _record_workflow(service, request, stored.ledger_id, workflow, known, events)).last
+        position = (await _record_workflow(service, asked, stored.ledger_id, workflow, known, events)).last
     changed = await _workflow(service, request, workflow)
     return Response(workflow_resource(changed), headers=_at(position))
 

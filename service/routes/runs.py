@@ -17,7 +17,7 @@ from events.ids import derived, uuid7
 from events.types import Mode, Resources, RunCreated, Status, WorkflowRef
 from events.workflow import Workflow
 from projections import runs, tenancy
-from projections.execute import as_of, execute
+from projections.execute import answered_before, as_of, execute
 from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
 from service.bodies import ArchiveBody, Body, DeleteBody, EditBody, KillBody, NewRun
@@ -35,8 +35,11 @@ B = TypeVar("B", bound=Body)
 async def create_run(request: Http, data: JSONBody[NewRun], service: Service, project: str) -> Response[RunResource]:
     """Create a run: managed when there is a command to start, else tracked."""
     known = await service.project(request, project)
-    asked = await service.asked(request)
+    asked = await service.asked(request, known.project_id)
     run_id = derived(asked.event_id, "run") if asked.named else uuid7()
+    answered = await answered_before(service.ledger, known.project_id, run_id, asked)
+    if answered is not None:  # its workflow may have another name by now
+        return await service.answer(answered, status=201)
     workflow = await _workflow(service, known.project_id, data.workflow)
     created = _created(data, workflow)
     if not asked.named:
@@ -208,11 +211,15 @@ async def _synced(service: Service, stored: StoredRun) -> bool | None:
     if not stored.run.last_seq:
         return None
     rows = await service.pool.fetch(
-        "select source, count(distinct seq) as batches from ledger.event"
-        " where ledger_id = $1 and stream = $2 and epoch = $3 and seq is not null and seq <= 1 << 40 group by source",
+        "select e.source, count(distinct e.seq) as batches"
+        " from unnest($4::text[], $5::bigint[]) said(source, last)"
+        " join ledger.event e on e.ledger_id = $1 and e.stream = $2 and e.epoch = $3 and e.source = said.source"
+        " and e.seq <= said.last and e.seq is not null group by e.source",
         stored.ledger_id,
         stored.run_id,
         stored.run.epoch,
+        list(stored.run.last_seq),
+        list(stored.run.last_seq.values()),
     )
     came = {row["source"]: row["batches"] for row in rows}
     return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())
@@ -232,7 +239,9 @@ async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, ru
     stored = await service.run(request, run, program=True)
     tags = data.tags if data.tags is msgspec.UNSET else tuple(dict.fromkeys(data.tags))
     command = EditRun(tags=tags, notes=data.notes, alias=data.alias, config=data.config, summary=data.summary)
-    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, await service.asked(request))
+    outcome = await execute(
+        service.ledger, stored.ledger_id, stored.run_id, command, await service.asked(request, stored.run_id)
+    )
     return await service.answer(outcome)
 
 
@@ -241,7 +250,7 @@ async def archive_run(request: Http, service: Service, run: str) -> Response[Run
     """Take a run out of the everyday lists, or back with `{"archived": false}`."""
     stored = await service.run(request, run)
     body = await _optional(request, ArchiveBody)
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     command = ArchiveRun(archived=body.archived)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
@@ -252,7 +261,7 @@ async def kill_run(request: Http, service: Service, run: str) -> Response[RunRes
     stored = await service.run(request, run)
     body = await _optional(request, KillBody)
     command = KillRun(grace_seconds=body.grace_seconds, reason=body.reason)
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
@@ -261,7 +270,7 @@ async def delete_run(request: Http, service: Service, run: str) -> Response[Tomb
     """Erase an ended run's contents for good; who, when, why and what it cost stay."""
     stored = await service.run(request, run, deleted=True)
     body = await _optional(request, DeleteBody)
-    asked = await service.asked(request)
+    asked = await service.asked(request, stored.run_id)
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, DeleteRun(reason=body.reason), asked)
     left = StoredRun(ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run)
     tombstone = await service.tombstone(left)

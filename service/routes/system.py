@@ -1,7 +1,7 @@
 """Health, metrics of the process, who am I, and usage."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -9,9 +9,12 @@ from litestar import Response, Router, get
 from nats.errors import Error as NatsError
 
 from events.commit import LOST_CONNECTION
-from projections import tenancy, usage
+from projections import health, tenancy, usage
+from projections.dead_letters import waiting
 from service.context import Http, Service
-from service.observability import exposition
+from service.observability import exposition, roles_told
+
+ROLES: Final = ("relay", "projector", "archiver", "scheduler", "monitor", "alerter", "heads")
 
 
 @get("/healthz", exclude_from_auth=True, tags=["system"])
@@ -22,12 +25,15 @@ async def healthz() -> dict[str, str]:
 
 @get("/readyz", exclude_from_auth=True, tags=["system"])
 async def readyz(service: Service) -> Response[dict[str, Any]]:
-    """Whether requests can be served, with reasons. Without NATS we are ready, and say that subscribers wait."""
+    """Whether requests can be served, with reasons. Without NATS or a role we are ready, and say so."""
     reasons = {"postgres": await _postgres(service), "nats": _nats(service)}
+    roles: dict[str, str] = {}
+    if reasons["postgres"] == "ok":
+        roles = health.verdicts(await health.heard(service.pool), ROLES)
     ready = reasons["postgres"] == "ok" and not service.stopping.is_set()
     if service.stopping.is_set():
         reasons["service"] = "stopping"
-    return Response({"ready": ready, "checks": reasons}, status_code=200 if ready else 503)
+    return Response({"ready": ready, "checks": reasons, "roles": roles}, status_code=200 if ready else 503)
 
 
 async def _postgres(service: Service) -> str:
@@ -48,7 +54,11 @@ def _nats(service: Service) -> str:
 
 @get("/metrics", media_type="text/plain; version=0.0.4", tags=["system"])
 async def prometheus(service: Service) -> bytes:
-    """The process's figures in Prometheus' text format."""
+    """The process's figures in Prometheus' text format, and those of the roles."""
+    try:
+        roles_told(await health.heard(service.pool), await health.lags(service.pool), await waiting(service.pool))
+    except (*LOST_CONNECTION, TimeoutError):
+        roles_told((), {}, {})  # the other figures are wanted all the more
     return exposition(service)
 
 

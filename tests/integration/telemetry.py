@@ -16,6 +16,7 @@ from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Appended, Draft, Ledger, Proposal
 from events.telemetry import STREAMS, LogColumns, MetricColumns
+from events.sql import load
 from events.types import Mode, ProjectCreated, RunCreated, Status
 from projections import runs, tenancy
 from projections.analytics import Analytics
@@ -53,6 +54,20 @@ class World:
         for command in (CreateRun(created=created), AttachRun()):
             await execute(self.ledger, self.ledger_id, run_id, command, asked_by(ACTOR))
         return run_id
+
+    async def readers_pass(self) -> None:
+        """Have everybody who reads payloads by position pass all that there is."""
+        head, _ = await self.ledger.head(self.ledger_id)
+        for reader in ("relay", "alerter"):
+            await self.pool.execute(load("events.sql", "move_cursor"), reader, self.ledger_id, head)
+        for projection in ("credits", "metrics"):
+            await self.pool.execute(
+                "insert into checkpoint values ($1, $2, $3)"
+                " on conflict (projection, ledger_id) do update set position = excluded.position",
+                projection,
+                self.ledger_id,
+                head,
+            )
 
     async def end(self, run_id: UUID) -> None:
         command = EndRun(epoch=1, status=Status.COMPLETED)

@@ -316,6 +316,8 @@ async def test_a_partition_is_dropped_when_all_of_it_is_in_parquet(world: World,
     assert await partitions.drop_archived(world.pool, world.root, keep) == []
     await world.archive()
     await world.metrics(first, {"loss": ([3], [3.0])})
+    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    await world.readers_pass()
     assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
     assert await owner.fetchval("select to_regclass('ledger.telemetry_20200101_00')") is None
     for run_id, points in ((first, 3), (second, 2)):
@@ -336,9 +338,10 @@ async def test_a_partition_stays_while_a_file_is_missing_or_a_reader_is_behind(
     assert await partitions.drop_archived(world.pool, world.root, keep) == []
     assert "are not whole" in caplog.text
     away.rename(file)
-    await world.pool.execute("insert into checkpoint values ('metrics', $1, 1)", world.ledger_id)
+    await world.readers_pass()
+    await world.pool.execute("update checkpoint set position = 1 where projection = 'metrics'")
     assert await partitions.drop_archived(world.pool, world.root, keep) == []
-    await world.pool.execute("update checkpoint set position = 1000")
+    await world.readers_pass()
     assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
 
 
@@ -374,6 +377,7 @@ async def test_a_partition_that_is_dropped_between_manifest_and_tail_loses_no_po
         if calls == 1:
             await world.archive()
             await aged(owner)
+            await world.readers_pass()
             assert await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
         return found
 

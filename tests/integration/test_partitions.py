@@ -35,6 +35,7 @@ async def test_old_batches_of_the_default_partition_go_only_once_they_are_archiv
     await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
     assert await owner.fetchval(count) == 1
     await world.archive()
+    await world.readers_pass()
     await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
     assert await owner.fetchval(count) == 0
     assert (await world.charts.chart(await world.stored(run), ["loss"]))[0].points == 1

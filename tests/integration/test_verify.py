@@ -79,6 +79,8 @@ TAMPERINGS: dict[str, tuple[str, int, str]] = {
         8,
         "before",
     ),
+    "recorded never": ("update ledger.event set recorded_at = 'infinity' where position = 10", 10, "before"),
+    "happened never": ("update ledger.event set occurred_at = '-infinity' where position = 4", 4, CHAIN),
     "which run": (f"update ledger.event set stream = '{UUID(int=7)}' where position = 5", 5, CHAIN),
     "attempt": ("update ledger.event set epoch = 2 where position = 5", 5, CHAIN),
     "seq": ("update ledger.event set seq = seq + 100 where position = 5", 5, CHAIN),

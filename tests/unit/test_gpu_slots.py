@@ -14,15 +14,16 @@ H200 = [Gpu(0, "GPU-aaaa", "NVIDIA H200"), Gpu(1, "GPU-bbbb", "NVIDIA H200")]
         ([], None, None, ["cpu:0", "cpu:1"]),
         ([], None, 3, ["cpu:0", "cpu:1", "cpu:2"]),
         ([], None, 0, []),
-        (H200, None, None, ["gpu:GPU-aaaa", "gpu:GPU-bbbb"]),
+        (H200, None, None, ["gpu:GPU-aaaa", "gpu:GPU-bbbb", "cpu:0", "cpu:1"]),
+        (H200, None, 0, ["gpu:GPU-aaaa", "gpu:GPU-bbbb"]),
         (H200, None, 1, ["gpu:GPU-aaaa", "gpu:GPU-bbbb", "cpu:0"]),
-        (H200, "1", None, ["gpu:GPU-bbbb"]),
-        (H200, "GPU-aa", None, ["gpu:GPU-aaaa"]),
+        (H200, "1", 0, ["gpu:GPU-bbbb"]),
+        (H200, "GPU-aa", 0, ["gpu:GPU-aaaa"]),
         (H200, "", None, ["cpu:0", "cpu:1"]),
-        ([Gpu(0, "", "")], None, None, ["gpu:0"]),
+        ([Gpu(0, "", "")], None, 0, ["gpu:0"]),
     ],
 )
-def test_a_machine_offers_its_gpus_or_else_cpu_slots(gpus, visible, cpu_slots, expected) -> None:
+def test_a_machine_offers_its_gpus_and_cpu_slots_beside_them(gpus, visible, cpu_slots, expected) -> None:
     assert [slot.id for slot in slots_of(gpus, visible, cpu_slots)] == expected
 
 

@@ -50,11 +50,11 @@ def slots_of(gpus: Sequence[Gpu], visible: str | None, cpu_slots: int | None) ->
     """Return the slots to offer.
 
     `visible` is the worker's own `CUDA_VISIBLE_DEVICES`, which NVML ignores and we obey; `cpu_slots` None means
-    two where there is no GPU, and none besides GPUs.
+    two, besides whatever GPUs there are.
     """
     shown = [gpu for gpu in gpus if visible is None or _is_visible(gpu, visible)]
     if cpu_slots is None:
-        cpu_slots = 0 if shown else DEFAULT_CPU_SLOTS
+        cpu_slots = DEFAULT_CPU_SLOTS
     return (
         *(Slot(f"gpu:{gpu.uuid or gpu.index}", gpu.name or ANY_GPU, gpu.uuid or str(gpu.index)) for gpu in shown),
         *(Slot(f"cpu:{index}", CPU) for index in range(cpu_slots)),

@@ -8,22 +8,18 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 from typing import Final, Protocol
-from uuid import UUID
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from events.beats import Order, order_subject
+from events.beats import Order
+from events.streams import COMMANDS, commands_consumer
 
 logger = logging.getLogger(__name__)
 
-STREAM: Final = "COMMANDS"
-ACK_WAIT_SECONDS: Final = 30.0
-MAX_DELIVER: Final = 100
 FETCH_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = 1.0
 BACKOFF_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -74,19 +70,9 @@ class Commands:
     async def _subscribe(self) -> JetStreamContext.PullSubscription:
         """Declare the consumer as it should be (also where one exists already) and bind to it."""
         jetstream = self._nats.jetstream(timeout=FETCH_SECONDS)
-        name = f"worker-{self._worker_id}"
-        subject = order_subject(UUID(self._worker_id))
-        declared = ConsumerConfig(
-            durable_name=name,
-            filter_subject=subject,
-            deliver_policy=DeliverPolicy.ALL,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT_SECONDS,
-            max_deliver=MAX_DELIVER,
-            max_ack_pending=256,
-        )
-        await jetstream.add_consumer(STREAM, declared)
-        return await jetstream.pull_subscribe_bind(name, STREAM)
+        declared = commands_consumer(self._worker_id)
+        await jetstream.add_consumer(COMMANDS, declared)
+        return await jetstream.pull_subscribe_bind(declared.durable_name or "", COMMANDS)
 
     async def _fetch(self, subscription: JetStreamContext.PullSubscription) -> None:
         try:

@@ -1,0 +1,22 @@
+-- Like read_ledger.sql, for one stream ($7) over a long span: by the stream's own indexes, so that the size of the
+-- ledger around it does not matter.
+with mine as materialized (
+    select * from ledger.event where ledger_id = $1 and stream = $7 and version is not null
+    union all
+    select * from ledger.event where ledger_id = $1 and stream = $7 and seq is not null
+)
+select s.* from (
+    select e.*, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
+           sum(coalesce(length(p.ciphertext), length(t.ciphertext), 0)) over (order by e.position)
+               - coalesce(length(p.ciphertext), length(t.ciphertext), 0) as before
+    from (
+        select * from mine
+        where position > $2 and position <= $3 and ($6::text[] is null or type = any($6))
+        order by position limit $4
+    ) e
+    left join ledger.payload p on $5 and p.ledger_id = e.ledger_id and p.position = e.position and e.seq is null
+    left join ledger.telemetry t on $5 and e.seq is not null and t.ledger_id = e.ledger_id and t.stream = e.stream
+        and t.position = e.position and t.recorded_at = e.recorded_at
+) s
+where s.before < $8
+order by s.position

@@ -1,0 +1,183 @@
+"""Are the inline projections what their events say? Each stream of a ledger folded afresh and compared with its rows.
+
+A page of streams at a time: live rows are read in one short snapshot, the events up to the versions that they had then
+are folded into temporary tables by the code that rebuilds, and the two are compared column by column.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from events.ledger import Ledger
+from events.verification import FirstBad, Progress
+from projections.apply import Projection
+from projections.inline import Runs, Tenancy
+from projections.rebuild import NOT_COMPARED, compared_columns, copy_empty, keep_whole
+
+PAGE_STREAMS: Final = 100
+PAGE_VERSIONS: Final = 500
+ATTEMPTS: Final = 3
+"""A deletion may take payloads between the snapshot and the fold; what differs is looked at again."""
+
+RUNS: Final = Runs()
+TENANCY: Final = Tenancy()
+
+_KEYS: Final[Mapping[str, str]] = {
+    "run": "run_id",
+    "run_transition": "run_id",
+    "segment": "run_id",
+    "organisation": "organisation_id",
+    "api_key": "key_id",
+    "worker": "worker_id",
+    "project": "project_id",
+    "workflow": "workflow_id",
+}
+
+
+async def check_inline(
+    ledger: Ledger, database_url: str, ledger_id: UUID, *, progress: Progress | None = None
+) -> tuple[int, FirstBad | None]:
+    """Return how many rows of inline projections were compared, and the first found to differ.
+
+    `database_url` is the application role's; memory is bounded by a page of streams. The search path of the connection
+    holds temporary tables alone, so that nothing it does can reach a live one.
+    """
+    connection = await asyncpg.connect(
+        database_url, server_settings={"search_path": "pg_temp", "application_name": "tachograph-verify"}
+    )
+    try:
+        await copy_empty(connection, list(_KEYS))
+        listed = {table: await compared_columns(connection, table) for table in _KEYS}
+        checked, after = 0, UUID(int=0)
+        total = await connection.fetchval("select count(*) from ledger.stream where ledger_id = $1", ledger_id)
+        streams = 0
+        while True:
+            page, rows, bad = await _page(ledger, connection, ledger_id, after, listed)
+            checked += rows
+            if bad is not None:
+                return checked, bad
+            if not page:
+                return checked, await _made_up(connection, ledger_id)
+            after = page[-1]
+            streams += len(page)
+            if progress is not None:
+                progress(streams, max(total, streams))
+    finally:
+        await connection.close()
+
+
+async def _page(
+    ledger: Ledger, connection: asyncpg.Connection, ledger_id: UUID, after: UUID, listed: Mapping[str, str]
+) -> tuple[list[UUID], int, FirstBad | None]:
+    """Return a page's streams, how many live rows they have, and what differs every time that it is looked at."""
+    streams: list[UUID] = []
+    rows, bad = 0, None
+    for _ in range(ATTEMPTS):
+        async with connection.transaction(isolation="repeatable_read"):
+            await keep_whole(connection, list(_KEYS))
+            found = await connection.fetch(
+                "select stream, version, epoch from ledger.stream where ledger_id = $1 and stream > $2"
+                " order by stream limit $3",
+                ledger_id,
+                after,
+                PAGE_STREAMS,
+            )
+            streams = [row["stream"] for row in found]
+            last = {row["stream"]: await _fold(ledger, connection, ledger_id, row) for row in found}
+            rows, bad = await _compare(connection, ledger_id, last, listed)
+            if bad is None:
+                bad = await _epochs(connection, ledger_id, streams)
+            await connection.execute("; ".join(f"delete from {table}" for table in _KEYS))  # noqa: S608 (our own names)
+        if bad is None:
+            break
+    return streams, rows, bad
+
+
+async def _fold(ledger: Ledger, connection: asyncpg.Connection, ledger_id: UUID, stream: asyncpg.Record) -> int:
+    """Fold a stream's events up to its version into the temporary tables; returns the last one's position."""
+    position, projection = 0, None
+    for after in range(0, stream["version"], PAGE_VERSIONS):
+        up_to = min(after + PAGE_VERSIONS, stream["version"])
+        events = await ledger.read_stream(ledger_id, stream["stream"], after=after, up_to=up_to)
+        if not events:
+            break
+        if projection is None:
+            projection = _projection_of(events[0].type)
+        await projection.apply(connection, ledger_id, events)
+        position = events[-1].position
+    return position
+
+
+def _projection_of(kind: str) -> Projection:
+    return RUNS if kind.startswith("run.") else TENANCY
+
+
+async def _compare(
+    connection: asyncpg.Connection, ledger_id: UUID, last: Mapping[UUID, int], listed: Mapping[str, str]
+) -> tuple[int, FirstBad | None]:
+    rows = 0
+    for table, key in _KEYS.items():
+        where = f"{key} = any($1)"
+        if table in NOT_COMPARED:
+            where += f" and not ({NOT_COMPARED[table]})"
+        live = f"select {listed[table]} from projection.{table} where {where}"  # noqa: S608 (our own names)
+        fresh = f"select {listed[table]} from pg_temp.{table} where {where}"  # noqa: S608 (our own names)
+        ids = list(last)
+        rows += await connection.fetchval(f"select count(*) from projection.{table} where {where}", ids)  # noqa: S608
+        stands = await connection.fetch(f"({live}) except ({fresh}) limit 20", ids)
+        folded = await connection.fetch(f"({fresh}) except ({live}) limit 20", ids)
+        if stands or folded:
+            return rows, _named(table, key, last, stands, folded, ledger_id)
+    return rows, None
+
+
+def _named(
+    table: str,
+    key: str,
+    last: Mapping[UUID, int],
+    stands: Sequence[asyncpg.Record],
+    folded: Sequence[asyncpg.Record],
+    ledger_id: UUID,
+) -> FirstBad:
+    """Say which row differs, in which columns; where only one side has it, that."""
+    one: Any = stands[0] if stands else folded[0]
+    position = last.get(one[key], 0) or last.get(ledger_id, 0)
+    row = f"projection.{table} of {one[key]}"
+    if not folded:
+        return FirstBad(position, f"{row}: a row that no event leads to")
+    if not stands:
+        return FirstBad(position, f"{row}: a row is missing that its events lead to")
+    other = next((row for row in folded if row[key] == one[key]), folded[0])
+    columns = [name for name, value in one.items() if other[name] != value]
+    return FirstBad(position, f"{row}: {', '.join(columns)} differ from a fresh fold")
+
+
+async def _epochs(connection: asyncpg.Connection, ledger_id: UUID, streams: Sequence[UUID]) -> FirstBad | None:
+    """Compare the attempt that fences telemetry with the one in the fold, which has just been found right."""
+    row = await connection.fetchrow(
+        "select s.stream, s.epoch, r.epoch as folded, r.position from ledger.stream s"
+        " join projection.run r on r.ledger_id = s.ledger_id and r.run_id = s.stream"
+        " where s.ledger_id = $1 and s.stream = any($2) and s.epoch <> r.epoch order by r.position limit 1",
+        ledger_id,
+        streams,
+    )
+    if row is None:
+        return None
+    return FirstBad(
+        row["position"], f"the row of its stream {row['stream']} says epoch {row['epoch']}, its events {row['folded']}"
+    )
+
+
+async def _made_up(connection: asyncpg.Connection, ledger_id: UUID) -> FirstBad | None:
+    """Return a live row of this ledger whose stream does not exist."""
+    for table in ("run", "run_transition", "segment", "workflow"):
+        stream = await connection.fetchval(
+            f"select t.{_KEYS[table]} from projection.{table} t where t.ledger_id = $1 and not exists"  # noqa: S608
+            f" (select from ledger.stream s where s.ledger_id = $1 and s.stream = t.{_KEYS[table]}) limit 1",
+            ledger_id,
+        )
+        if stream is not None:
+            return FirstBad(0, f"projection.{table} of {stream}: a row that no event leads to")
+    return None

@@ -1,0 +1,128 @@
+"""`python -m service verify --project P`: everything that can be checked of a project's history, on the command line.
+
+Exit status: 0 verified, 1 something is bad (and named), 2 it could not be checked.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from events import bus
+from events.database import open_pool
+from events.errors import NotFound
+from events.heads import HeadRefused, SignedHead, Signer, read_heads
+from events.keys import Keyring
+from events.ledger import Ledger
+from events.settings import Settings, from_environment
+from projections.transport import SAMPLE_MESSAGES
+from projections.verification import Places, Report, audit
+from service.bar import Bar
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Verify and print; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    public_key = _public_key(options.public_key) if options.public_key else None
+    heads = read_heads(options.head.read_bytes()) if options.head else []
+    with Bar() as bar:
+        report = asyncio.run(
+            verify_project(from_environment(), options.project, heads, bar, public_key=public_key, whole=options.whole)
+        )
+    if options.json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        print(_said(report))
+    return 0 if report.verified else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service verify", description="Verify a project's history.")
+    parser.add_argument("--project", required=True, help="id or name")
+    parser.add_argument("--head", type=Path, metavar="FILE", help="signed heads that were kept elsewhere, one a line")
+    parser.add_argument("--public-key", metavar="HEX", help="the key that signed them, where ours is not trusted")
+    parser.add_argument("--whole", action="store_true", help="compare all of JetStream's copy, not only the newest")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def _public_key(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise HeadRefused("a public key is 64 hexadecimal digits")
+    return key
+
+
+async def verify_project(
+    settings: Settings,
+    project: str,
+    heads: Sequence[SignedHead],
+    bar: Bar,
+    *,
+    public_key: bytes | None = None,
+    whole: bool = False,
+) -> Report:
+    """Audit a project, given by id or name. Raises `NotFound`, `HeadRefused`, and what Postgres raises."""
+    pool = await open_pool(settings.database_url, name="verify", size=4)
+    nats: Client | None = None
+    try:
+        ledger_id = await _find(pool, project)
+        trusted = public_key or Signer.beside(settings.master_key).public_key
+        for head in heads:
+            head.expect(ledger_id, trusted)
+        nats = await _connected(settings.nats_url)
+        places = Places(
+            database_url=settings.database_url,
+            parquet=settings.parquet,
+            jetstream=None if nats is None else nats.jetstream(),
+            sample=None if whole else SAMPLE_MESSAGES,
+        )
+        ledger = Ledger(pool, Keyring.from_file(settings.master_key))
+        return await audit(ledger, ledger_id, places, heads=heads, progress=bar.show)
+    finally:
+        if nats is not None:
+            await nats.close()
+        await pool.close()
+
+
+async def _connected(url: str) -> Client | None:
+    try:
+        return await bus.connect(url, name="verify", wait=False)
+    except (NatsError, OSError, TimeoutError):
+        return None  # the report says that no message was compared
+
+
+async def _find(pool: asyncpg.Pool, project: str) -> UUID:
+    """Return the ledger of a project, whatever its organisation. Raises `NotFound`."""
+    try:
+        return UUID(project)
+    except ValueError:
+        found = await pool.fetch("select project_id from project where name = $1", project)
+    if not found:
+        raise NotFound(f"there is no project {project!r}")
+    if len(found) > 1:
+        ids = ", ".join(str(row["project_id"]) for row in found)
+        raise NotFound(f"{len(found)} organisations have a project {project!r}; give an id: {ids}")
+    ledger_id: UUID = found[0]["project_id"]
+    return ledger_id
+
+
+def _said(report: Report) -> str:
+    compared = (
+        f"{report.checked} events ({report.erased} erased, {report.archived} archived), {report.files} files,"
+        f" {report.rows} rows, {'no' if report.messages is None else report.messages} messages of JetStream"
+    )
+    if report.first_bad is None:
+        through = "" if report.head is None else f", through the head signed at {report.head}"
+        return f"verified up to position {report.position}{through}: {compared}"
+    where = f"position {report.first_bad.position}: {report.first_bad.reason}"
+    return f"NOT VERIFIED: {where}\nchecked before that: {compared}"

@@ -1,0 +1,253 @@
+"""Alert rules and webhooks of a project."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+from litestar import Response, Router, delete, get, post
+from litestar.params import JSONBody
+from msgspec import Meta
+
+from events.alerts import (
+    AlertRuleRemoved,
+    AlertRuleSet,
+    Condition,
+    MetricBeyond,
+    NoImprovement,
+    WebhookRemoved,
+    WebhookSet,
+)
+from events.codec import EVENT_TYPES, TELEMETRY
+from events.errors import NotFound, Rejected
+from events.ids import derived, uuid7
+from projections import subscriptions
+from projections.execute import record
+from projections.subscriptions import Delivery, Kind, Subscription
+from projections.tenancy import Project
+from service.bodies import Body, Name
+from service.context import Http, Service
+from service.paging import Size
+from service.problems import Invalid
+
+Types = Annotated[tuple[str, ...], Meta(min_length=1, max_length=50)]
+
+
+class NewAlert(Body, frozen=True):
+    """A rule: when it fires, and for which runs of the project (all, a workflow's, or one)."""
+
+    name: Name
+    condition: Condition
+    workflow: UUID | None = None
+    run: UUID | None = None
+
+
+class NewWebhook(Body, frozen=True):
+    """An address, and the types of events that it is told; `alert.fired` for the project's alerts."""
+
+    url: Annotated[str, Meta(max_length=2_000)]
+    types: Types = ("alert.fired",)
+
+
+class AlertResource(msgspec.Struct, frozen=True):
+    """A rule in force."""
+
+    id: UUID
+    name: str
+    condition: Condition
+    workflow: UUID | None
+    run: UUID | None
+
+
+class WebhookResource(msgspec.Struct, frozen=True):
+    """A webhook; `secret` signs its deliveries and is shown once, when it is made."""
+
+    id: UUID
+    url: str
+    types: tuple[str, ...]
+    secret: str | None = None
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """The latest deliveries, newest first."""
+
+    items: list[Delivery]
+
+
+def _check_condition(condition: Condition) -> None:
+    """Refuse what could never come about. Raises `Invalid`."""
+    types = getattr(condition, "types", None)
+    if types is not None:
+        _check_types(types, "$.condition.types")
+    if getattr(condition, "statuses", None) == ():
+        raise Invalid("at least one status is named", path="$.condition.statuses")
+    metric = getattr(condition, "metric", None)
+    if metric is not None and not 0 < len(metric.encode()) <= 250:
+        raise Invalid("a metric's name has 1 to 250 bytes", path="$.condition.metric", limit=250)
+    if isinstance(condition, MetricBeyond) and condition.value != condition.value:
+        raise Invalid("nothing is above or below NaN; see the condition `nan`", path="$.condition.value")
+    if isinstance(condition, NoImprovement):
+        bounds = [bound for bound in (condition.steps, condition.seconds) if bound is not None]
+        if not bounds or min(bounds) <= 0:
+            raise Invalid("say `steps` or `seconds`, above 0", path="$.condition")
+
+
+def _check_types(types: tuple[str, ...], path: str) -> None:
+    unknown = [one for one in types if one not in EVENT_TYPES and one not in TELEMETRY]
+    if unknown or not types:
+        raise Invalid(f"{unknown[0]!r} is no type of event" if unknown else "at least one type is named", path=path)
+
+
+async def _room(service: Service, project: Project, kind: Kind) -> None:
+    if len(await subscriptions.of_project(service.pool, project.project_id, kind)) >= subscriptions.MAX_PER_PROJECT:
+        raise Invalid(f"a project has at most {subscriptions.MAX_PER_PROJECT}", limit=subscriptions.MAX_PER_PROJECT)
+
+
+async def _set(
+    request: Http, service: Service, project: Project, kind: Kind, event: AlertRuleSet | WebhookSet
+) -> tuple[UUID, int]:
+    asked = await service.asked(request, project.project_id)
+    if not asked.named:
+        await _room(service, project, kind)
+    identity = derived(asked.event_id, kind)
+    appended = await record(
+        service.ledger,
+        ledger_id=project.organisation_id,
+        stream=identity,
+        expected_version=0,
+        events=[event],
+        inline=subscriptions.row(identity, event, version=1),
+        request=asked,
+    )
+    return identity, appended.position
+
+
+async def _known(request: Http, service: Service, project: str, identity: UUID, kind: Kind) -> Subscription:
+    known = await service.project(request, project)
+    found = await subscriptions.get(service.pool, identity)
+    if found is None or (found.project_id, found.kind) != (known.project_id, kind) or found.removed_at is not None:
+        raise NotFound(f"this project has no {kind.replace('_', ' ')} {identity}")
+    return found
+
+
+async def _remove(request: Http, service: Service, found: Subscription) -> Response[None]:
+    event: AlertRuleRemoved | WebhookRemoved = WebhookRemoved(project=found.project_id)
+    state: AlertRuleSet | WebhookSet
+    if found.kind == "alert_rule":
+        event, state = AlertRuleRemoved(project=found.project_id), found.rule()
+    else:
+        state = found.webhook()
+    appended = await record(
+        service.ledger,
+        ledger_id=found.organisation_id,
+        stream=found.subscription_id,
+        expected_version=found.version,
+        events=[event],
+        inline=subscriptions.row(found.subscription_id, state, version=found.version + 1, removed_at="infinity"),
+        request=await service.asked(request, found.subscription_id),
+    )
+    return Response(None, status_code=204, headers={"Tachograph-Position": str(appended.position)})
+
+
+def _alert(found: Subscription) -> AlertResource:
+    rule = found.rule()
+    return AlertResource(found.subscription_id, rule.name, rule.condition, rule.workflow, rule.run)
+
+
+@post("/projects/{project:str}/alerts", status_code=201)
+async def create_alert(
+    request: Http, data: JSONBody[NewAlert], service: Service, project: str
+) -> Response[AlertResource]:
+    """Set a rule; it sees what is recorded from now on, and fires once an episode."""
+    known = await service.project(request, project)
+    _check_condition(data.condition)
+    rule = AlertRuleSet(
+        project=known.project_id, name=data.name, condition=data.condition, workflow=data.workflow, run=data.run
+    )
+    identity, position = await _set(request, service, known, "alert_rule", rule)
+    resource = AlertResource(identity, data.name, data.condition, data.workflow, data.run)
+    return Response(resource, status_code=201, headers={"Tachograph-Position": str(position)})
+
+
+@get("/projects/{project:str}/alerts")
+async def list_alerts(request: Http, service: Service, project: str) -> list[AlertResource]:
+    """A project's rules, oldest first."""
+    known = await service.project(request, project)
+    return [_alert(one) for one in await subscriptions.of_project(service.pool, known.project_id, "alert_rule")]
+
+
+@delete("/projects/{project:str}/alerts/{alert:uuid}", status_code=204)
+async def remove_alert(request: Http, service: Service, project: str, alert: UUID) -> Response[None]:
+    """Remove a rule."""
+    return await _remove(request, service, await _known(request, service, project, alert, "alert_rule"))
+
+
+@post("/projects/{project:str}/webhooks", status_code=201)
+async def create_webhook(
+    request: Http, data: JSONBody[NewWebhook], service: Service, project: str
+) -> Response[WebhookResource]:
+    """Have events sent to an address. The answer alone shows the secret that signs them."""
+    known = await service.project(request, project)
+    _check_types(data.types, "$.types")
+    try:
+        parts = urlsplit(data.url)
+        fitting = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.username
+    except ValueError:
+        fitting = False
+    if not fitting or any(not "!" <= letter <= "~" for letter in data.url):
+        raise Invalid("a webhook has an http or https address, without a user", path="$.url")
+    hook = WebhookSet(project=known.project_id, url=data.url, types=data.types)
+    identity, position = await _set(request, service, known, "webhook", hook)
+    secret = service.keyring.derive(f"webhook.{identity}").hex()
+    resource = WebhookResource(identity, data.url, data.types, secret)
+    return Response(resource, status_code=201, headers={"Tachograph-Position": str(position)})
+
+
+@get("/projects/{project:str}/webhooks")
+async def list_webhooks(request: Http, service: Service, project: str) -> list[WebhookResource]:
+    """A project's webhooks, oldest first."""
+    known = await service.project(request, project)
+    found = await subscriptions.of_project(service.pool, known.project_id, "webhook")
+    return [WebhookResource(one.subscription_id, (hook := one.webhook()).url, hook.types) for one in found]
+
+
+@delete("/projects/{project:str}/webhooks/{webhook:uuid}", status_code=204)
+async def remove_webhook(request: Http, service: Service, project: str, webhook: UUID) -> Response[None]:
+    """Send nothing more to an address."""
+    return await _remove(request, service, await _known(request, service, project, webhook, "webhook"))
+
+
+@post("/projects/{project:str}/webhooks/{webhook:uuid}/test", status_code=202)
+async def test_webhook(request: Http, service: Service, project: str, webhook: UUID) -> Delivery:
+    """Send a test event; the log of deliveries tells what came of it."""
+    found = await _known(request, service, project, webhook, "webhook")
+    waiting = await service.pool.fetchval(
+        "select count(*) from operation.delivery where webhook_id = $1 and position = 0 and state = 'pending'", webhook
+    )
+    if waiting >= 10:
+        raise Rejected("ten test deliveries wait already", state="waiting", asked="test")
+    return await subscriptions.deliver_test(service.pool, uuid7(), found.subscription_id, found.organisation_id)
+
+
+@get("/projects/{project:str}/webhooks/{webhook:uuid}/deliveries")
+async def list_deliveries(request: Http, service: Service, project: str, webhook: UUID, limit: Size = 100) -> Listed:
+    """What was sent, newest first: attempts, and what was answered last."""
+    found = await _known(request, service, project, webhook, "webhook")
+    return Listed(await subscriptions.deliveries(service.pool, found.subscription_id, limit))
+
+
+ROUTES = Router(
+    path="",
+    route_handlers=[
+        create_alert,
+        list_alerts,
+        remove_alert,
+        create_webhook,
+        list_webhooks,
+        remove_webhook,
+        test_webhook,
+        list_deliveries,
+    ],
+    request_max_body_size=64 << 10,
+    tags=["alerts"],
+)

@@ -1,0 +1,405 @@
+"""An audit finds what was altered outside the chain as well: files, projections, JetStream's copy, the whole ledger."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import msgspec
+import pytest
+from nats.aio.client import Client
+
+from events import bus
+from events.commands import EditRun
+from events.heads import HeadRefused, SignedHead, Signer, read_heads
+from events.ids import uuid7
+from events.keys import Keyring
+from events.ledger import Ledger
+from projections.execute import asked_by, execute
+from projections.verification import Places, Report, audit
+from stack.process import ROOT
+from tests.integration.telemetry import ACTOR, MASTER_KEY, World, opened_world
+from tests.servers import Database, NatsServer
+from workers.heads import Heads
+from workers.projector import Projector
+from workers.relay import Relay
+
+SEED = b"s" * 32
+NOW = datetime(2026, 11, 21, 6, 0, 0, 123456, tzinfo=UTC)
+
+
+class Audited:
+    """A world with two runs, one of them archived, everything published."""
+
+    def __init__(self, world: World, database: Database, client: Client) -> None:
+        self.world = world
+        self.database = database
+        self.jetstream = client.jetstream()
+        self.signer = Signer(SEED)
+
+    async def fill(self) -> None:
+        self.archived = await self.world.started_run()
+        await self.world.metrics(self.archived, {"loss": ([1, 2], [1.0, 2.0])})
+        await self.world.lines(self.archived, "one", "two")
+        await self.publish()
+        await self.world.archive()
+        self.running = await self.world.started_run()
+        await self.world.metrics(self.running, {"loss": ([1, 2], [1.0, 2.0])})
+        await self.edit(tags=("a", "b"), notes="n")
+        await self.publish()
+
+    async def edit(self, **fields: object) -> None:
+        world = self.world
+        await execute(world.ledger, world.ledger_id, self.running, EditRun(**fields), asked_by(ACTOR))
+
+    async def publish(self) -> None:
+        relay = Relay(self.world.ledger, self.jetstream)
+        await relay.start()
+        while await relay.step():
+            pass
+
+    async def report(self, *heads: SignedHead, sample: int | None = None) -> Report:
+        world = self.world
+        for head in heads:
+            head.expect(world.ledger_id, self.signer.public_key)
+        places = Places(database_url=self.database.url, parquet=world.root, jetstream=self.jetstream, sample=sample)
+        return await audit(Ledger(world.pool, Keyring(MASTER_KEY)), world.ledger_id, places, heads=heads)
+
+    async def head(self) -> SignedHead:
+        position, chain = await self.world.ledger.head(self.world.ledger_id)
+        return self.signer.sign(self.world.ledger_id, position, chain, NOW)
+
+    async def tamper(self, statements: str) -> None:
+        superuser = await asyncpg.connect(self.database.superuser_url)
+        await superuser.execute(statements)
+        await superuser.close()
+
+    async def bad(self, *heads: SignedHead) -> tuple[int, str]:
+        report = await self.report(*heads)
+        assert not report.verified
+        assert report.first_bad is not None
+        return report.first_bad.position, report.first_bad.reason
+
+
+@pytest.fixture
+async def audited(world: World, database: Database, nats: NatsServer) -> AsyncIterator[Audited]:
+    client = await bus.connect(nats.url(), name="test")
+    audited = Audited(world, database, client)
+    await audited.fill()
+    yield audited
+    await client.close()
+
+
+async def test_everything_is_compared(audited: Audited) -> None:
+    head = await audited.head()
+    report = await audited.report(head)
+    assert report.first_bad is None
+    assert report.verified
+    assert report.files == 2
+    assert report.rows > 8
+    assert report.messages == report.checked == report.position == report.head
+    assert (await audited.report(sample=2)).messages == 2 + 2
+
+
+async def test_after_a_purge_the_rest_is_verified(audited: Audited) -> None:
+    world = audited.world
+    await world.end(audited.archived)
+    await audited.publish()
+    await world.delete(audited.archived)
+    assert (await audited.report()).verified  # deleted, nothing purged yet
+    await audited.publish()
+    archiver = world.archiver()
+    archiver._purge._jetstream = audited.jetstream
+    await archiver.start()
+    while await archiver.step():
+        pass
+    await audited.publish()
+    report = await audited.report()
+    assert report.first_bad is None
+    assert report.erased > 0
+    assert report.files == 1  # of the run that is still there
+
+
+@pytest.mark.parametrize("how", ["bit", "cut", "gone"])
+async def test_an_altered_file_is_named(audited: Audited, how: str) -> None:
+    path = next(path for path in audited.world.files() if path.name.startswith("metrics"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data if how == "bit" else data[:-1])
+    position, reason = await audited.bad()
+    row = await audited.world.pool.fetchrow("select position from segment where kind = 'metrics'")
+    assert position == row["position"]
+    assert path.name in reason
+    assert {"bit": "another SHA-256", "cut": "bytes, not", "gone": "is missing"}[how] in reason
+
+
+ROWS = {
+    "status": ("update projection.run set status = 'failed' where status = 'running'", "status differ"),
+    "state": ("update projection.run set state = set_byte(state, 5, get_byte(state, 5) # 1)", "state differ"),
+    "transition": ("update projection.run_transition set cause = 'exception' where version = 2", "cause differ"),
+    "transition gone": ("delete from projection.run_transition where version = 1", "missing"),
+    "run made up": (
+        """
+        insert into projection.run
+        select (jsonb_populate_record(r, jsonb_build_object('run_id', gen_random_uuid(), 'name', 'x'))).*
+        from projection.run r limit 1
+        """,
+        "no event leads to",
+    ),
+    "run gone": ("delete from projection.run", "missing"),
+    "manifest": ("update projection.segment set sha256 = 'x'", "sha256 differ"),
+    "project": ("update projection.project set name = 'q'", "name differ"),
+    "attempt": ("update ledger.stream set epoch = epoch + 1 where epoch > 0", "says epoch 2, its events 1"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_an_altered_projection_is_named(audited: Audited, name: str) -> None:
+    statement, reason = ROWS[name]
+    await audited.tamper(statement)
+    assert reason in (await audited.bad())[1]
+
+
+async def test_a_fold_writes_no_live_row(audited: Audited) -> None:
+    await audited.tamper("delete from projection.run_transition; delete from projection.segment")
+    await audited.bad()
+    assert await audited.world.pool.fetchval("select count(*) from run_transition") == 0
+    assert await audited.world.pool.fetchval("select count(*) from segment") == 0
+
+
+STREAM_ROWS = {
+    "version": ("update ledger.stream set version = version + 1 where epoch > 0", "says version"),
+    "gone": ("delete from ledger.stream where epoch > 0", "no row in ledger.stream"),
+    "made up": ("insert into ledger.stream select ledger_id, gen_random_uuid(), 1 from ledger.ledger", "no event"),
+    "erased": ("update ledger.stream set gate = 2 where epoch > 0", "says gate 2"),
+}
+
+
+@pytest.mark.parametrize("name", STREAM_ROWS)
+async def test_an_altered_stream_row_is_named(audited: Audited, name: str) -> None:
+    statement, reason = STREAM_ROWS[name]
+    await audited.tamper(statement)
+    assert reason in (await audited.bad())[1]
+
+
+async def test_jetstreams_copy_is_compared(audited: Audited) -> None:
+    jetstream = audited.jetstream
+    stream = await jetstream.stream_info("EVENTS")
+    last = await jetstream.get_msg("EVENTS", stream.state.last_seq)
+    document = json.loads(last.data)
+    await jetstream.delete_msg("EVENTS", stream.state.last_seq)
+    position, reason = await audited.bad()
+    assert (position, "lacks its message" in reason) == (document["position"], True)
+    altered = json.dumps(document | {"actor": "key:other"}).encode()
+    headers = {name: value for name, value in last.headers.items() if not name.startswith("Nats-Expected")}
+    headers["Nats-Msg-Id"] = str(uuid7())
+    await jetstream.publish(last.subject, altered, headers=headers)
+    position, reason = await audited.bad()
+    assert position == document["position"]
+    assert "Nats-Msg-Id" in reason
+    assert "body" in reason
+
+
+async def test_a_message_that_no_event_is_is_named(audited: Audited) -> None:
+    made_up = {"position": 10_000}
+    subject = f"tachograph.events.{audited.world.ledger_id}.{audited.running}.run.completed"
+    await audited.jetstream.publish(subject, json.dumps(made_up).encode())
+    assert await audited.bad() == (10_000, f"JetStream has a message that no event of the ledger is: {subject}")
+
+
+# --- heads ------------------------------------------------------------------------------------------------
+
+
+def test_a_head_is_signed_over_documented_bytes() -> None:
+    signer, ledger_id = Signer(SEED), uuid7()
+    head = signer.sign(ledger_id, 7, b"c" * 32, NOW)
+    assert head.canonical() == (
+        b"tachograph.head.1" + ledger_id.bytes + (7).to_bytes(8, "big") + b"c" * 32
+        + (1_795_240_800_123_456).to_bytes(8, "big") + bytes.fromhex(signer.key_id)
+    )  # fmt: skip
+    head.expect(ledger_id, signer.public_key)
+    assert read_heads(msgspec.json.encode(head)) == [head]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": 8},
+        {"chain": "ab" * 32},
+        {"time": NOW + timedelta(microseconds=1)},
+        {"signature": "00" * 64},
+        {"key_id": "00" * 8},
+        {"ledger": uuid7()},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_altered_head_is_refused(change: dict[str, object]) -> None:
+    signer, ledger_id = Signer(SEED), uuid7()
+    head = msgspec.structs.replace(signer.sign(ledger_id, 7, b"c" * 32, NOW), **change)
+    with pytest.raises(HeadRefused):
+        head.expect(ledger_id, signer.public_key)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"{}", b"[1]", b"\xff", b'{"position": -1}', b"{" * 100_000])
+def test_what_is_no_head_is_refused(text: bytes) -> None:
+    with pytest.raises(HeadRefused):
+        read_heads(text)
+
+
+def test_the_key_is_made_once_and_is_private(tmp_path: Path) -> None:
+    first = Signer.beside(tmp_path / "master.key")
+    assert Signer.beside(tmp_path / "master.key").public_key == first.public_key
+    assert [path.name for path in tmp_path.iterdir()] == ["signing.key"]
+    assert stat.S_IMODE((tmp_path / "signing.key").stat().st_mode) == 0o600
+
+
+CUT = """
+    delete from ledger.event where position > {0};
+    delete from ledger.payload where position > {0};
+    update ledger.head h set position = {0}, (chain, recorded_at) =
+        (select e.chain, e.recorded_at from ledger.event e where e.ledger_id = h.ledger_id and e.position = {0})
+"""
+
+
+async def test_a_cut_tail_is_seen_by_its_head(audited: Audited) -> None:
+    head = await audited.head()
+    cut = head.position - 1
+    await audited.tamper(
+        CUT.format(cut) + f"; update ledger.stream set version = version - 1 where stream = '{audited.running}'"
+    )
+    position, reason = await audited.bad(head)
+    assert position == cut + 1
+    assert f"there were {head.position} events" in reason
+
+
+async def test_a_ledger_rewritten_as_a_whole_is_seen_by_its_head(
+    audited: Audited, database: Database, tmp_path: Path
+) -> None:
+    first = audited.signer.sign(
+        audited.world.ledger_id, 1, await audited.world.pool.fetchval("select chain from event where position = 1"), NOW
+    )
+    head = await audited.head()
+    copy = await _rewritten(audited, head.position)
+    assert copy == head.position
+    position, reason = await audited.bad(first, head)
+    assert position == head.position
+    assert "rewritten somewhere after position 1" in reason
+
+
+async def _rewritten(audited: Audited, end: int) -> int:
+    """Give every event after the first another actor, and make the chain fit, as whoever has all keys could."""
+    from events import codec
+    from events.codec import Leaf
+
+    superuser = await asyncpg.connect(audited.database.superuser_url)
+    names = ", ".join(Leaf.__struct_fields__)
+    rows = await superuser.fetch(f"select {names}, position, recorded_at, chain from ledger.event order by position")
+    chain = rows[0]["chain"]
+    for row in rows[1:]:
+        leaf = msgspec.structs.replace(Leaf(*row[: len(Leaf.__struct_fields__)]), actor="key:nobody")
+        chain = codec.chain(chain, row["position"], row["recorded_at"], codec.leaf_body(leaf))
+        await superuser.execute(
+            "update ledger.event set actor = 'key:nobody', chain = $1 where position = $2", chain, row["position"]
+        )
+    await superuser.execute("update ledger.head set chain = $1", chain)
+    await superuser.close()
+    return int(rows[-1]["position"])
+
+
+async def test_a_head_of_another_project_is_refused(audited: Audited, database: Database, tmp_path: Path) -> None:
+    async with opened_world(database.url, tmp_path) as other:
+        position, chain = await other.ledger.head(other.ledger_id)
+        head = audited.signer.sign(other.ledger_id, position, chain, NOW)
+        with pytest.raises(HeadRefused, match=f"of ledger {other.ledger_id}, not of {audited.world.ledger_id}"):
+            await audited.report(head)
+
+
+async def test_heads_are_exported_when_they_moved(
+    audited: Audited, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    role = Heads(audited.world.ledger, tmp_path / "master.key", tmp_path / "heads", seconds=60, clock=lambda: now)
+    await role.start()
+    path = role.file(audited.world.ledger_id)
+    for moment in (0.0, 1.0, 60.0):
+        now = moment
+        assert await role.step() == 0
+        assert len(read_heads(path.read_bytes())) == 1
+    await audited.edit(notes="more")
+    now = 61.0
+    await role.step()
+    assert len(read_heads(path.read_bytes())) == 1
+    now = 120.0
+    await role.step()
+    first, second = read_heads(path.read_bytes())
+    assert second.position == first.position + 1
+    audited.signer = Signer.beside(tmp_path / "master.key")
+    assert (await audited.report(first, second)).head == second.position
+
+    path.write_bytes(path.read_bytes() + b'{"ledger":"torn o')  # died while it wrote
+    await audited.edit(notes="still more")
+    await role.start()
+    await role.step()
+    assert [head.position for head in read_heads(path.read_bytes())] == [
+        first.position, second.position, second.position + 1
+    ]  # fmt: skip
+
+    await audited.tamper("update ledger.event set chain = sha256(chain)")
+    await audited.edit(notes="after tampering")
+    now = 1_000.0
+    await role.step()
+    assert len(read_heads(path.read_bytes())) == 3
+    assert "not signed" in caplog.text
+
+
+def command_line(audited: Audited, home: Path, nats: NatsServer, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "TACHOGRAPH_HOME": str(home),
+        "TACHOGRAPH_DATABASE_URL": audited.database.url,
+        "TACHOGRAPH_NATS_URL": nats.url(),
+        "TACHOGRAPH_MASTER_KEY": str(home / "master.key"),
+        "TACHOGRAPH_PARQUET": str(audited.world.root),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "service", "verify", *options],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+async def test_the_command_line_says_what_it_found(audited: Audited, tmp_path: Path, nats: NatsServer) -> None:
+    (tmp_path / "master.key").write_bytes(MASTER_KEY)
+    role = Heads(audited.world.ledger, tmp_path / "master.key", tmp_path / "heads", seconds=60)
+    await role.start()
+    await role.step()
+    path = role.file(audited.world.ledger_id)
+    given = ("--project", "p", "--head", str(path))
+    done = command_line(audited, tmp_path, nats, *given, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = msgspec.json.decode(done.stdout, type=Report)
+    assert report.verified
+    assert report.messages == report.checked == report.head
+
+    other = Signer(SEED).sign(uuid7(), 1, bytes(32), NOW)
+    (tmp_path / "other.json").write_bytes(msgspec.json.encode(other))
+    done = command_line(audited, tmp_path, nats, "--project", "p", "--head", str(tmp_path / "other.json"))
+    assert done.returncode == 2
+    assert f"this head is of ledger {other.ledger}" in done.stderr
+    assert command_line(audited, tmp_path, nats, "--project", "nobody").returncode == 2
+
+    await audited.tamper("update ledger.event set actor = 'key:other' where position = 3")
+    done = command_line(audited, tmp_path, nats, *given, "--whole")
+    assert done.returncode == 1
+    assert "NOT VERIFIED: position 3: its columns do not lead to its chain value" in done.stdout
+
+
+async def test_projections_that_lag_do_not_matter(audited: Audited) -> None:
+    await Projector(audited.world.ledger).step()
+    assert (await audited.report()).verified

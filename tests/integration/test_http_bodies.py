@@ -1,0 +1,302 @@
+"""Bodies and parameters that cannot be right: each is refused by name, and nothing of it is stored."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from tests.api import Api, Project, accepted, refused, serving
+from tests.servers import NatsServer, PostgresServer
+
+JSON = {"content-type": "application/json"}
+MSGPACK = {"content-type": "application/msgpack"}
+LIFECYCLE_BYTES = 256 << 10
+
+
+@pytest.fixture(scope="module")
+def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
+    with serving(postgres_server, nats_server, servers_home) as api:
+        yield api
+
+
+@pytest.fixture
+def project(api: Api) -> Project:
+    return api.project()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 400),
+        (b'{"name": "a"', 400),
+        (b"\xff\xfe\x00", 400),
+        (b'{"name": NaN}', 400),
+        (b'{"name": "\\ud800"}', 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'"name"', 422),
+        (b"{}", 422),
+        (b"[" * 100_000, 422),
+        (b'{"name":' + b"[" * 100_000, 422),
+    ],
+)
+def test_what_is_no_document_of_the_right_shape_is_refused(api: Api, body: bytes, status: int):
+    before = accepted(api.client.get("/projects"))
+    refused(api.client.post("/projects", content=body, headers=JSON), status)
+    assert accepted(api.client.get("/projects")) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "limit"),
+    [
+        ({"name": 3}, "$.name", None),
+        ({"name": None}, "$.name", None),
+        ({"name": ""}, "$.name", 1),
+        ({"name": "x" * 251}, "$.name", 250),
+        ({"name": "a\0b"}, "$.name", None),
+        ({"name": "a\nb"}, "$.name", None),
+        ({"name": "a\n"}, "$.name", None),
+        ({"name": "a\x7f"}, "$.name", None),
+        ({"name": "/a"}, "$.name", None),
+        ({"name": "a", "nam": 1}, "$", None),
+        ({"name": "a", "description": "x" * 65_537}, "$.description", 65_536),
+        ({"name": "a", "description": ["x"]}, "$.description", None),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_limit(api: Api, body: Any, path: str, limit: int | None):
+    problem = refused(api.client.post("/projects", json=body), 422)
+    assert [error["path"] for error in problem["errors"]] == [path]
+    assert problem.get("limit") == limit
+
+
+def test_names_at_the_limit_and_with_any_other_letters_are_taken(api: Api, project: Project):
+    for name in ("é" * 250, "🦊 run № 1", "a/b: c", "Ω"):
+        assert project.create(name=name)["name"] == name
+        assert accepted(api.client.get(f"/projects/{project.id}/runs"))["items"][0]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"mode": "remote"}, "$.mode"),
+        ({"command": "train"}, "$.command"),
+        ({"command": ["a\0b"]}, "$.command[0]"),
+        ({"command": ["x"] * 1_001}, "$.command"),
+        ({"mode": "managed"}, "$.command"),
+        ({"workflow": "nowhere"}, "$.workflow"),
+        ({"tags": ["ok", "a\n"]}, "$.tags[1]"),
+        ({"tags": ["x"] * 101}, "$.tags"),
+        ({"alias": "a\0"}, "$.alias"),
+        ({"path": "../up"}, "$.path"),
+        ({"path": "a/\0"}, "$.path"),
+        ({"path": "~root"}, "$.path"),
+        ({"config": []}, "$.config"),
+        ({"environment": {"A B": "1"}}, "$.environment"),
+        ({"environment": {"A\n": "1"}}, "$.environment"),
+        ({"environment": {"API_TOKEN": "hunter2"}}, "$.environment.API_TOKEN"),
+        ({"resources": {"count": 0}}, "$.resources.count"),
+        ({"resources": {"count": 1.5}}, "$.resources.count"),
+        ({"liveness": {"beat_seconds": 20.0}}, "$.liveness"),
+        ({"estimate_seconds": -1}, "$.estimate_seconds"),
+        ({"external_id": "a\n"}, "$.external_id"),
+        ({"external_id": "a/b"}, "$.external_id"),
+    ],
+)
+def test_a_run_is_not_created_from_a_wrong_field(api: Api, project: Project, body: Any, path: str):
+    problem = refused(api.client.post(f"/projects/{project.id}/runs", json=body), 422)
+    assert problem["errors"][0]["path"].startswith(path)
+    assert "hunter2" not in str(problem)
+    assert project.head()["position"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("start", {"pid": "1"}),
+        ("start", {"pid": 10**30}),
+        ("heartbeat", {}),
+        ("heartbeat", {"epoch": -1}),
+        ("heartbeat", {"epoch": "1"}),
+        ("finish", {"epoch": 1}),
+        ("finish", {"epoch": 1, "status": "crashed"}),
+        ("finish", {"epoch": 1, "status": "completed", "cause": "boredom"}),
+        ("finish", {"epoch": 1, "status": "completed", "last_seq": {"sdk": 10**30}}),
+        ("finish", {"epoch": 1, "status": "completed", "exit_code": 10**30}),
+        ("finish", {"epoch": 1, "status": "completed", "last_seq": {"sdk": "1"}}),
+        ("progress", {"epoch": 1, "done": -1}),
+        ("progress", {"epoch": 1, "done": 1, "total": 0}),
+        ("progress", {"epoch": 1, "done": "NaN"}),
+        ("primary-metric", {"name": "a", "mode": "best"}),
+        ("primary-metric", {"name": "", "mode": "min"}),
+        ("kill", {"grace_seconds": -1}),
+        ("kill", {"grace_seconds": 3_601}),
+        ("kill", []),
+        ("archive", {"archived": "yes"}),
+        ("claim", {"worker": "w", "command_id": "c", "slots": []}),
+        ("report", {"report": "dancing", "epoch": 1}),
+        ("report", {"epoch": 1}),
+    ],
+)
+def test_a_command_with_a_wrong_body_does_nothing(api: Api, project: Project, verb: str, body: Any):
+    run = project.started()
+    before = project.head()
+    refused(api.client.post(f"/runs/{run['id']}/{verb}", json=body), 422)
+    assert project.head() == before
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"config": {"seed": 10**30}},
+        {"summary": {"seed": -(10**30)}},
+        {"status": "completed"},
+        {"tags": "a"},
+        {"notes": None},
+        {"notes": "x" * 65_537},
+    ],
+)
+def test_an_edit_with_a_wrong_body_does_nothing(api: Api, project: Project, patch: Any):
+    run = project.started()
+    before = project.head()
+    refused(api.client.patch(f"/runs/{run['id']}", json=patch), 422)
+    assert project.head() == before
+
+
+def test_numbers_that_no_float_can_hold_are_refused(api: Api, project: Project):
+    run = project.started()
+    before = project.head()
+    refused(api.client.patch(f"/runs/{run['id']}", content=b'{"config": {"x": 1e999}}', headers=JSON), 422)
+    assert project.head() == before
+
+
+def nested(depth: int) -> bytes:
+    return b'{"config":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
+
+
+def test_documents_are_nested_at_most_a_hundred_deep(api: Api, project: Project):
+    run = project.started()
+    path = f"/runs/{run['id']}"
+    before = project.head()
+    packed = b"\x81\xa6config" + b"\x81\xa1a" * 20_000 + b"\x01"
+    refused(api.client.patch(path, content=packed, headers=MSGPACK), 422)
+    for depth in (100, 900, 20_000):
+        refused(api.client.patch(path, content=nested(depth), headers=JSON), 422)
+    assert project.head() == before
+    deep = accepted(api.client.patch(path, content=nested(99), headers=JSON))["config"]
+    assert accepted(api.client.get(path))["config"] == deep
+    assert project.events(run)[-1]["data"]["patch"] == deep
+    wide = {str(index): [{}] for index in range(5_000)}
+    assert accepted(api.client.patch(path, json={"summary": wide}))["summary"] == wide
+
+
+def sized(body: bytes, size: int) -> Iterator[bytes]:
+    yield body
+    for start in range(len(body), size, 65_536):
+        yield b" " * min(65_536, size - start)
+
+
+@pytest.mark.parametrize("headers", [JSON, MSGPACK])
+def test_a_body_over_the_limit_is_refused_with_the_limit(api: Api, project: Project, headers: dict[str, str]):
+    run = project.started()
+    before = project.head()
+    notes = "x" * (LIFECYCLE_BYTES + 1)
+    encode = msgspec.json.encode if headers is JSON else msgspec.msgpack.encode
+    body = encode({"summary": {"text": notes}})
+    chunks = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
+    for content in (body, chunks):
+        problem = refused(api.client.patch(f"/runs/{run['id']}", content=content, headers=headers), 413)
+        assert problem["limit"] == LIFECYCLE_BYTES
+    assert project.head() == before
+
+
+def test_a_body_of_exactly_the_limit_is_taken(api: Api, project: Project):
+    run = project.started()
+    body = b'{"notes": "at the limit"}'
+    path = f"/runs/{run['id']}"
+    whole = b"".join(sized(body, LIFECYCLE_BYTES))
+    assert accepted(api.client.patch(path, content=whole, headers=JSON))["notes"] == "at the limit"
+    accepted(api.client.patch(path, content=sized(body, LIFECYCLE_BYTES), headers=JSON))
+    refused(api.client.patch(path, content=whole + b" ", headers=JSON), 413)
+    refused(api.client.patch(path, content=sized(body, LIFECYCLE_BYTES + 1), headers=JSON), 413)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "status"),
+    [
+        ("/projects/{project}/events", {"limit": 0}, 422),
+        ("/projects/{project}/events", {"limit": 1_001}, 422),
+        ("/projects/{project}/events", {"limit": "many"}, 422),
+        ("/projects/{project}/events", {"after": "x"}, 422),
+        ("/projects/{project}/events", {"after": 10**20}, 422),
+        ("/projects/{project}/events", {"types": "\0"}, 422),
+        ("/projects/{project}/runs", {"status": "asleep"}, 422),
+        ("/projects/{project}/runs", {"cursor": "x"}, 422),
+        ("/projects/{project}/runs", {"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5Lng="}, 422),
+        ("/projects/{project}/runs", {"workflow": "\0"}, 422),
+        ("/projects", {"cursor": "\0"}, 422),
+        ("/projects/%00", {}, 422),
+        ("/runs/ext:{project}:%00", {}, 422),
+        ("/runs/{run}", {"at": "yesterday"}, 422),
+        ("/runs/{run}", {"at": "0001-01-01T00:00:00+23:59"}, 422),
+        ("/runs/{run}/chart", {}, 400),
+        ("/runs/{run}/chart", {"metric": "a", "x": "epoch"}, 422),
+        ("/runs/{run}/chart", {"metric": "a", "from": "soon"}, 422),
+        ("/runs/{run}/chart", {"metric": "a", "from": "nan"}, 422),
+        ("/runs/{run}/chart", {"metric": "a", "to": "inf"}, 422),
+        ("/runs/{run}/chart", {"metric": "a", "from": "1e308", "x": "relative"}, 422),
+        ("/runs/{run}/chart", {"metric": "a", "buckets": 20_001}, 413),
+        ("/runs/{run}/chart", {"metric": [f"m{index}" for index in range(201)]}, 413),
+        ("/runs/{run}/logs", {"tail": 10_001}, 413),
+        ("/runs/{run}/logs", {"limit": 0}, 422),
+        ("/runs/{run}/logs", {"after": "1"}, 422),
+        ("/runs/{run}/stream", {"after": -1}, 422),
+        ("/runs/{run}/stream", {"after": 10**9}, 422),
+        ("/runs/no-id", {}, 404),
+        ("/runs/ext:", {}, 404),
+        ("/runs/ext:{project}", {}, 404),
+        ("/runs/{project}", {}, 404),
+        ("/workflows/no-id", {}, 404),
+        ("/projects/nowhere", {}, 404),
+    ],
+)
+def test_a_wrong_parameter_is_a_problem(api: Api, project: Project, path: str, parameters: Any, status: int):
+    run = project.started()
+    filled = path.replace("{project}", project.id).replace("{run}", run["id"])
+    refused(api.client.get(filled, params=parameters), status)
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "9" * 5_000, "999999"])
+def test_a_wrong_last_event_id_is_a_problem(api: Api, project: Project, value: str):
+    refused(api.client.get(f"/projects/{project.id}/stream", headers={"Last-Event-ID": value}), 422)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+def test_an_idempotency_key_has_bounds(api: Api, project: Project, key: str):
+    problem = refused(api.client.post(f"/projects/{project.id}/runs", json={}, headers={"Idempotency-Key": key}), 422)
+    assert problem["limit"] == 255
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\x01\x1b[31m", "🦊" * 1_000, "\u202egnp.exe"])
+def test_texts_are_kept_as_they_came(api: Api, project: Project, text: str):
+    run = project.started(notes=text, config={text: text})
+    accepted(project.write(run, 1, text), 202)
+    accepted(api.client.patch(f"/runs/{run['id']}", json={"summary": {"text": text}}))
+    shown = accepted(api.client.get(f"/runs/{run['id']}"))
+    assert (shown["notes"], shown["config"], shown["summary"]) == (text, {text: text}, {"text": text})
+    assert [line["text"] for line in accepted(api.client.get(f"/runs/{run['id']}/logs"))["lines"]] == [text]
+    created, *_, logged, _ = project.events(run)
+    assert created["data"]["notes"] == text
+    assert logged["data"]["lines"][0]["text"] == text
+
+
+def test_text_that_a_column_cannot_hold_is_refused(api: Api):
+    refused(api.client.post("/projects", json={"name": "nul", "description": "a\0b"}), 422)
+    worker = {"name": "nul", "host": {"a": "\0"}, "slots": [{"id": "cpu:0"}]}
+    refused(api.client.post("/workers", json=worker), 422)
+    refused(api.client.get("/projects/nul"), 404)
+    with httpx.Client(base_url=api.url) as anybody:
+        assert accepted(anybody.get("/readyz"))["ready"]

@@ -1,0 +1,144 @@
+"""With the roles running: charts before and after archiving are the same, and what is deleted is gone for good."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.api import Api, Json, Project, accepted, refused, serving, until
+from tests.servers import NatsServer, PostgresServer
+
+MARK = "a sentence that must be gone: 7c1b9f"
+
+
+@pytest.fixture(scope="module")
+def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
+    with serving(postgres_server, nats_server, servers_home, roles=("roles",)) as api:
+        yield api
+
+
+@pytest.fixture
+def project(api: Api) -> Project:
+    return api.project()
+
+
+def logged(project: Project, **body: Any) -> Json:
+    """Return a running run with curves (of awkward numbers) and lines."""
+    run = project.started(**body)
+    for seq in range(1, 40, 2):
+        steps = list(range(seq * 50, seq * 50 + 50))
+        values: list[Any] = [((step * 7_919) % 1_000) / 7 for step in steps]
+        values[seq] = ["NaN", "Infinity", "-Infinity"][seq % 3]
+        series = {"loss": {"step": steps, "value": values}, "acc": {"step": steps[::-1], "value": values}}
+        accepted(project.log(run, seq, series, stage=f"epoch {seq // 10}"), 202)
+        accepted(project.write(run, seq + 1, *(f"{MARK} {seq}.{line}" for line in range(7))), 202)
+    return run
+
+
+def readings(api: Api, run: Json) -> list[Json]:
+    path = f"/runs/{run['id']}"
+    charts: list[dict[str, Any]] = [
+        {"metric": ["loss", "acc"], "buckets": 20_000},
+        {"metric": ["loss"], "buckets": 7},
+        {"metric": ["acc"], "x": "time"},
+        {"metric": ["loss"], "x": "relative", "buckets": 10},
+        {"metric": ["loss", "acc"], "from": 300, "to": 900, "buckets": 100},
+        {"metric": ["loss"], "stage": "epoch 2"},
+    ]
+    logs: list[dict[str, Any]] = [{"limit": 1_000}, {"tail": 3}, {"search": "5.3"}, {"stream": "log", "limit": 10}]
+    return [accepted(api.client.get(f"{path}/chart", params=one)) for one in charts] + [
+        accepted(api.client.get(f"{path}/logs", params=one)) for one in logs
+    ]
+
+
+def archived(project: Project, run: Json) -> list[Json] | None:
+    """Return the archive events of a run once metrics and logs are both in Parquet."""
+    events = [event for event in project.events(run) if event["type"] == "run.telemetry_archived"]
+    return events if {event["data"]["kind"] for event in events} == {"metrics", "logs"} else None
+
+
+def test_charts_and_logs_are_the_same_before_and_after_archiving(api: Api, project: Project):
+    run = logged(project)
+    before = readings(api, run)
+    assert archived(project, run) is None
+    accepted(api.client.post(f"/runs/{run['id']}/finish", json={"epoch": 1, "status": "completed"}))
+    assert readings(api, run) == before
+    events = until(lambda: archived(project, run), "the run's telemetry is in Parquet")
+    assert sum(event["data"]["rows"] for event in events) == 20 * 100 + 20 * 7
+    for event in events:
+        assert (api.home / "parquet" / event["data"]["path"]).stat().st_size == event["data"]["bytes"]
+    assert readings(api, run) == before
+    assert project.verified()["verified"]
+
+
+def test_metric_summaries_follow(api: Api, project: Project):
+    run = logged(project)
+    path = f"/runs/{run['id']}"
+    accepted(api.client.post(f"{path}/primary-metric", json={"name": "loss", "mode": "max"}))
+
+    def counted() -> dict[str, Json] | None:
+        found = {one["name"]: one for one in accepted(api.client.get(f"{path}/metrics"))["metrics"]}
+        return found if [one["count"] for one in found.values()] == [1_000, 1_000] else None
+
+    summaries = until(counted, "both metrics are summarised")
+    loss = summaries["loss"]
+    assert (loss["first_step"], loss["last_step"]) == (50, 1_999)
+    assert (loss["max"], loss["min"], loss["best"]) == ("Infinity", "-Infinity", "Infinity")
+    assert loss["nan_count"] == 6 or loss["nan_count"] == 7
+
+
+def purged(api: Api, run: Json) -> Json | None:
+    problem = refused(api.client.get(f"/runs/{run['id']}"), 410)
+    return problem if problem["tombstone"]["receipt"] else None
+
+
+async def test_a_deleted_run_leaves_a_tombstone_and_a_receipt_and_nothing_else(api: Api, project: Project):
+    run = logged(project, notes=MARK, config={"secret": MARK}, name=MARK)
+    kept = project.finished()
+    path = f"/runs/{run['id']}"
+    accepted(api.client.post(f"{path}/finish", json={"epoch": 1, "status": "completed"}))
+    until(lambda: archived(project, run), "the run's telemetry is in Parquet")
+    parquet = [api.home / "parquet" / event["data"]["path"] for event in archived(project, run) or []]
+    types = [event["type"] for event in project.events(run)]
+    gone = api.client.request("DELETE", path, json={"reason": "asked to"})
+    assert accepted(gone)["status"] == "deleted"
+    assert gone.headers["tachograph-position"] == str(gone.json()["position"])
+    problem = until(lambda: purged(api, run), "the purge is done")
+    tombstone = problem["tombstone"]
+    assert tombstone["deleted_by"] == accepted(api.client.get("/me"))["actor"]
+    assert (tombstone["reason"], tombstone["id"]) == ("asked to", run["id"])
+    assert tombstone["receipt"]["parquet"]["objects"] == len(parquet)
+    assert tombstone["receipt"]["postgres"]["bytes"] > 0
+    assert tombstone["receipt"]["jetstream"]["objects"] >= len(types)
+    assert MARK not in str(problem)
+    assert not [file for file in parquet if file.exists()]
+
+    after = project.events(run)
+    assert [event["type"] for event in after] == [*types, "run.deleted", "run.purged"]
+    assert [event["data"] for event in after[:-2]] == [None] * len(types)
+    assert after[-2]["data"]["reason"] == "asked to"
+    report = project.verified()
+    assert (report["verified"], report["position"]) == (True, project.head()["position"])
+    assert report["erased"] >= len(types)
+
+    for reading in ("", "/metrics", "/logs", "/chart?metric=loss", "/stream", "?at=1"):
+        assert MARK not in str(refused(api.client.get(f"{path}{reading}"), 410))
+    for verb, body in (("kill", {}), ("start", {}), ("finish", {"epoch": 1, "status": "failed"}), ("archive", {})):
+        refused(api.client.post(f"{path}/{verb}", json=body), 410)
+    for seq in (1, 1_000, 1_001):
+        problem = refused(project.log(run, seq, {"a": {"step": [1], "value": [1.0]}}), 410)
+        assert problem["tombstone"]["id"] == run["id"]
+    assert accepted(api.client.get(f"{path}/transitions"))["transitions"][-1]["to_status"] == "deleted"
+    assert accepted(api.client.delete(path))["status"] == "deleted"
+    listed = accepted(api.client.get(f"/projects/{project.id}/runs"))["items"]
+    assert [one["id"] for one in listed] == [kept["id"]]
+    project.create(name=MARK)
+
+    connection = await asyncpg.connect(api.database.owner_url)
+    # What is left is the deletion and its receipt, which are sealed under the project's key.
+    for table, left in (("ledger.payload", 2), ("ledger.telemetry", 0), ("ledger.data_key", 0)):
+        rows = await connection.fetchval(f"select count(*) from {table} where stream = $1", run["id"])
+        assert (table, rows) == (table, left)
+    await connection.close()

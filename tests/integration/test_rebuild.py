@@ -1,0 +1,171 @@
+"""A rebuilt projection takes the live one's place while writes go on, and nothing is lost in between."""
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from events.errors import Busy
+from events.ids import uuid7
+from projections import rebuild as rebuilding
+from projections.archived_metrics import ArchivedMetrics
+from projections.metrics import Metrics
+from projections.rebuild import PROJECTIONS, RebuildRefusedError, rebuild
+from stack.process import ROOT
+from tests.integration.histories import opened_project
+from tests.integration.telemetry import MASTER_KEY, World
+from tests.servers import Database
+from workers.projector import Projector
+
+NAN = float("nan")
+
+
+async def shape(owner: asyncpg.Connection) -> list[tuple[str, ...]]:
+    """Return what the tables are besides rows: columns, indexes, constraints, options, statistics, grants."""
+    rows = await owner.fetch(
+        """
+        select c.relname, c.relacl::text, c.reloptions::text from pg_class c
+        where c.relnamespace = 'projection'::regnamespace and c.relkind = 'r'
+        union all
+        select i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid), null from pg_index i
+        join pg_class c on c.oid = i.indrelid where c.relnamespace = 'projection'::regnamespace
+        union all
+        select c.relname, a.attname || a.attnum || format_type(a.atttypid, a.atttypmod) || a.attnotnull,
+               a.attstattarget::text
+        from pg_attribute a join pg_class c on c.oid = a.attrelid
+        where c.relnamespace = 'projection'::regnamespace and c.relkind = 'r' and a.attnum > 0
+        union all
+        select c.relname, k.conname, pg_get_constraintdef(k.oid) from pg_constraint k
+        join pg_class c on c.oid = k.conrelid where c.relnamespace = 'projection'::regnamespace
+        """
+    )
+    return sorted(tuple(str(value) for value in row.values()) for row in rows)
+
+
+async def test_every_projection_is_swapped_while_writes_go_on(database: Database, owner: asyncpg.Connection) -> None:
+    before = await shape(owner)
+    async with opened_project(database.url) as project:
+        await project.live_at_random(random.Random(1), 60)
+        stop = asyncio.Event()
+
+        async def write() -> None:
+            random_ = random.Random(2)
+            while not stop.is_set():
+                await project.live_at_random(random_, 3)
+                await project.project_all()
+
+        writing = asyncio.create_task(write())
+        before_swaps, _ = await project.ledger.head(project.ledger_id)
+        for name, projection in PROJECTIONS.items():
+            done = await rebuild(project.ledger, database.owner_url, projection, swap=True)
+            assert (name, done.swapped, done.differences) == (name, True, [])
+        stop.set()
+        await writing
+        assert (await project.ledger.head(project.ledger_id))[0] > before_swaps
+        await project.project_all()
+        for projection in PROJECTIONS.values():
+            assert (await rebuild(project.ledger, database.owner_url, projection)).differences == []
+    assert await shape(owner) == before
+    left = "select count(*) from pg_namespace where nspname in ('projection_next', 'projection_old')"
+    assert await owner.fetchval(left) == 0
+
+
+async def test_a_swap_puts_wrong_rows_right(world: World, database: Database, owner: asyncpg.Connection) -> None:
+    run_id = await world.started_run()
+    await owner.execute("update projection.run set status = 'failed'")
+    done = await rebuild(world.ledger, database.owner_url, PROJECTIONS["runs"], swap=True)
+    assert [one.side for one in done.differences] == ["live", "rebuilt"]
+    assert (await world.stored(run_id)).run.status == "running"
+    assert await world.pool.fetchval("select status from run where run_id = $1", run_id) == "running"
+    await world.end(run_id)
+
+
+async def test_a_swap_gives_up_on_a_table_in_use(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "SWAPS", 2)
+    monkeypatch.setattr(rebuilding, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(rebuilding, "SWAP_PAUSE_SECONDS", 0)
+    reader = await asyncpg.connect(database.url)
+    async with reader.transaction():
+        await reader.execute("select from projection.run limit 1")
+        with pytest.raises(Busy):
+            await rebuild(world.ledger, database.owner_url, PROJECTIONS["runs"], swap=True)
+    await reader.close()
+    await world.started_run()  # nobody is held up afterwards
+    assert (await rebuild(world.ledger, database.owner_url, PROJECTIONS["runs"], swap=True)).swapped
+
+
+async def archived_world(world: World, owner: asyncpg.Connection) -> None:
+    """Fill two runs with awkward points, all projected, most of them in Parquet only."""
+    random_ = random.Random(7)
+    values = [NAN, float("inf"), float("-inf"), 0.0, -0.0, 1.5, -2.5]
+    runs = [await world.started_run() for _ in range(2)]
+    projector = Projector(world.ledger)
+    for _ in range(3):
+        for run_id in runs:
+            for _ in range(4):
+                steps = [random_.randrange(4) for _ in range(9)]
+                series = {
+                    name: (steps, random_.choices(values, k=9)) for name in ("loss", "acc", f"m{random_.random()}")
+                }
+                await world.metrics(run_id, series)
+        while await projector.step():
+            pass
+        await world.archive()
+    await owner.execute("delete from ledger.telemetry")
+    await world.metrics(runs[0], {"loss": ([3, 3], [0.5, -0.0])})
+    while await projector.step():
+        pass
+
+
+async def test_metric_summaries_come_from_the_archive(
+    world: World, database: Database, owner: asyncpg.Connection
+) -> None:
+    await archived_world(world, owner)
+    with pytest.raises(RebuildRefusedError):
+        await rebuild(world.ledger, database.owner_url, Metrics())
+    done = await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.root), swap=True)
+    assert done.differences == []
+    assert done.rows["metric_summary"] > 20
+    world.files()[0].unlink()
+    with pytest.raises(RebuildRefusedError, match="which is missing"):
+        await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.root))
+
+
+async def test_the_command_line_reports(
+    world: World, database: Database, owner: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await archived_world(world, owner)
+    key = tmp_path / "master.key"
+    key.write_bytes(MASTER_KEY)
+    environment = os.environ | {
+        "TACHOGRAPH_DATABASE_URL": database.url,
+        "TACHOGRAPH_OWNER_DATABASE_URL": database.owner_url,
+        "TACHOGRAPH_NATS_URL": "nats://127.0.0.1:1",
+        "TACHOGRAPH_MASTER_KEY": str(key),
+        "TACHOGRAPH_PARQUET": str(world.root),
+    }
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "service", "rebuild", *options],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    done = run("--all")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("nothing differs") == len(PROJECTIONS)
+    assert done.stdout.count("writers waited") == len(PROJECTIONS)
+    await owner.execute(
+        "update projection.run set name = $1 where name = (select min(name) from projection.run)", str(uuid7())
+    )
+    done = run("runs", "--compare")
+    assert done.returncode == 1
+    assert "differs: run, live only" in done.stdout
+    assert run("nothing").returncode == 2

@@ -1,0 +1,204 @@
+"""The scheduler, step by step, under a clock that the tests move."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import msgspec
+import pytest
+from nats.aio.client import Client
+
+from events import bus
+from events.beats import Order, order_subject
+from events.commands import EndRun, MarkCrashed, ReportStarted, RequeueRun
+from events.types import Cause, Resources, Status
+from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
+from tests.servers import Database, NatsServer
+from workers.scheduler import CLAIM_SECONDS, KILL_REPEAT_SECONDS, WORKER_ALIVE_SECONDS, Scheduler
+
+
+@pytest.fixture
+async def fleet(database: Database) -> AsyncIterator[Fleet]:
+    async with opened_fleet(database.url) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def client(nats: NatsServer) -> AsyncIterator[Client]:
+    connected = await bus.connect(nats.url("roles"), name="test")
+    await bus.ensure_streams(connected.jetstream())
+    yield connected
+    await connected.close()
+
+
+class Desk:
+    """A scheduler, its clock, and the orders that it gave."""
+
+    def __init__(self, fleet: Fleet, client: Client) -> None:
+        self.clock = Clock()
+        self.scheduler = Scheduler(fleet.ledger, client, client.jetstream(), clock=self.clock)
+        self._jetstream = client.jetstream()
+        self._read = 0
+
+    def hear(self, *workers: UUID, runs: dict[UUID, int] | None = None, draining: bool = False) -> None:
+        for worker in workers:
+            self.scheduler.hear(worker_beat(worker, runs, draining=draining))
+
+    async def orders(self) -> list[tuple[UUID, Order]]:
+        """Step until nothing is left to do, and return the orders given since the last time, with their workers."""
+        while await self.scheduler.step():
+            pass
+        last = (await self._jetstream.stream_info("COMMANDS")).state.last_seq
+        messages = [await self._jetstream.get_msg("COMMANDS", seq) for seq in range(self._read + 1, last + 1)]
+        self._read = last
+        found = []
+        for message in messages:
+            order = msgspec.json.decode(message.data or b"", type=Order)
+            worker = UUID(str(message.subject).rpartition(".")[2])
+            assert message.subject == order_subject(worker)
+            found.append((worker, order))
+        return found
+
+
+@pytest.fixture
+async def desk(fleet: Fleet, client: Client) -> Desk:
+    return Desk(fleet, client)
+
+
+def starts(orders: list[tuple[UUID, Order]]) -> list[tuple[UUID, UUID]]:
+    return [(worker, order.run_id) for worker, order in orders if order.kind == "start"]
+
+
+async def test_queued_runs_go_first_come_first_served_to_a_worker_with_free_slots(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w", slots=2)
+    queued = [await fleet.queued() for _ in range(3)]
+    assert await desk.orders() == [], "nobody has heard of a worker"
+    desk.hear(worker)
+    orders = await desk.orders()
+    assert starts(orders) == [(worker, queued[0]), (worker, queued[1])]
+    assert {order.ledger_id for _, order in orders} == {fleet.ledger_id}
+    assert len({order.command_id for _, order in orders}) == 2
+    for run_id in queued[:2]:
+        await fleet.claim(run_id, worker)
+    assert await desk.orders() == []
+    await fleet.do(queued[0], ReportStarted(epoch=1))
+    await fleet.do(queued[0], EndRun(epoch=1, status=Status.COMPLETED))
+    assert starts(await desk.orders()) == [(worker, queued[2])]
+
+
+async def test_an_order_that_nobody_takes_is_given_again(fleet: Fleet, desk: Desk):
+    first, second = await fleet.worker("a"), await fleet.worker("b")
+    run_id = await fleet.queued()
+    desk.hear(first)
+    ((worker, order),) = await desk.orders()
+    assert (worker, order.run_id) == (first, run_id)
+    desk.clock.now += CLAIM_SECONDS - 1
+    desk.hear(first)
+    assert await desk.orders() == []
+    desk.clock.now += 2
+    desk.hear(second)
+    desk.hear(first, draining=True)
+    ((worker, again),) = await desk.orders()
+    assert (worker, again.run_id) == (second, run_id)
+    assert again.command_id != order.command_id
+    await fleet.claim(run_id, second)
+    desk.clock.now += 10 * CLAIM_SECONDS
+    desk.hear(first, second)
+    assert await desk.orders() == []
+
+
+async def test_a_run_that_was_given_back_is_ordered_again(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    run_id = await fleet.queued()
+    desk.hear(worker)
+    assert starts(await desk.orders()) == [(worker, run_id)]
+    await fleet.claim(run_id, worker)
+    assert await desk.orders() == []
+    await fleet.do(run_id, RequeueRun(epoch=1))
+    assert starts(await desk.orders()) == [(worker, run_id)]
+
+
+async def test_a_worker_that_is_silent_draining_or_of_another_kind_gets_nothing(fleet: Fleet, desk: Desk):
+    silent, draining, cpu = await fleet.worker("s"), await fleet.worker("d"), await fleet.worker("c", slots=4)
+    gpu = await fleet.worker("g", slots=2, kind="cuda:h200")
+    desk.hear(silent)
+    desk.clock.now += WORKER_ALIVE_SECONDS
+    desk.hear(draining, draining=True)
+    needs = [Resources(accelerator="cuda", count=2), Resources(accelerator="cuda:h200"), Resources(count=3)]
+    large, named, plain = [await fleet.queued(need) for need in needs]
+    assert await desk.orders() == []
+    desk.hear(cpu)
+    assert starts(await desk.orders()) == [(cpu, plain)]
+    desk.hear(gpu)
+    assert starts(await desk.orders()) == [(gpu, large)]
+    await fleet.claim(large, gpu)
+    assert await desk.orders() == []
+    assert (await fleet.run(named)).status is Status.QUEUED
+
+
+async def test_no_more_runs_are_active_than_the_plan_allows(database: Database, client: Client):
+    async with opened_fleet(database.url, max_active_runs=2) as fleet:
+        desk = Desk(fleet, client)
+        worker = await fleet.worker("w", slots=8)
+        queued = [await fleet.queued() for _ in range(4)]
+        await fleet.tracked()
+        desk.hear(worker)
+        assert starts(await desk.orders()) == [(worker, queued[0]), (worker, queued[1])]
+        await fleet.claim(queued[0], worker)
+        assert await desk.orders() == []
+        await fleet.kill(queued[1])
+        assert starts(await desk.orders()) == [(worker, queued[2])]
+
+
+async def test_a_scheduler_that_takes_over_knows_what_is_running(fleet: Fleet, client: Client, desk: Desk):
+    worker = await fleet.worker("w", slots=2)
+    running = await fleet.managed(worker)
+    waiting = [await fleet.queued() for _ in range(2)]
+    desk.hear(worker, runs={running: 1})
+    assert starts(await desk.orders()) == [(worker, waiting[0])]
+
+
+async def test_a_crashed_run_holds_its_slot_while_its_worker_says_so(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    lost = await fleet.managed(worker)
+    silence = MarkCrashed(epoch=1, cause=Cause.WORKER_LOST, last_heartbeat_at=None, silence_seconds=50)
+    await fleet.do(lost, silence)
+    assert (await fleet.run(lost)).status is Status.CRASHED
+    waiting = await fleet.queued()
+    desk.hear(worker, runs={lost: 1})
+    assert await desk.orders() == []
+    desk.hear(worker)
+    assert starts(await desk.orders()) == [(worker, waiting)]
+
+
+async def test_a_kill_is_ordered_and_repeated_until_the_run_has_ended(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    run_id = await fleet.managed(worker)
+    assert await desk.orders() == []
+    await fleet.kill(run_id, grace_seconds=60)
+    ((ordered, order),) = await desk.orders()
+    assert (ordered, order.kind, order.run_id, order.grace_seconds) == (worker, "kill", run_id, 60)
+    assert order.cause == Cause.KILLED_BY_USER
+    assert await desk.orders() == []
+    desk.clock.now += KILL_REPEAT_SECONDS + 1
+    ((_, again),) = await desk.orders()
+    assert again.command_id == order.command_id
+    await fleet.do(run_id, EndRun(epoch=1, status=Status.KILLED))
+    desk.clock.now += KILL_REPEAT_SECONDS + 1
+    assert await desk.orders() == []
+
+
+async def test_a_kill_that_nobody_confirms_is_declared_and_the_attempt_fenced(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    managed, tracked = await fleet.managed(worker), await fleet.tracked()
+    for run_id in (managed, tracked):
+        await fleet.kill(run_id, grace_seconds=10)
+    assert [order.run_id for _, order in await desk.orders()] == [managed], "a tracked run is told by its heartbeat"
+    await fleet.pool.execute("update run set kill_requested_at = kill_requested_at - interval '25 seconds'")
+    await desk.orders()
+    run = await fleet.run(managed)
+    assert (run.status, run.cause, run.epoch) == (Status.KILLED, Cause.KILLED_BY_USER, 2)
+    assert (await fleet.run(tracked)).status is Status.RUNNING, "it hears of the kill only when it beats"
+    await fleet.pool.execute("update run set kill_requested_at = kill_requested_at - interval '10 seconds'")
+    await desk.orders()
+    assert (await fleet.run(tracked)).status is Status.KILLED
+    assert (await fleet.types(managed))[-1] == "run.killed"

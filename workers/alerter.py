@@ -1,0 +1,327 @@
+"""The alerter: rules that come about fire once an episode, and webhooks are told.
+
+It reads every ledger by position with a cursor of its own. What a page leads to is decided by the page alone: a
+firing's id follows from its rule and position, so that a page done again fires nothing twice; what is to be sent, what
+is remembered and the cursor are written together. An event that cannot be read holds up its ledger: a dead letter.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from events import cloudevents
+from events.alerts import AlertFired, AlertRuleSet, EventHappens, MetricCondition, StatusBecomes, Watch, watch
+from events.codec import METRICS, SYSTEM_METRICS, microseconds
+from events.errors import CorruptHistory
+from events.ids import derived
+from events.ledger import Ledger, Recorded
+from events.run import TRANSITIONS
+from events.sql import load
+from events.telemetry import MetricColumns
+from projections import dead_letters, runs, subscriptions
+from projections.apply import Connection
+from projections.execute import Request, record
+from projections.subscriptions import Delivery, Subscription
+from workers.crashpoints import crash_point
+from workers.webhooks import Answer, post
+
+log = logging.getLogger("tachograph.alerter")
+
+READER: Final = "alerter"
+ACTOR: Final = "system:alerter"
+PAGE_EVENTS: Final = 200
+DELIVERIES_AT_ONCE: Final = 8
+ATTEMPTS: Final = 10
+BACKOFF_SECONDS: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 7_200.0)
+
+STATUS_OF: Final = {str(event.__struct_config__.tag): status for (_, event), status in TRANSITIONS.items()}
+"""The status that an event brings, where it brings always the same."""
+
+
+class Alerter:
+    """The background role; see the module."""
+
+    name = "alerter"
+    pause_seconds = 0.5
+
+    def __init__(self, ledger: Ledger, *, allow_private: bool = False) -> None:
+        self._ledger = ledger
+        self._allow_private = allow_private
+        self._workflows: dict[UUID, UUID | None] = {}
+        self._held: dict[UUID, int] = {}
+
+    async def start(self) -> None:
+        """Nothing is needed."""
+
+    async def step(self) -> int:
+        """Take a page of each ledger that is behind, and make what deliveries are due; returns how much it was."""
+        behind = await self._ledger.pool.fetch(load("events.sql", "behind"), READER)
+        passed = sum([await self._take(row["ledger_id"], row["position"]) for row in behind])
+        return passed + await self._deliver_due()
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+    async def _take(self, ledger_id: UUID, after: int) -> int:
+        pool = self._ledger.pool
+        page, rules = await self._page(ledger_id, after)
+        if not page:
+            return 0
+        fresh: dict[tuple[UUID, UUID], Watch] = {}
+        organisation = await pool.fetchval("select organisation_id from ledger.ledger where ledger_id = $1", ledger_id)
+        for recorded in page:
+            for rule in rules:
+                if rule.set_at <= recorded.recorded_at and await self._in_scope(rule.rule(), recorded):
+                    for fired in await self._fires(rule, recorded, fresh):
+                        await self._fire(organisation, fired)
+        crash_point("alerter.after_fire")
+        sent = await self._addressed(page, ledger_id, organisation)
+        reached = page[-1].position
+        if self._held.get(ledger_id, reached + 1) <= reached:
+            del self._held[ledger_id]
+            await dead_letters.resolve(pool, READER, ledger_id, reached)
+        async with pool.acquire() as connection, connection.transaction():
+            await self._remember(connection, fresh)
+            for recorded in page:
+                if recorded.type == "run.deleted":
+                    await _forget(connection, recorded.stream)
+            await self._enqueue(connection, ledger_id, sent)
+            await connection.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
+        return len(page)
+
+    async def _page(self, ledger_id: UUID, after: int) -> tuple[list[Recorded], list[Subscription]]:
+        """Return the next page, and the rules in force once it was recorded; before an unreadable event it ends."""
+        page = await self._ledger.read(ledger_id, after=after, limit=PAGE_EVENTS, payloads=False)
+        rules = await subscriptions.of_project(self._ledger.pool, ledger_id, "alert_rule")
+        if not rules:
+            return page, rules
+        whole: list[Recorded] = []
+        with contextlib.suppress(CorruptHistory):
+            return await self._ledger.read(ledger_id, after=after, up_to=page[-1].position, limit=PAGE_EVENTS), rules
+        for bare in page:
+            position = bare.position
+            try:
+                whole += await self._ledger.read(ledger_id, after=position - 1, up_to=position)
+            except CorruptHistory as error:
+                if await dead_letters.hold(self._ledger, READER, ledger_id, position, error) != "discarded":
+                    self._held[ledger_id] = position
+                    return whole, rules
+                whole.append(bare)
+        return whole, rules
+
+    async def _in_scope(self, rule: AlertRuleSet, recorded: Recorded) -> bool:
+        if rule.run is not None and rule.run != recorded.stream:
+            return False
+        if rule.workflow is None:
+            return True
+        if not recorded.type.startswith("run."):
+            return False
+        if recorded.stream not in self._workflows:
+            stored = await runs.get(self._ledger.pool, recorded.stream)
+            if len(self._workflows) > 100_000:
+                self._workflows.clear()
+            reference = None if stored is None else stored.run.workflow
+            self._workflows[recorded.stream] = None if reference is None else reference.id
+        return self._workflows[recorded.stream] == rule.workflow
+
+    async def _fires(
+        self, rule: Subscription, recorded: Recorded, fresh: dict[tuple[UUID, UUID], Watch]
+    ) -> Sequence[tuple[UUID, AlertFired]]:
+        """Return what a rule makes of an event: the firings' ids and events; `fresh` takes what is remembered."""
+        stated = rule.rule()
+        condition = stated.condition
+        run = recorded.stream if recorded.type.startswith("run.") else None
+        fired = AlertFired(
+            rule=rule.subscription_id, project=rule.project_id, run=run, position=recorded.position, name=stated.name
+        )
+        happened = False
+        match condition:
+            case EventHappens():
+                happened = recorded.type in condition.types
+            case StatusBecomes():
+                happened = STATUS_OF.get(recorded.type) in condition.statuses
+            case _:
+                return await self._watched(rule.subscription_id, condition, recorded, fired, fresh)
+        return [(_firing(fired, 0), fired)] if happened else []
+
+    async def _watched(
+        self,
+        rule_id: UUID,
+        condition: MetricCondition,
+        recorded: Recorded,
+        fired: AlertFired,
+        fresh: dict[tuple[UUID, UUID], Watch],
+    ) -> Sequence[tuple[UUID, AlertFired]]:
+        if recorded.type not in {METRICS, SYSTEM_METRICS}:
+            return []
+        if recorded.payload is None:
+            log.warning("position %d was archived or erased before rule %s saw it", recorded.position, rule_id)
+            return []
+        try:
+            batch: MetricColumns = recorded.event()
+        except CorruptHistory as error:
+            log.error("rule %s cannot see position %d: %s", rule_id, recorded.position, error)
+            return []
+        if condition.metric not in batch.names:
+            return []
+        key = (rule_id, recorded.stream)
+        known = fresh.get(key) or await self._remembered(*key)
+        firings = []
+        at_us = microseconds(recorded.recorded_at)
+        for index, (step, value) in enumerate(_points(batch, condition.metric)):
+            known, fires = watch(condition, known, step, value, at_us)
+            if fires:
+                said = msgspec.structs.replace(fired, step=step, value=repr(value))
+                firings.append((_firing(fired, index), said))
+        fresh[key] = known
+        return firings
+
+    async def _remembered(self, rule_id: UUID, run_id: UUID) -> Watch:
+        state = await self._ledger.pool.fetchval(
+            "select state from operation.alert_state where rule_id = $1 and run_id = $2", rule_id, run_id
+        )
+        return Watch() if state is None else msgspec.msgpack.decode(state, type=Watch)
+
+    async def _fire(self, organisation: UUID, firing: tuple[UUID, AlertFired]) -> None:
+        event_id, fired = firing
+        request = Request(
+            actor=ACTOR,
+            event_id=event_id,
+            body=event_id.bytes,
+            named=True,
+            occurred_at=await self._ledger.pool.fetchval("select clock_timestamp()"),
+        )
+        appended = await record(
+            self._ledger,
+            ledger_id=organisation,
+            stream=event_id,
+            expected_version=0,
+            events=[fired],
+            inline={},
+            request=request,
+        )
+        if not appended.repeated:
+            log.info("rule %s fired at position %d of project %s", fired.rule, fired.position, fired.project)
+
+    async def _addressed(
+        self, page: Sequence[Recorded], ledger_id: UUID, organisation: UUID
+    ) -> Sequence[tuple[Subscription, Recorded]]:
+        """Return the webhooks that want an event; an alert is told to those of its project."""
+        pairs: list[tuple[Subscription, Recorded]] = []
+        hooks = await subscriptions.of_project(self._ledger.pool, ledger_id, "webhook")
+        for recorded in page:
+            if ledger_id == organisation:
+                if recorded.type != "alert.fired":
+                    continue
+                position = recorded.position
+                (whole,) = await self._ledger.read(ledger_id, after=position - 1, up_to=position)
+                hooks = await subscriptions.of_project(self._ledger.pool, whole.event().project, "webhook")
+            pairs += [
+                (hook, recorded)
+                for hook in hooks
+                if hook.set_at <= recorded.recorded_at and recorded.type in hook.webhook().types
+            ]
+        return pairs
+
+    async def _remember(self, connection: Connection, fresh: dict[tuple[UUID, UUID], Watch]) -> None:
+        await connection.executemany(
+            "insert into operation.alert_state (rule_id, run_id, state) values ($1, $2, $3)"
+            " on conflict (rule_id, run_id) do update set state = excluded.state",
+            [(*key, msgspec.msgpack.encode(state)) for key, state in fresh.items()],
+        )
+
+    async def _enqueue(
+        self, connection: Connection, ledger_id: UUID, sent: Sequence[tuple[Subscription, Recorded]]
+    ) -> None:
+        await connection.execute(
+            load("projections.sql", "enqueue_deliveries"),
+            [derived(hook.subscription_id, ledger_id, event.position) for hook, event in sent],
+            [hook.subscription_id for hook, _ in sent],
+            ledger_id,
+            [event.position for _, event in sent],
+            [event.stream if event.type.startswith("run.") else None for _, event in sent],
+            [event.type for _, event in sent],
+        )
+
+    async def _deliver_due(self) -> int:
+        rows = await self._ledger.pool.fetch(
+            "select * from operation.delivery where state = 'pending' and next_at <= clock_timestamp()"
+            " order by next_at limit $1",
+            DELIVERIES_AT_ONCE,
+        )
+        await asyncio.gather(*(self._deliver(Delivery(**row)) for row in rows))
+        if rows:
+            touched = list({row["webhook_id"] for row in rows})
+            await self._ledger.pool.execute(
+                load("projections.sql", "trim_deliveries"), touched, subscriptions.MAX_DELIVERIES
+            )
+        return len(rows)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        hook = await subscriptions.get(self._ledger.pool, delivery.webhook_id)
+        if hook is None or hook.removed_at is not None:
+            answer, state = Answer(None, "the webhook was removed"), "failed"
+        else:
+            answer = await self._send(hook, delivery)
+            more = delivery.attempts + 1 < ATTEMPTS
+            state = "delivered" if answer.delivered else "pending" if more else "failed"
+        crash_point("alerter.after_delivery")
+        pause = BACKOFF_SECONDS[min(delivery.attempts, len(BACKOFF_SECONDS) - 1)] * random.uniform(0.5, 1.5)  # noqa: S311
+        await self._ledger.pool.execute(
+            load("projections.sql", "end_delivery"),
+            delivery.delivery_id,
+            state,
+            answer.status,
+            answer.error,
+            pause,
+        )
+
+    async def _send(self, hook: Subscription, delivery: Delivery) -> Answer:
+        if delivery.position == 0:
+            document: object = {"specversion": "1.0", "id": str(delivery.delivery_id), "type": delivery.type}
+        else:
+            position = delivery.position
+            (recorded,) = await self._ledger.read(delivery.ledger_id, after=position - 1, up_to=position)
+            document = cloudevents.document(recorded)
+        return await asyncio.to_thread(
+            post,
+            hook.webhook().url,
+            msgspec.json.encode(document),
+            secret(self._ledger, hook.subscription_id),
+            {"Tachograph-Delivery": str(delivery.delivery_id)},
+            allow_private=self._allow_private,
+        )
+
+
+def secret(ledger: Ledger, webhook_id: UUID) -> bytes:
+    """Return what a webhook's deliveries are signed with; it is derived, and stored nowhere."""
+    return ledger.keyring.derive(f"webhook.{webhook_id}").hex().encode()
+
+
+def _firing(fired: AlertFired, index: int) -> UUID:
+    return derived("alert.fired", fired.rule, fired.project, fired.position, index)
+
+
+def _points(batch: MetricColumns, metric: str) -> Sequence[tuple[int, float]]:
+    """Return one metric's points of a batch."""
+    start = 0
+    found: list[tuple[int, float]] = []
+    for name, count in zip(batch.names, batch.counts, strict=True):
+        if name == metric:
+            part = slice(start, start + count)
+            found += zip(batch.steps()[part].tolist(), batch.values()[part].tolist(), strict=True)
+        start += count
+    return found
+
+
+async def _forget(connection: Connection | asyncpg.Connection, run_id: UUID) -> None:
+    """Forget a deleted run: what its rules remember, and what was sent of it."""
+    await connection.execute("delete from operation.alert_state where run_id = $1", run_id)
+    await connection.execute("delete from operation.delivery where run_id = $1", run_id)
