@@ -22,14 +22,15 @@ from uuid import UUID
 
 import msgspec
 
-from events import types
 from events.alerts import AlertEvent
 from events.errors import CorruptHistory
+from events.organisation import OrganisationEvent, ProjectEvent, WorkflowEvent
 from events.telemetry import LogColumns, MetricColumns
+from events.types import RunEvent
 
 EMPTY_CHAIN: Final = bytes(32)
 
-LifecycleEvent = types.RunEvent | types.ProjectEvent | types.WorkflowEvent | types.OrganisationEvent | AlertEvent
+LifecycleEvent = RunEvent | ProjectEvent | WorkflowEvent | OrganisationEvent | AlertEvent
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 _decoder: Final = msgspec.msgpack.Decoder(LifecycleEvent)

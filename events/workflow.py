@@ -6,13 +6,15 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from events.errors import CorruptHistory
-from events.types import (
-    Resources,
+from events.organisation import (
     WorkflowArchived,
     WorkflowChanged,
     WorkflowCreated,
     WorkflowEvent,
     WorkflowRenamed,
+)
+from events.types import (
+    Resources,
 )
 
 

@@ -16,16 +16,24 @@ from events.codec import EVENT_TYPES, LifecycleEvent
 from events.commit import InlineRow
 from events.errors import CorruptHistory
 from events.ledger import SURVIVES_ERASURE, Recorded
+from events.organisation import (
+    KeyIssued,
+    KeyRevoked,
+    OrganisationCreated,
+    ProjectChanged,
+    ProjectCreated,
+    WorkerLost,
+    WorkerRegistered,
+    WorkflowArchived,
+    WorkflowChanged,
+    WorkflowCreated,
+    WorkflowRenamed,
+)
 from events.run import NO_RUN, TRANSITIONS, Run
 from events.sql import load
 from events.types import (
     Cause,
-    KeyIssued,
-    KeyRevoked,
     Mode,
-    OrganisationCreated,
-    ProjectChanged,
-    ProjectCreated,
     Rate,
     RunCompleted,
     RunCrashed,
@@ -41,12 +49,6 @@ from events.types import (
     RunStarting,
     RunStopping,
     RunTagsChanged,
-    WorkerLost,
-    WorkerRegistered,
-    WorkflowArchived,
-    WorkflowChanged,
-    WorkflowCreated,
-    WorkflowRenamed,
 )
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow

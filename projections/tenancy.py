@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from events.commit import InlineRow
-from events.types import KeyIssued, Slot, WorkerRegistered
+from events.organisation import KeyIssued, Slot, WorkerRegistered
 from events.workflow import Workflow
 from projections.runs import Reader
 

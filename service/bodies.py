@@ -6,7 +6,14 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from events.types import Cause, Failure, Liveness, Mode, Resources, Slot
+from events.organisation import Slot
+from events.types import (
+    Cause,
+    Failure,
+    Liveness,
+    Mode,
+    Resources,
+)
 
 Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$(?!\n)")]
 ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/]+$(?!\n)")]

@@ -11,8 +11,8 @@ from events.heads import Signer
 from events.ids import derived
 from events.keys import Keyring
 from events.ledger import Ledger
+from events.organisation import KeyIssued, OrganisationCreated
 from events.settings import Settings, SettingsError
-from events.types import KeyIssued, OrganisationCreated
 from projections import tenancy
 from projections.execute import asked_by, record
 from service.auth import KEY_PREFIX, key_of

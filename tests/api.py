@@ -18,7 +18,7 @@ from events.database import SEARCH_PATH
 from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
-from events.types import KeyIssued, OrganisationCreated
+from events.organisation import KeyIssued, OrganisationCreated
 from projections import tenancy
 from projections.execute import asked_by, record
 from service.auth import key_of

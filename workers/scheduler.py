@@ -24,9 +24,16 @@ from events.commands import ConfirmKill, FailStart, RunCommand
 from events.errors import Rejected, VersionConflict
 from events.ids import derived, uuid7
 from events.ledger import Ledger
+from events.organisation import Slot
 from events.run import Run
 from events.sql import load
-from events.types import Cause, Failure, Mode, Resources, Slot, Status
+from events.types import (
+    Cause,
+    Failure,
+    Mode,
+    Resources,
+    Status,
+)
 from projections import runs, tenancy
 from projections.execute import asked_by, execute
 from projections.runs import StoredRun

@@ -11,7 +11,7 @@ from events import workflow as workflows
 from events.errors import NotFound, Rejected
 from events.ids import derived
 from events.ledger import Appended
-from events.types import (
+from events.organisation import (
     ProjectChanged,
     ProjectCreated,
     WorkflowChanged,

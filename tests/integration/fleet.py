@@ -12,17 +12,19 @@ from events.database import open_pool
 from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
+from events.organisation import (
+    OrganisationCreated,
+    ProjectCreated,
+    Slot,
+    WorkerRegistered,
+)
 from events.run import Run
 from events.types import (
     Liveness,
     Mode,
-    OrganisationCreated,
-    ProjectCreated,
     Rate,
     Resources,
     RunCreated,
-    Slot,
-    WorkerRegistered,
 )
 from projections import runs, tenancy
 from projections.execute import asked_by, execute, record

@@ -15,9 +15,14 @@ from events.database import open_pool
 from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Appended, Draft, Ledger, Proposal
-from events.telemetry import STREAMS, LogColumns, MetricColumns
+from events.organisation import ProjectCreated
 from events.sql import load
-from events.types import Mode, ProjectCreated, RunCreated, Status
+from events.telemetry import STREAMS, LogColumns, MetricColumns
+from events.types import (
+    Mode,
+    RunCreated,
+    Status,
+)
 from projections import runs, tenancy
 from projections.analytics import Analytics
 from projections.charts import Charts

@@ -1,0 +1,112 @@
+"""What can happen to projects, workflows, organisations, keys and workers: events as in `types`."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from events.types import Event, Resources, Value
+
+
+class ProjectCreated(Event, frozen=True, tag="project.created"):
+    """A project, and with it a ledger, was opened."""
+
+    name: str
+    description: str = ""
+
+
+class ProjectChanged(Event, frozen=True, tag="project.changed"):
+    """A project's name or description, replaced where given."""
+
+    name: str | None = None
+    description: str | None = None
+
+
+class WorkflowCreated(Event, frozen=True, tag="workflow.created"):
+    """The recipe that runs of one kind share."""
+
+    name: str
+    architecture: str = ""
+    dataset: str = ""
+    training_parameters: dict[str, Any] = {}
+    system_prompt: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    resources: Resources | None = None
+    protection: bool = False
+    estimate_seconds: float | None = None
+
+
+class WorkflowRenamed(Event, frozen=True, tag="workflow.renamed"):
+    """A new name, for future runs only."""
+
+    name: str
+
+
+class WorkflowChanged(Event, frozen=True, tag="workflow.changed"):
+    """A new version of the recipe: the whole of it but the name."""
+
+    architecture: str = ""
+    dataset: str = ""
+    training_parameters: dict[str, Any] = {}
+    system_prompt: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    resources: Resources | None = None
+    protection: bool = False
+    estimate_seconds: float | None = None
+
+
+class WorkflowArchived(Event, frozen=True, tag="workflow.archived"):
+    """The workflow is no longer offered for new runs."""
+
+
+class OrganisationCreated(Event, frozen=True, tag="organisation.created"):
+    """A tenant, and with it its ledger, was opened."""
+
+    name: str
+    max_active_runs: int = 5
+
+
+class KeyIssued(Event, frozen=True, tag="key.issued"):
+    """An API key was made; only its SHA-256 is known to us."""
+
+    key_id: UUID
+    label: str
+    prefix: str
+    sha256: bytes
+
+
+class KeyRevoked(Event, frozen=True, tag="key.revoked"):
+    """An API key no longer opens anything."""
+
+    key_id: UUID
+
+
+class Slot(Value, frozen=True):
+    """One accelerator, or CPU slot, of a worker."""
+
+    id: str
+    kind: str = "cpu"
+
+
+class WorkerRegistered(Event, frozen=True, tag="worker.registered"):
+    """A GPU worker introduced itself, or came back with other hardware."""
+
+    worker: UUID
+    name: str
+    host: dict[str, Any] = {}
+    slots: tuple[Slot, ...] = ()
+
+
+class WorkerLost(Event, frozen=True, tag="worker.lost"):
+    """A GPU worker has been silent for too long."""
+
+    worker: UUID
+    last_heartbeat_at: datetime | None = None
+
+
+ProjectEvent = ProjectCreated | ProjectChanged
+WorkflowEvent = WorkflowCreated | WorkflowRenamed | WorkflowChanged | WorkflowArchived
+OrganisationEvent = OrganisationCreated | KeyIssued | KeyRevoked | WorkerRegistered | WorkerLost
