@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("tests.api", "tests.fault.checks", "tests.fault.load", "tests.integration.telemetry")
+
 from stack import Nats, Postgres, Stack
 from tests import servers
 from tests.servers import Database, NatsServer, PostgresServer

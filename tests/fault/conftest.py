@@ -1,10 +1,8 @@
-"""Assertions of the shared checks say what they saw, and a test that fails shows what the processes said."""
+"""A test that fails shows what the processes said."""
 
 from collections.abc import Generator
 
 import pytest
-
-pytest.register_assert_rewrite("tests.api", "tests.fault.checks", "tests.fault.load")
 
 
 @pytest.hookimpl(wrapper=True)
