@@ -23,6 +23,7 @@ class Home:
         self.parquet = self.path / "parquet"
         self.master_key = self.path / "master.key"
         self.credentials = self.path / "credentials.json"
+        self.environment = self.path / "environment"
         self._lock: int | None = None
 
     def prepare(self) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from stack.errors import ProcessFailed, StackError
-from stack.home import Home
+from stack.home import Home, write_private
 from stack.nats import Nats
 from stack.postgres import Postgres
 from stack.process import ROOT, Process, Say, rotate, tail
@@ -88,6 +89,7 @@ class Stack:
             self._warden = Warden(keep=lock)
             self.postgres.start(self._warden)
             self.nats.start(self._warden)
+            self._write_environment()
             self.api_key = self.home.write_credentials(self.url, self._bootstrap())
             self._start_service()
             if self._gpu_worker:
@@ -216,6 +218,14 @@ class Stack:
             "TACHOGRAPH_PORT": str(self.port),
             **self._environment,
         }
+
+    def _write_environment(self) -> None:
+        """Keep what the commands beside the system need (`python -m service verify`, …), for a shell to read."""
+        variables = self._server_environment("roles")
+        variables["TACHOGRAPH_OWNER_DATABASE_URL"] = self.postgres.url("tachograph_owner")
+        ours = {name: value for name, value in sorted(variables.items()) if name.startswith("TACHOGRAPH_")}
+        lines = (f"export {name}={shlex.quote(value)}\n" for name, value in ours.items())
+        write_private(self.home.environment, "".join(lines).encode())
 
     def _server_environment(self, user: str) -> dict[str, str]:
         return self._common_environment() | {

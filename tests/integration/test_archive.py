@@ -5,10 +5,8 @@ import hashlib
 import os
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 
-import asyncpg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,11 +16,9 @@ from events.commands import RecordArchive
 from events.errors import Erased, Rejected
 from events.ids import uuid7
 from events.types import RunTelemetryArchived
-from projections import manifest
 from projections.execute import asked_by, execute
-from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, TIME_US, World, drained
+from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer
-from workers import partitions
 from workers.archive_policy import Policy, from_environment
 from workers.archiver import READER, Archiver
 
@@ -289,160 +285,6 @@ async def test_a_purge_is_finished_only_after_the_projections_have_passed_the_de
     await world.pool.execute("update checkpoint set position = $1", (await world.stored(run_id)).position)
     await world.archive()
     assert (await world.stored(run_id)).run.receipt is not None
-
-
-# --- partitions -------------------------------------------------------------------------------------------
-
-
-async def aged(owner: asyncpg.Connection, run_id: object = None) -> str:
-    """Put the batches (of a run) where they would stand had they come in the first hour of 2020."""
-    await owner.execute(
-        "create table if not exists ledger.telemetry_20200101_00 partition of ledger.telemetry"
-        " for values from ('2020-01-01T00:00Z') to ('2020-01-01T01:00Z')"
-    )
-    await owner.execute(
-        "update ledger.telemetry set recorded_at = '2020-01-01T00:30Z' where $1::uuid is null or stream = $1", run_id
-    )
-    return "telemetry_20200101_00"
-
-
-async def test_a_partition_is_dropped_when_all_of_it_is_in_parquet(world: World, owner: asyncpg.Connection) -> None:
-    first, second = await world.started_run(), await world.started_run()
-    for run_id in (first, second):
-        await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
-    await world.lines(second, "line")
-    name = await aged(owner)
-    keep = timedelta(hours=1)
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
-    await world.archive()
-    await world.metrics(first, {"loss": ([3], [3.0])})
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
-    await world.readers_pass()
-    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
-    assert await owner.fetchval("select to_regclass('ledger.telemetry_20200101_00')") is None
-    for run_id, points in ((first, 3), (second, 2)):
-        (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
-        assert series.points == points
-
-
-async def test_a_partition_stays_while_a_file_is_missing_or_a_reader_is_behind(
-    world: World, owner: asyncpg.Connection, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_id = await world.started_run()
-    await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
-    await world.archive()
-    name = await aged(owner)
-    keep = timedelta(hours=1)
-    (file,) = world.files()
-    away = file.rename(world.root / "elsewhere")
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
-    assert "are not whole" in caplog.text
-    away.rename(file)
-    await world.readers_pass()
-    await world.pool.execute("update checkpoint set position = 1 where projection = 'metrics'")
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
-    await world.readers_pass()
-    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
-
-
-async def test_a_deleted_run_holds_a_partition_until_it_is_purged(world: World, owner: asyncpg.Connection) -> None:
-    run_id = await world.started_run()
-    await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
-    await world.end(run_id)
-    await world.delete(run_id)
-    name = await aged(owner)
-    keep = timedelta(hours=1)
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
-    await world.archive()
-    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
-
-
-async def test_the_coming_hours_have_partitions(world: World) -> None:
-    await world.archive()
-    count = "select count(*) from pg_inherits where inhparent = 'ledger.telemetry'::regclass"
-    assert await world.pool.fetchval(count) >= 1 + 4
-
-
-async def test_a_partition_that_is_dropped_between_manifest_and_tail_loses_no_point(
-    world: World, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_id = await world.started_run()
-    await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
-    segments, calls = manifest.segments, 0
-
-    async def then_everything_moves(*arguments: object) -> object:
-        nonlocal calls
-        calls += 1
-        found = await segments(*arguments)  # type: ignore[arg-type]
-        if calls == 1:
-            await world.archive()
-            await aged(owner)
-            await world.readers_pass()
-            assert await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
-        return found
-
-    monkeypatch.setattr(manifest, "segments", then_everything_moves)
-    (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
-    assert series.last.tolist() == [1.0, 2.0]
-    assert calls == 3
-
-
-# --- logs -------------------------------------------------------------------------------------------------
-
-
-async def logged(world: World) -> tuple[object, list[str]]:
-    run_id = await world.started_run()
-    texts = []
-    for number in range(12):
-        own = [f"line {number}.{line}" for line in range(3)]
-        texts += own
-        await world.lines(run_id, *own, stream="stderr" if number % 4 == 3 else "stdout")
-        if number in (2, 5, 8):
-            await world.archive()
-    return run_id, texts
-
-
-async def test_lines_are_read_in_order_over_the_border_and_page_by_page(world: World) -> None:
-    run_id, texts = await logged(world)
-    stored = await world.stored(run_id)  # type: ignore[arg-type]
-    assert len([path for path in world.files() if path.name.startswith("logs")]) == 3
-    read, after = [], None
-    for _ in range(20):
-        page = await world.logs.read(stored, after=after, limit=5)
-        read += [line.text for line in page.lines]
-        after = page.next
-        if after is None:
-            break
-    assert read == texts
-
-
-@pytest.mark.parametrize("count", [1, 9, 10, 20, 36, 100])
-async def test_the_last_lines_are_found_from_the_end(world: World, count: int) -> None:
-    run_id, texts = await logged(world)
-    page = await world.logs.read(await world.stored(run_id), tail=count)  # type: ignore[arg-type]
-    assert [line.text for line in page.lines] == texts[-count:]
-    assert page.last == page.lines[-1].cursor
-
-
-async def test_lines_are_searched_and_filtered_on_both_sides(world: World) -> None:
-    run_id, texts = await logged(world)
-    stored = await world.stored(run_id)  # type: ignore[arg-type]
-    found = await world.logs.read(stored, search=".1")
-    assert [line.text for line in found.lines] == [text for text in texts if ".1" in text]
-    errors = await world.logs.read(stored, stream="stderr", tail=4)
-    assert [line.text for line in errors.lines] == ["line 7.2", "line 11.0", "line 11.1", "line 11.2"]
-    assert (await world.logs.read(stored, search="%")).lines == []
-    assert errors.lines[0].time_us == TIME_US + 2
-
-
-@pytest.mark.parametrize("cursor", ["", "1", "1:", ":", "a:1", "-1:0", "1:-1", "1:0:0"])
-async def test_a_bad_cursor_is_named(world: World, cursor: str) -> None:
-    run_id = await world.started_run()
-    if not cursor:
-        assert (await world.logs.read(await world.stored(run_id), after=cursor)).lines == []
-        return
-    with pytest.raises(ValueError, match="position:line"):
-        await world.logs.read(await world.stored(run_id), after=cursor)
 
 
 def test_the_policy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

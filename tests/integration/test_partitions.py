@@ -3,8 +3,108 @@
 from datetime import timedelta
 
 import asyncpg
+import pytest
 
+from projections import manifest
+from tests.integration.telemetry import World
 from workers import partitions
+from workers.archive_policy import Policy
+
+NAN, INF = float("nan"), float("inf")
+LATER = Policy(age_seconds=3600, tail_seconds=0, hot_bytes=1 << 30)
+
+
+async def aged(owner: asyncpg.Connection, run_id: object = None) -> str:
+    """Put the batches (of a run) where they would stand had they come in the first hour of 2020."""
+    await owner.execute(
+        "create table if not exists ledger.telemetry_20200101_00 partition of ledger.telemetry"
+        " for values from ('2020-01-01T00:00Z') to ('2020-01-01T01:00Z')"
+    )
+    await owner.execute(
+        "update ledger.telemetry set recorded_at = '2020-01-01T00:30Z' where $1::uuid is null or stream = $1", run_id
+    )
+    return "telemetry_20200101_00"
+
+
+async def test_a_partition_is_dropped_when_all_of_it_is_in_parquet(world: World, owner: asyncpg.Connection) -> None:
+    first, second = await world.started_run(), await world.started_run()
+    for run_id in (first, second):
+        await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
+    await world.lines(second, "line")
+    name = await aged(owner)
+    keep = timedelta(hours=1)
+    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    await world.archive()
+    await world.metrics(first, {"loss": ([3], [3.0])})
+    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    await world.readers_pass()
+    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+    assert await owner.fetchval("select to_regclass('ledger.telemetry_20200101_00')") is None
+    for run_id, points in ((first, 3), (second, 2)):
+        (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
+        assert series.points == points
+
+
+async def test_a_partition_stays_while_a_file_is_missing_or_a_reader_is_behind(
+    world: World, owner: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
+    await world.archive()
+    name = await aged(owner)
+    keep = timedelta(hours=1)
+    (file,) = world.files()
+    away = file.rename(world.root / "elsewhere")
+    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    assert "are not whole" in caplog.text
+    away.rename(file)
+    await world.readers_pass()
+    await world.pool.execute("update checkpoint set position = 1 where projection = 'metrics'")
+    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    await world.readers_pass()
+    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+
+
+async def test_a_deleted_run_holds_a_partition_until_it_is_purged(world: World, owner: asyncpg.Connection) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
+    await world.end(run_id)
+    await world.delete(run_id)
+    name = await aged(owner)
+    keep = timedelta(hours=1)
+    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    await world.archive()
+    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+
+
+async def test_the_coming_hours_have_partitions(world: World) -> None:
+    await world.archive()
+    count = "select count(*) from pg_inherits where inhparent = 'ledger.telemetry'::regclass"
+    assert await world.pool.fetchval(count) >= 1 + 4
+
+
+async def test_a_partition_that_is_dropped_between_manifest_and_tail_loses_no_point(
+    world: World, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
+    segments, calls = manifest.segments, 0
+
+    async def then_everything_moves(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        found = await segments(*arguments)  # type: ignore[arg-type]
+        if calls == 1:
+            await world.archive()
+            await aged(owner)
+            await world.readers_pass()
+            assert await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+        return found
+
+    monkeypatch.setattr(manifest, "segments", then_everything_moves)
+    (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
+    assert series.last.tolist() == [1.0, 2.0]
+    assert calls == 3
 
 
 async def test_batches_that_found_no_partition_are_moved_into_it_and_go_when_archived(
