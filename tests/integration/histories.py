@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import numpy as np
 
-from events import codec
+from events import codec, organisation
 from events import commands as c
 from events import types as t
 from events.database import open_pool
@@ -44,7 +44,7 @@ class Project:
         await self.ledger.open(self.ledger_id, self.organisation_id, "project")
         name = f"project {self.ledger_id}"
         row = tenancy.project_row(organisation_id=self.organisation_id, version=1, name=name, description="")
-        await self.note(self.ledger_id, 0, [t.ProjectCreated(name=name)], row)
+        await self.note(self.ledger_id, 0, [organisation.ProjectCreated(name=name)], row)
 
     async def note(
         self, stream: UUID, version: int, events: Sequence[codec.LifecycleEvent], inline: tenancy.Rows

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from events import codec
+from events import codec, organisation
 from events import commands as c
 from events import types as t
 from events.ids import uuid7
@@ -299,28 +299,32 @@ async def test_tenants_are_rebuilt(project: Project, database: Database) -> None
     await project.note(
         project.ledger_id,
         1,
-        [t.ProjectChanged(description="new")],
+        [organisation.ProjectChanged(description="new")],
         tenancy.project_row(
             organisation_id=organisation_id, version=2, name=f"project {project.ledger_id}", description="new"
         ),
     )
     workflow_id, workflow = uuid7(), Workflow()
     for event in (
-        t.WorkflowCreated(name="w", command=("python", "x.py"), resources=t.Resources(accelerator="gpu", count=2)),
-        t.WorkflowChanged(architecture="mlp", training_parameters={"lr": 0.1}),
-        t.WorkflowRenamed(name="v"),
-        t.WorkflowArchived(),
+        organisation.WorkflowCreated(
+            name="w", command=("python", "x.py"), resources=t.Resources(accelerator="gpu", count=2)
+        ),
+        organisation.WorkflowChanged(architecture="mlp", training_parameters={"lr": 0.1}),
+        organisation.WorkflowRenamed(name="v"),
+        organisation.WorkflowArchived(),
     ):
         version, workflow = workflow.version, evolve_workflow(workflow, event)
         await project.note(workflow_id, version, [event], tenancy.workflow_row(workflow_id, workflow))
     tenant = Project(pool)
     tenant.ledger_id = organisation_id
     await tenant.ledger.open(organisation_id, organisation_id, "organisation")
-    opened = t.OrganisationCreated(name="o")
+    opened = organisation.OrganisationCreated(name="o")
     await tenant.note(organisation_id, 0, [opened], tenancy.organisation_row(version=1, name="o", max_active_runs=5))
-    key = t.KeyIssued(key_id=uuid7(), label="k", prefix="tg_1", sha256=bytes(32))
+    key = organisation.KeyIssued(key_id=uuid7(), label="k", prefix="tg_1", sha256=bytes(32))
     await tenant.note(key.key_id, 0, [key], tenancy.key_row(key))
-    worker = t.WorkerRegistered(worker=uuid7(), name="w", host={"cpus": 2}, slots=(t.Slot(id="cpu:0"),))
+    worker = organisation.WorkerRegistered(
+        worker=uuid7(), name="w", host={"cpus": 2}, slots=(organisation.Slot(id="cpu:0"),)
+    )
     for version in (0, 1):
         await tenant.note(worker.worker, version, [worker], tenancy.worker_row(worker, version=version + 1))
     counts = await rebuilt_is_live(project, database)
