@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from events.errors import Busy, Unavailable
 MAX_GROUP_EVENTS: Final = 512
 MAX_GROUP_BYTES: Final = 16 << 20
 MAX_WAITING_BYTES: Final = 128 << 20
+GROUPS_AT_A_STRETCH: Final = 32
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 LOST_CONNECTION: Final = (
@@ -94,14 +96,20 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 Commit = Callable[[UUID, Sequence[Prepared]], Awaitable[list[Verdict]]]
+Rest = Callable[[UUID], Awaitable[None]]
+"""Gives back what `Commit` has kept for the next group."""
+
+
+async def _keeps_nothing(_: UUID) -> None: ...
 
 
 class GroupCommit:
     """The queue to one ledger."""
 
-    def __init__(self, ledger_id: UUID, commit: Commit) -> None:
+    def __init__(self, ledger_id: UUID, commit: Commit, rest: Rest = _keeps_nothing) -> None:
         self._ledger_id = ledger_id
         self._commit = commit
+        self._rest = rest
         self._waiting: deque[tuple[Prepared, asyncio.Future[Verdict]]] = deque()
         self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
@@ -128,10 +136,17 @@ class GroupCommit:
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
+            for group in count(1):
                 await self._settle(self._take())
+                if not self._waiting:
+                    await asyncio.sleep(0)  # who was just answered may have more
+                    if not self._waiting:
+                        break
+                if group % GROUPS_AT_A_STRETCH == 0:
+                    await self._rest(self._ledger_id)
         finally:
             self._task = None
+            await self._rest(self._ledger_id)
 
     def _take(self) -> list[tuple[Prepared, "asyncio.Future[Verdict]"]]:
         """Take the next group: telemetry first, one lifecycle proposal a stream, no id or key twice."""

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from asyncpg.pool import PoolConnectionProxy
 
 from events import codec
 from events.commit import GroupCommit, InlineRow, Prepared, Verdict
@@ -122,6 +123,7 @@ class Ledger:
         self.keyring = keyring
         self._nudge = nudge
         self._commits: dict[UUID, GroupCommit] = {}
+        self._held: dict[UUID, PoolConnectionProxy] = {}
 
     async def open(self, ledger_id: UUID, organisation_id: UUID, kind: str) -> None:
         """Open a ledger (`organisation` or `project`); opening it again changes nothing."""
@@ -137,7 +139,7 @@ class Ledger:
         prepared, salt, new_key = await self._prepare(proposal)
         commits = self._commits.get(proposal.ledger_id)
         if commits is None:
-            commits = self._commits[proposal.ledger_id] = GroupCommit(proposal.ledger_id, self._commit)
+            commits = self._commits[proposal.ledger_id] = GroupCommit(proposal.ledger_id, self._commit, self._rest)
         verdict = await commits.submit(prepared)
         if new_key is not None and (verdict.verdict == "appended" or salt == verdict.salt):
             self.keyring.remember(*new_key)
@@ -281,6 +283,12 @@ class Ledger:
         )
         return prepared, salts[:16], new_key
 
+    async def _rest(self, ledger_id: UUID) -> None:
+        """Give the connection that served a ledger's last groups back to the pool."""
+        connection = self._held.pop(ledger_id, None)
+        if connection is not None:
+            await self.pool.release(connection)
+
     async def _commit(self, ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
         inline: dict[str, list[InlineRow]] = {}
         start = 1
@@ -288,14 +296,21 @@ class Ledger:
             for name, rows in one.inline.items():
                 inline.setdefault(name, []).extend(InlineRow(row.event + start, row.row) for row in rows)
             start += len(one.events)
-        rows = await self.pool.fetch(
-            "select * from ledger.append($1, $2, $3, $4, $5)",
-            ledger_id,
-            [one.columns for one in group],
-            [event for one in group for event in one.events],
-            list(inline),
-            [msgspec.json.encode(rows).decode() for rows in inline.values()],
-        )
+        connection = self._held.get(ledger_id)
+        if connection is None:
+            connection = self._held[ledger_id] = await self.pool.acquire()
+        try:
+            rows = await connection.fetch(
+                "select * from ledger.append($1, $2, $3, $4, $5)",
+                ledger_id,
+                [one.columns for one in group],
+                [event for one in group for event in one.events],
+                list(inline),
+                [msgspec.json.encode(rows).decode() for rows in inline.values()],
+            )
+        except BaseException:
+            await self._rest(ledger_id)
+            raise
         if not rows:
             raise NotFound("there is no such ledger")
         return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)

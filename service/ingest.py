@@ -1,13 +1,15 @@
 """Bodies of metrics and logs, decoded into columns and never into points; checked before anything is stored."""
 
 import hashlib
+import re
+import struct
 from collections.abc import Sequence
+from itertools import chain
+from struct import pack
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from events.codec import encode
 from events.ledger import MAX_EVENT_BYTES
@@ -95,6 +97,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     request: bytes
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
 _DECODERS: Final = {
     (body, media): decoder(body)
     for body in (MetricsBody, LooseMetricsBody, LogsBody)
@@ -124,17 +128,14 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
         raise Invalid(f"{points} points in one body, over {MAX_POINTS}", path="$.series", limit=MAX_POINTS)
     for name, series, count in zip(names, every, counts, strict=True):
         _check(name, series, count)
-    step = _column([series.step for series in every], np.int64, "step", names)
-    value = _column([series.value for series in every], np.float64, "value", names)
     given = [series.time_us if series.time_us is not None else [received_us] * len(series.step) for series in every]
-    time_us = _column(given, np.int64, "time_us", names)
     stages, stage = _stages(body.stage, every, counts)
     columns = MetricColumns(
         names=names,
         counts=counts,
-        step=step.tobytes(),
-        value=value.tobytes(),
-        time_us=time_us.tobytes(),
+        step=_integers([series.step for series in every], "step", names),
+        value=_numbers([series.value for series in every], points),
+        time_us=_integers(given, "time_us", names),
         stages=stages,
         stage=stage,
     )
@@ -154,7 +155,7 @@ def _check(name: str, series: Series | LooseSeries, count: int) -> None:
     path = f"$.series[{name!r}]"
     if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
         raise Invalid(f"a metric's name has 1 to {MAX_NAME_BYTES} bytes", path=path, limit=MAX_NAME_BYTES)
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    if _CONTROL.search(name):
         raise Invalid("a metric's name has no control characters", path=path)
     if len(series.value) != count:
         raise Invalid(f"{count} steps and {len(series.value)} values", path=f"{path}.value")
@@ -164,16 +165,25 @@ def _check(name: str, series: Series | LooseSeries, count: int) -> None:
         raise Invalid(f"{count} steps and {len(series.stage)} stages", path=f"{path}.stage")
 
 
-def _column(parts: Sequence[Sequence[Any]], dtype: type, column: str, names: Sequence[str]) -> NDArray[Any]:
+def _integers(parts: Sequence[Sequence[int]], column: str, names: Sequence[str]) -> bytes:
+    """Return the parts behind each other, int64 little-endian."""
+    together = list(chain.from_iterable(parts))
     try:
-        arrays: list[NDArray[Any]] = [np.asarray(part, dtype=dtype) for part in parts]
-    except OverflowError:
+        return pack(f"<{len(together)}q", *together)
+    except struct.error:
         for name, part in zip(names, parts, strict=True):
             if any(not -(1 << 63) <= item < 1 << 63 for item in part):
                 path = f"$.series[{name!r}].{column}" if name else f"$.lines[...].{column}"
                 raise Invalid("an integer of more than 64 bits", path=path) from None
         raise
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
+def _numbers(parts: Sequence[Sequence[float | NonFinite]], count: int) -> bytes:
+    """Return the parts behind each other, float64 little-endian."""
+    try:
+        return pack(f"<{count}d", *chain.from_iterable(parts))
+    except struct.error:  # the non-finite ones that JSON carries as strings
+        return pack(f"<{count}d", *map(float, chain.from_iterable(parts)))
 
 
 def _stages(
@@ -197,7 +207,7 @@ def _stages(
         raise Invalid(
             f"at most 65536 stages of at most {MAX_NAME_BYTES} characters", path="$.stage", limit=MAX_NAME_BYTES
         )
-    return tuple(known), np.asarray(indices, dtype=np.uint16).tobytes()
+    return tuple(known), pack(f"<{len(indices)}H", *indices)
 
 
 def _fitting(columns: MetricColumns) -> list[bytes]:
@@ -220,7 +230,7 @@ def logs(raw: bytes, media_type: str, received_us: int) -> Batch:
         raise Invalid("a batch holds at least one line", path="$.lines")
     times = [received_us if line.time_us is None else line.time_us for line in body.lines]
     columns = LogColumns(
-        time_us=_column([times], np.int64, "time_us", [""]).tobytes(),
+        time_us=_integers([times], "time_us", [""]),
         stream=bytes(STREAMS.index(line.stream) for line in body.lines),
         text=tuple(line.text for line in body.lines),
     )

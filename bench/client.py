@@ -1,0 +1,50 @@
+"""A plain HTTP client of the service: one connection that stays open, and what a tracked run needs of it."""
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class RefusedError(Exception):
+    """The service answered with something other than success; the message is what it said."""
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+
+    def call(self, method: str, path: str, body: bytes | None = None, media_type: str | None = None) -> bytes:
+        """Return the body of the answer. Raises `RefusedError`."""
+        headers = self._headers if media_type is None else self._headers | {"Content-Type": media_type}
+        self._connection.request(method, f"/api/v1{path}", body, headers)
+        answer = self._connection.getresponse()
+        said = answer.read()
+        if answer.status >= 300:
+            raise RefusedError(f"{method} {path}: {answer.status} {said[:500].decode(errors='replace')}")
+        return said
+
+    def ask(self, method: str, path: str, document: Any = None) -> Any:
+        """Send and receive JSON."""
+        return json.loads(self.call(method, path, None if document is None else json.dumps(document).encode()))
+
+    def project(self, name: str) -> str:
+        """Create a project and return its id."""
+        return str(self.ask("POST", "/projects", {"name": name})["id"])
+
+    def started_run(self, project: str) -> str:
+        """Create and start a tracked run of epoch 1, and return its id."""
+        run_id = str(self.ask("POST", f"/projects/{project}/runs", {"mode": "tracked"})["id"])
+        self.ask("POST", f"/runs/{run_id}/start", {})
+        return run_id
+
+    def finish(self, run_id: str) -> None:
+        """End a run of epoch 1."""
+        self.ask("POST", f"/runs/{run_id}/finish", {"epoch": 1, "status": "completed"})
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

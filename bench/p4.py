@@ -1,0 +1,194 @@
+"""P4: an append to the ledger, whole, against the least that could be done, and against a library for it.
+
+Ours is one process with one ledger: chain, encryption and run state in the append's transaction. The floor is one
+INSERT and its commit, of a row as large as our sealed payload, by the same driver, with a connection for each writer.
+The library is `eventsourcing` with its PostgreSQL recorder, and a thread and a connection for each writer.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import asyncpg
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+
+from bench import corpus
+from bench.harness import Comparison, Contestant, Result, Sample, Stopwatch, Void, judged, repeated, rounds
+from events import codec
+from events.commands import AttachRun, CreateRun, EditRun
+from events.database import open_pool
+from events.ids import derived, uuid7
+from events.keys import Keyring
+from events.ledger import Draft, Ledger, Proposal
+from events.types import Mode, RunCreated
+from events.verification import verify
+from projections.execute import asked_by, execute
+from service.migrate import migrate
+from stack.postgres import Postgres
+
+SECONDS: Final = 0.5
+WRITERS: Final = 16
+RUNS: Final = 64
+ACTOR: Final = "key:bench"
+SEALED_BYTES: Final = 28
+"""Nonce and tag: what sealing adds to a payload."""
+
+PAYLOAD: Final = codec.encode(corpus.batch(metrics=10, first_step=0, points=1))
+
+COMPARISONS: Final = tuple(
+    Comparison(what=f"{kind} append, {writers}", ours=f"{kind} {n}", against=f"{against} {n}", unit="events", goal=goal)
+    for n, writers, floor_goal in ((1, "1 writer", 0.4), (WRITERS, f"{WRITERS} coalesced writers", 0.6))
+    for kind in ("telemetry", "lifecycle")
+    for against, goal in (("INSERT + COMMIT", floor_goal), ("eventsourcing", 3.0))
+)
+
+
+class Ours:
+    """A ledger with runs under way, and the count of what it acknowledged."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._ledger_id = uuid7()
+        self._runs = [uuid7() for _ in range(RUNS)]
+        self._numbers = count(1)
+        self.acknowledged = 0
+
+    async def open(self) -> None:
+        """Open the ledger and start its runs."""
+        await self._ledger.open(self._ledger_id, uuid7(), "project")
+        for run_id in self._runs:
+            created = RunCreated(name=f"run {run_id}", session_id="bench", mode=Mode.TRACKED, config={"lr": 0.1})
+            for command in (CreateRun(created=created), AttachRun(pid=1)):
+                await execute(self._ledger, self._ledger_id, run_id, command, asked_by(ACTOR))
+                self.acknowledged += 1
+
+    async def telemetry(self, writer: int) -> None:
+        """Append a batch of ten points, as the route for metrics does."""
+        seq = next(self._numbers)
+        run_id = self._runs[writer]
+        await self._ledger.append(
+            Proposal(
+                ledger_id=self._ledger_id,
+                stream=run_id,
+                event_id=derived(run_id, 1, "sdk", seq),
+                actor=ACTOR,
+                occurred_at=datetime.now(UTC),
+                drafts=[Draft(type=codec.METRICS, payload=PAYLOAD)],
+                request=b"bench",
+                epoch=1,
+                source="sdk",
+                seq=seq,
+            )
+        )
+        self.acknowledged += 1
+
+    async def lifecycle(self, writer: int) -> None:
+        """Read a run's state, decide on a new summary, append it, and write the state."""
+        number = next(self._numbers)
+        run_id = self._runs[writer + WRITERS * (number % (RUNS // WRITERS))]
+        command = EditRun(summary={"best": number / 7, "epoch": number})
+        await execute(self._ledger, self._ledger_id, run_id, command, asked_by(ACTOR))
+        self.acknowledged += 1
+
+    async def check(self) -> int:
+        """Return how many events there are. Raises `Void` if one is missing or bad."""
+        verification = await verify(self._ledger, self._ledger_id)
+        if not verification.verified or verification.checked != self.acknowledged:
+            raise Void(f"{self.acknowledged} appends were acknowledged, and the ledger says {verification}")
+        return verification.checked
+
+
+class Floor:
+    """One row and its commit."""
+
+    def __init__(self, connections: list[asyncpg.Connection]) -> None:
+        self._connections = connections
+        self._payload = os.urandom(len(PAYLOAD) + SEALED_BYTES)
+
+    async def open(self) -> None:
+        """Create the table."""
+        await self._connections[0].execute(
+            "create table bare (id bigint generated always as identity primary key, stream uuid, payload bytea)"
+        )
+
+    async def insert(self, writer: int) -> None:
+        """Insert a row."""
+        statement = "insert into bare (stream, payload) values ($1, $2)"
+        await self._connections[writer].fetch(statement, uuid4(), self._payload)
+
+
+class Library:
+    """`eventsourcing`, in threads."""
+
+    def __init__(self, database: str, sockets: Path) -> None:
+        self._state = os.urandom(len(PAYLOAD) + SEALED_BYTES)
+        self._datastore = PostgresDatastore(
+            database, str(sockets), 5432, "postgres", "", pool_size=WRITERS, max_waiting=WRITERS
+        )
+        self._recorder = PostgresApplicationRecorder(self._datastore)
+        self._recorder.create_table()
+        self._threads = ThreadPoolExecutor(WRITERS)
+
+    async def measure(self, writers: int) -> Sample:
+        """Let threads insert events of streams of their own for a time."""
+        watch = Stopwatch()
+        loop = asyncio.get_running_loop()
+        work = [loop.run_in_executor(self._threads, self._write, watch) for _ in range(writers)]
+        return watch.sample(sum(await asyncio.gather(*work)))
+
+    def _write(self, watch: Stopwatch) -> int:
+        stream = uuid4()
+        version = 0
+        while watch.seconds < SECONDS:
+            self._recorder.insert_events([StoredEvent(stream, version, "bench:Happened", self._state)])
+            version += 1
+        return version
+
+    def close(self) -> None:
+        """End the threads and close the connections."""
+        self._threads.shutdown()
+        self._datastore.close()
+
+
+@asynccontextmanager
+async def contestants(postgres: Postgres) -> AsyncIterator[tuple[dict[str, Contestant], Ours]]:
+    """Open a database with everybody in it."""
+    await migrate(postgres.url("tachograph_owner"))
+    pool = await open_pool(postgres.url(), name="bench")
+    ours = Ours(Ledger(pool, Keyring(os.urandom(32))))
+    await ours.open()
+    connections = [await asyncpg.connect(postgres.url("postgres")) for _ in range(WRITERS)]
+    floor = Floor(connections)
+    await floor.open()
+    library = Library("tachograph", postgres.sockets)
+    found: dict[str, Contestant] = {}
+    for n in (1, WRITERS):
+        found[f"INSERT + COMMIT {n}"] = partial(repeated, floor.insert, seconds=SECONDS, writers=n)
+        found[f"telemetry {n}"] = partial(repeated, ours.telemetry, seconds=SECONDS, writers=n)
+        found[f"lifecycle {n}"] = partial(repeated, ours.lifecycle, seconds=SECONDS, writers=n)
+        found[f"eventsourcing {n}"] = partial(library.measure, n)
+    try:
+        yield found, ours
+    finally:
+        library.close()
+        for connection in connections:
+            await connection.close()
+        await pool.close()
+
+
+async def run(postgres: Postgres) -> tuple[list[Result], list[str]]:
+    """Measure, and check that nothing acknowledged is missing."""
+    async with contestants(postgres) as (everybody, ours):
+        measured = await rounds(everybody)
+        checked = await ours.check()
+    notes = [f"Afterwards all {checked:,} acknowledged events were there, and their ledger verified."]
+    return [judged(comparison, measured) for comparison in COMPARISONS], notes
