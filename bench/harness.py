@@ -113,7 +113,7 @@ async def rounds(contestants: Mapping[str, Contestant], number: int = ROUNDS) ->
     """Measure each contestant once a round, every other round backwards, after one round for warmth."""
     measured = []
     for index in range(number + 1):
-        order = list(contestants) if index % 2 else list(reversed(contestants))
+        order = list(contestants) if index % 2 else list(contestants)[::-1]
         samples = {name: await contestants[name]() for name in order}
         if index:
             measured.append(samples)

@@ -5,6 +5,7 @@ async for page in ledger.pages(ledger_id): ...     # in order, unsealed, in shor
 report = await ledger.verify(ledger_id)            # the first bad record, or "verified up to position N"
 """
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
@@ -16,7 +17,7 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from events import codec
-from events.commit import GroupCommit, InlineRow, Prepared, Verdict
+from events.commit import LOST_CONNECTION, GroupCommit, InlineRow, Prepared, Verdict
 from events.errors import Busy, Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
 from events.ids import derived
 from events.keys import DataKey, Keyring
@@ -287,7 +288,8 @@ class Ledger:
         """Give the connection that served a ledger's last groups back to the pool."""
         connection = self._held.pop(ledger_id, None)
         if connection is not None:
-            await self.pool.release(connection)
+            with contextlib.suppress(*LOST_CONNECTION):  # it broke; the pool makes another
+                await self.pool.release(connection)
 
     async def _commit(self, ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
         inline: dict[str, list[InlineRow]] = {}
