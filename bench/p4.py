@@ -29,7 +29,8 @@ from events.database import open_pool
 from events.ids import derived, uuid7
 from events.keys import Keyring
 from events.ledger import Draft, Ledger, Proposal
-from events.types import Mode, RunCreated
+from events.run_events import RunCreated
+from events.types import Mode
 from events.verification import verify
 from projections.execute import asked_by, execute
 from service.migrate import migrate

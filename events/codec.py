@@ -25,8 +25,8 @@ import msgspec
 from events.alerts import AlertEvent
 from events.errors import CorruptHistory
 from events.organisation import OrganisationEvent, ProjectEvent, WorkflowEvent
+from events.run_events import RunEvent
 from events.telemetry import LogColumns, MetricColumns
-from events.types import RunEvent
 
 EMPTY_CHAIN: Final = bytes(32)
 

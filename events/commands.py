@@ -7,16 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from events.types import (
-    Cause,
-    Failure,
-    FinalCredits,
-    Rate,
-    RunCreated,
-    RunTelemetryArchived,
-    Status,
-    StoreReceipt,
-)
+from events.run_events import RunCreated, RunTelemetryArchived
+from events.types import Cause, Failure, FinalCredits, Rate, Status, StoreReceipt
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,10 +36,7 @@ from events.commands import (
 )
 from events.errors import Erased, Fenced, NotFound, Rejected, TooLarge
 from events.run import ACTIVE, ENDED, Run, merge
-from events.types import (
-    Cause,
-    FinalCredits,
-    Mode,
+from events.run_events import (
     RunAliasSet,
     RunArchived,
     RunArtifactSaved,
@@ -67,8 +64,8 @@ from events.types import (
     RunTagsChanged,
     RunUnarchived,
     RunUnresponsive,
-    Status,
 )
+from events.types import Cause, FinalCredits, Mode, Status
 
 S = Status
 

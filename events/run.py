@@ -15,13 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events.errors import CorruptHistory
-from events.types import (
-    Cause,
-    Failure,
-    Liveness,
-    Mode,
-    Rate,
-    Resources,
+from events.run_events import (
     RunAliasSet,
     RunArchived,
     RunArtifactSaved,
@@ -51,10 +45,8 @@ from events.types import (
     RunTelemetryArchived,
     RunUnarchived,
     RunUnresponsive,
-    Status,
-    StoreReceipt,
-    WorkflowRef,
 )
+from events.types import Cause, Failure, Liveness, Mode, Rate, Resources, Status, StoreReceipt, WorkflowRef
 
 S = Status
 

@@ -24,8 +24,8 @@ from events.codec import TELEMETRY
 from events.errors import CorruptHistory, NotFound
 from events.keys import DataKey
 from events.ledger import GATE_ERASED, SURVIVES_ERASURE, Ledger
+from events.run_events import RunTelemetryArchived
 from events.sql import load
-from events.types import RunTelemetryArchived
 
 PAGE_EVENTS: Final = 1_000
 PAGE_STREAMS: Final = 500

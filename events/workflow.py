@@ -13,9 +13,7 @@ from events.organisation import (
     WorkflowEvent,
     WorkflowRenamed,
 )
-from events.types import (
-    Resources,
-)
+from events.types import Resources
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,10 +16,7 @@ from msgspec.structs import replace
 from events.errors import CorruptHistory
 from events.ledger import Ledger, Recorded
 from events.run import ENDED, TRANSITIONS
-from events.sql import load
-from events.types import (
-    FinalCredits,
-    Rate,
+from events.run_events import (
     RunCrashed,
     RunCreated,
     RunDeleted,
@@ -28,8 +25,9 @@ from events.types import (
     RunRequeued,
     RunStarted,
     RunStarting,
-    Status,
 )
+from events.sql import load
+from events.types import FinalCredits, Rate, Status
 from projections.apply import Connection, present
 from projections.runs import Reader
 

@@ -30,11 +30,7 @@ from events.organisation import (
     WorkflowRenamed,
 )
 from events.run import NO_RUN, TRANSITIONS, Run
-from events.sql import load
-from events.types import (
-    Cause,
-    Mode,
-    Rate,
+from events.run_events import (
     RunCompleted,
     RunCrashed,
     RunCreated,
@@ -50,6 +46,8 @@ from events.types import (
     RunStopping,
     RunTagsChanged,
 )
+from events.sql import load
+from events.types import Cause, Mode, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
 from projections import runs, subscriptions, tenancy

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from events.codec import event_type
 from events.commit import InlineRow
 from events.run import TRANSITIONS, Run, evolve
+from events.run_events import RunEvent, RunTelemetryArchived
 from events.sql import load
-from events.types import RunEvent, RunTelemetryArchived, Status
+from events.types import Status
 
 PENDING: Final = datetime.max.replace(tzinfo=UTC)
 """Stands for the time that an append is about to have."""

@@ -23,7 +23,7 @@ from nats.js import JetStreamContext
 
 from events.heads import SignedHead, check_heads
 from events.ledger import Ledger
-from events.types import RunTelemetryArchived
+from events.run_events import RunTelemetryArchived
 from events.verification import FirstBad, Progress, verify
 from projections.refold import check_inline
 from projections.transport import SAMPLE_MESSAGES, check_transport

@@ -7,13 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from events.organisation import Slot
-from events.types import (
-    Cause,
-    Failure,
-    Liveness,
-    Mode,
-    Resources,
-)
+from events.types import Cause, Failure, Liveness, Mode, Resources
 
 Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$(?!\n)")]
 ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/]+$(?!\n)")]

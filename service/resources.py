@@ -9,13 +9,7 @@ import msgspec
 from events.decisions import actions
 from events.organisation import Slot
 from events.run import ACTIVE, PrimaryMetric, Progress
-from events.types import (
-    Failure,
-    Liveness,
-    Resources,
-    StoreReceipt,
-    WorkflowRef,
-)
+from events.types import Failure, Liveness, Resources, StoreReceipt, WorkflowRef
 from projections.runs import StoredRun
 from projections.tenancy import Project, StoredWorkflow, Worker
 

@@ -28,8 +28,9 @@ from events.errors import Erased, Rejected
 from events.ids import uuid7
 from events.ledger import Ledger
 from events.run import ENDED, TRANSITIONS
+from events.run_events import RunTelemetryArchived
 from events.sql import load
-from events.types import RunTelemetryArchived, Status
+from events.types import Status
 from projections import archive, manifest, runs
 from projections.execute import asked_by, execute
 from workers import partitions

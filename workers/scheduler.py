@@ -27,13 +27,7 @@ from events.ledger import Ledger
 from events.organisation import Slot
 from events.run import Run
 from events.sql import load
-from events.types import (
-    Cause,
-    Failure,
-    Mode,
-    Resources,
-    Status,
-)
+from events.types import Cause, Failure, Mode, Resources, Status
 from projections import runs, tenancy
 from projections.execute import asked_by, execute
 from projections.runs import StoredRun

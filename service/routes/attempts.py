@@ -25,12 +25,7 @@ from events.errors import Fenced, NotFound, Rejected
 from events.ids import derived
 from events.organisation import WorkerRegistered
 from events.run import ACTIVE, Run
-from events.types import (
-    Mode,
-    Rate,
-    Resources,
-    Status,
-)
+from events.types import Mode, Rate, Resources, Status
 from projections import runs, tenancy
 from projections.execute import execute, record
 from projections.rates import rate_for

@@ -14,7 +14,8 @@ from events.codec import from_microseconds, microseconds
 from events.commands import ArchiveRun, CreateRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
-from events.types import Mode, Resources, RunCreated, Status, WorkflowRef
+from events.run_events import RunCreated
+from events.types import Mode, Resources, Status, WorkflowRef
 from events.workflow import Workflow
 from projections import runs, tenancy
 from projections.execute import answered_before, as_of, execute

@@ -19,13 +19,8 @@ from events.organisation import (
     WorkerRegistered,
 )
 from events.run import Run
-from events.types import (
-    Liveness,
-    Mode,
-    Rate,
-    Resources,
-    RunCreated,
-)
+from events.run_events import RunCreated
+from events.types import Liveness, Mode, Rate, Resources
 from projections import runs, tenancy
 from projections.execute import asked_by, execute, record
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import numpy as np
 
-from events import codec, organisation
+from events import codec, organisation, run_events
 from events import commands as c
 from events import types as t
 from events.database import open_pool
@@ -68,7 +68,7 @@ class Project:
         """Create a run."""
         run_id = uuid7()
         given = {"name": f"run {run_id}", "session_id": "s", "mode": mode, **fields}
-        await self.do(run_id, c.CreateRun(created=t.RunCreated(**given)))
+        await self.do(run_id, c.CreateRun(created=run_events.RunCreated(**given)))
         self.runs.append(run_id)
         return run_id
 

@@ -16,13 +16,10 @@ from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Appended, Draft, Ledger, Proposal
 from events.organisation import ProjectCreated
+from events.run_events import RunCreated
 from events.sql import load
 from events.telemetry import STREAMS, LogColumns, MetricColumns
-from events.types import (
-    Mode,
-    RunCreated,
-    Status,
-)
+from events.types import Mode, Status
 from projections import runs, tenancy
 from projections.analytics import Analytics
 from projections.charts import Charts

@@ -15,7 +15,7 @@ from events import bus
 from events.commands import RecordArchive
 from events.errors import Erased, Rejected
 from events.ids import uuid7
-from events.types import RunTelemetryArchived
+from events.run_events import RunTelemetryArchived
 from projections.execute import asked_by, execute
 from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer

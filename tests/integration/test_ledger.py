@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from events import codec
+from events import codec, run_events
 from events import commands as c
 from events import types as t
 from events.errors import Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
@@ -38,7 +38,7 @@ def edited(project: Project, run_id: UUID, version: int, *, request: bytes = b"r
         event_id=uuid7(),
         actor=ACTOR,
         occurred_at=datetime.now(UTC),
-        drafts=[draft(t.RunNotesSet(notes=notes))],
+        drafts=[draft(run_events.RunNotesSet(notes=notes))],
         request=request,
         expected_version=version,
         epoch=1,
@@ -53,7 +53,7 @@ def named(body: bytes) -> Request:
 
 def created(project: Project, run_id: UUID, name: str) -> Proposal:
     """Return the proposal of a run with its inline rows."""
-    event = t.RunCreated(name=name, session_id="s", mode=Mode.TRACKED)
+    event = run_events.RunCreated(name=name, session_id="s", mode=Mode.TRACKED)
     _, rows = runs.inline_rows(run_id, NO_RUN, [event], ACTOR)
     return Proposal(
         ledger_id=project.ledger_id,
@@ -75,7 +75,7 @@ async def test_what_is_appended_is_read_back(project: Project) -> None:
     page = await project.ledger.read(project.ledger_id)
     assert [recorded.position for recorded in page] == [1, 2, 3, 4]
     assert [recorded.version for recorded in page] == [1, 1, 2, None]
-    assert [type(recorded.event()) for recorded in page[1:3]] == [t.RunCreated, t.RunStarted]
+    assert [type(recorded.event()) for recorded in page[1:3]] == [run_events.RunCreated, run_events.RunStarted]
     assert page[3].event() == points(5)
     assert all(recorded.actor == ACTOR for recorded in page)
     slim = await project.ledger.read(project.ledger_id, payloads=False, types=["run.started"])
@@ -321,5 +321,5 @@ async def test_an_unknown_ledger_is_not_found(project: Project) -> None:
 
 
 async def test_a_draft_says_what_its_event_says() -> None:
-    event = t.RunFailed(epoch=3, cause=t.Cause.EXCEPTION)
+    event = run_events.RunFailed(epoch=3, cause=t.Cause.EXCEPTION)
     assert draft(event) == Draft(type="run.failed", payload=codec.encode(event), cause="exception", epoch=3)

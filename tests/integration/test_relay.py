@@ -19,8 +19,9 @@ from events import bus, codec
 from events.commands import CreateRun, EditRun
 from events.ids import uuid7
 from events.ledger import Recorded
+from events.run_events import RunCreated
 from events.telemetry import MetricColumns
-from events.types import Mode, RunCreated
+from events.types import Mode
 from projections.execute import asked_by, execute
 from stack import Nats
 from tests.api import accepted, serving, until

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from events import commands as c
+from events import run_events
 from events import types as t
 from events.errors import NotFound
 from events.ids import uuid7
@@ -174,7 +175,7 @@ async def test_what_was_erased_is_covered_by_its_deletion(project: Project) -> N
 
 async def test_what_was_archived_is_covered_by_its_positions(project: Project, owner: asyncpg.Connection) -> None:
     run_id = project.runs[0]
-    archived = t.RunTelemetryArchived(
+    archived = run_events.RunTelemetryArchived(
         segment=uuid7(), kind="metrics", path="p", rows=5, first_position=4, last_position=5, sha256="", bytes=1
     )
     await project.do(run_id, c.RecordArchive(archived=archived))

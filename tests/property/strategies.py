@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from events import commands as c
+from events import run_events
 from events import types as t
 from events.decisions import decide
 from events.errors import Rejected
@@ -82,7 +83,7 @@ RATES = st.builds(
     ),
 )
 CREATED = st.builds(
-    t.RunCreated,
+    run_events.RunCreated,
     name=TEXTS,
     session_id=st.just("s"),
     mode=st.sampled_from(Mode),
@@ -93,7 +94,7 @@ CREATED = st.builds(
 )
 ENDS = st.sampled_from([Status.COMPLETED, Status.FAILED, Status.KILLED])
 ARCHIVALS = st.builds(
-    t.RunTelemetryArchived,
+    run_events.RunTelemetryArchived,
     segment=st.uuids(),
     kind=st.sampled_from(["metrics", "logs"]),
     path=TEXTS,

@@ -12,7 +12,8 @@ from events.commands import EndRun, RunCommand
 from events.decisions import decide
 from events.errors import Rejected
 from events.run import ENDED, NO_RUN, TRANSITIONS, Run, evolve
-from events.types import RunDeleted, RunEvent, RunKilled, RunRecovered, RunStarted, Status
+from events.run_events import RunDeleted, RunEvent, RunKilled, RunRecovered, RunStarted
+from events.types import Status
 from projections import runs
 from projections.credits import HOUR_US, NO_CREDITS, RunCredits, accrue, as_of, final
 from projections.credits import evolve as evolve_credits

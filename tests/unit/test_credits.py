@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from events import run_events
 from events import types as t
 from events.errors import CorruptHistory
 from events.types import Cause, Mode, Rate, Status
@@ -17,27 +18,29 @@ FROM_START_TO_IDLE = Rate(
     micro_credits_per_hour=10_000_000, count=1, charged=(Status.STARTING, Status.RUNNING, Status.IDLE)
 )
 
-Step = tuple[float, t.RunEvent]
+Step = tuple[float, run_events.RunEvent]
 """Minutes after noon, and what happened then."""
 
 
-def created(estimate_seconds: float | None = 3600.0) -> t.RunCreated:
+def created(estimate_seconds: float | None = 3600.0) -> run_events.RunCreated:
     workflow = t.WorkflowRef(id=WORKFLOW, name="w")
-    return t.RunCreated(
+    return run_events.RunCreated(
         name="a", session_id="s", mode=Mode.MANAGED, workflow=workflow, estimate_seconds=estimate_seconds
     )
 
 
-def starting(rate: Rate = TEN_AN_HOUR) -> t.RunStarting:
-    return t.RunStarting(worker=UUID(int=1), command_id=UUID(int=2), epoch=1, accelerators=("gpu:0",), rate=rate)
+def starting(rate: Rate = TEN_AN_HOUR) -> run_events.RunStarting:
+    return run_events.RunStarting(
+        worker=UUID(int=1), command_id=UUID(int=2), epoch=1, accelerators=("gpu:0",), rate=rate
+    )
 
 
-STARTED = t.RunStarted(epoch=1)
-IDLED = t.RunIdled(epoch=1)
-COMPLETED = t.RunCompleted(epoch=1)
-KILLED = t.RunKilled(epoch=1, cause=Cause.KILLED_BY_USER)
-CRASHED = t.RunCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0)
-RECOVERED = t.RunRecovered(epoch=1, silence_seconds=60.0)
+STARTED = run_events.RunStarted(epoch=1)
+IDLED = run_events.RunIdled(epoch=1)
+COMPLETED = run_events.RunCompleted(epoch=1)
+KILLED = run_events.RunKilled(epoch=1, cause=Cause.KILLED_BY_USER)
+CRASHED = run_events.RunCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0)
+RECOVERED = run_events.RunRecovered(epoch=1, silence_seconds=60.0)
 
 
 def after(minutes: float) -> datetime:
@@ -100,16 +103,23 @@ def test_the_gap_of_a_recovered_run_is_charged_as_what_it_was() -> None:
 def test_the_gap_before_a_new_attempt_is_not_charged() -> None:
     rate = TEN_AN_HOUR
     run = cost(
-        (0, created()), (0, t.RunStarted(epoch=1, rate=rate)), (6, CRASHED), (60, t.RunStarted(epoch=2, rate=rate))
+        (0, created()),
+        (0, run_events.RunStarted(epoch=1, rate=rate)),
+        (6, CRASHED),
+        (60, run_events.RunStarted(epoch=2, rate=rate)),
     )
     assert as_of(run, after(66)).consumed_micro == 2_000_000
 
 
 def test_a_new_attempt_may_have_another_rate() -> None:
     dear = Rate(micro_credits_per_hour=20_000_000, count=1)
-    steps: list[Step] = [(0, created()), (0, t.RunStarted(epoch=1, rate=TEN_AN_HOUR)), (6, t.RunStarted(epoch=2))]
+    steps: list[Step] = [
+        (0, created()),
+        (0, run_events.RunStarted(epoch=1, rate=TEN_AN_HOUR)),
+        (6, run_events.RunStarted(epoch=2)),
+    ]
     assert as_of(cost(*steps), after(12)).consumed_micro == 2_000_000
-    steps[-1] = (6, t.RunStarted(epoch=2, rate=dear))
+    steps[-1] = (6, run_events.RunStarted(epoch=2, rate=dear))
     assert as_of(cost(*steps), after(12)).consumed_micro == 3_000_000
 
 
@@ -120,7 +130,7 @@ def test_a_tracked_run_without_accelerators_costs_nothing() -> None:
 
 
 def test_a_requeued_run_forgets_its_rate_and_keeps_its_cost() -> None:
-    run = cost((0, created()), (0, starting(FROM_START_TO_IDLE)), (6, t.RunRequeued(epoch=1)))
+    run = cost((0, created()), (0, starting(FROM_START_TO_IDLE)), (6, run_events.RunRequeued(epoch=1)))
     assert run.consumed_micro == 1_000_000
     assert (run.rate, run.estimate_micro) == (None, None)
 
@@ -149,8 +159,8 @@ def test_a_part_rounds_with_what_came_before_it() -> None:
 
 def test_what_a_deletion_carries_is_what_is_left() -> None:
     run = cost((0, created()), (0, starting()), (0, STARTED), (15, KILLED))
-    left = evolve(NO_CREDITS, t.RunDeleted(credits=final(run)), after(20))
-    assert left == evolve(run, t.RunDeleted(credits=final(run)), after(20))
+    left = evolve(NO_CREDITS, run_events.RunDeleted(credits=final(run)), after(20))
+    assert left == evolve(run, run_events.RunDeleted(credits=final(run)), after(20))
     assert (left.consumed_micro, left.estimate_micro, left.saved_micro) == (2_500_000, 10_000_000, 7_500_000)
     assert (left.by_day, left.by_status, left.workflow_id) == (run.by_day, run.by_status, WORKFLOW)
     assert left.status is Status.DELETED

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from events import commands as c
+from events import run_events
 from events import types as t
 from events.decisions import actions, decide
 from events.errors import CorruptHistory, Erased, Fenced, NotFound, Rejected
@@ -22,81 +23,99 @@ ACTIVE = {S.STARTING, S.RUNNING, S.STOPPING, S.IDLE}
 ENDED = {S.COMPLETED, S.FAILED, S.KILLED, S.CRASHED}
 EXISTING = {S.QUEUED} | ACTIVE | ENDED
 
-ARCHIVED = t.RunTelemetryArchived(
+ARCHIVED = run_events.RunTelemetryArchived(
     segment=UUID(int=9), kind="metrics", path="x", rows=1, first_position=3, last_position=4, sha256="", bytes=1
 )
 
-EVENTS: dict[type[t.RunEvent], t.RunEvent] = {
+EVENTS: dict[type[run_events.RunEvent], run_events.RunEvent] = {
     type(event): event
     for event in (
-        t.RunCreated(name="a", session_id="s", mode=Mode.MANAGED),
-        t.RunStarting(worker=WORKER, command_id=CLAIM, epoch=1, accelerators=("cpu:0",), rate=RATE),
-        t.RunRequeued(epoch=1),
-        t.RunPreparationReported(epoch=1, stage="download"),
-        t.RunStarted(epoch=1),
-        t.RunProgressReported(epoch=1, done=1.0),
-        t.RunConfigUpdated(patch={"lr": 1}),
-        t.RunSummaryUpdated(patch={"acc": 1}),
-        t.RunPrimaryMetricSet(name="acc", mode="max"),
-        t.RunTagsChanged(tags=("x",)),
-        t.RunNotesSet(notes="n"),
-        t.RunAliasSet(alias="best"),
-        t.RunArchived(),
-        t.RunUnarchived(),
-        t.RunArtifactSaved(name="m", kind="model", bytes=1, sha256="0"),
-        t.RunKillRequested(cause=Cause.KILLED_BY_USER, grace_seconds=1.0),
-        t.RunUnresponsive(last_heartbeat_at=None, silence_seconds=1.0),
-        t.RunResponsive(silence_seconds=1.0),
-        t.RunStopping(epoch=1),
-        t.RunIdled(epoch=1),
-        t.RunCompleted(epoch=1),
-        t.RunFailed(epoch=1, cause=Cause.EXCEPTION),
-        t.RunKilled(epoch=1, cause=Cause.KILLED_BY_USER),
-        t.RunCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0),
-        t.RunRecovered(epoch=1, silence_seconds=50.0),
+        run_events.RunCreated(name="a", session_id="s", mode=Mode.MANAGED),
+        run_events.RunStarting(worker=WORKER, command_id=CLAIM, epoch=1, accelerators=("cpu:0",), rate=RATE),
+        run_events.RunRequeued(epoch=1),
+        run_events.RunPreparationReported(epoch=1, stage="download"),
+        run_events.RunStarted(epoch=1),
+        run_events.RunProgressReported(epoch=1, done=1.0),
+        run_events.RunConfigUpdated(patch={"lr": 1}),
+        run_events.RunSummaryUpdated(patch={"acc": 1}),
+        run_events.RunPrimaryMetricSet(name="acc", mode="max"),
+        run_events.RunTagsChanged(tags=("x",)),
+        run_events.RunNotesSet(notes="n"),
+        run_events.RunAliasSet(alias="best"),
+        run_events.RunArchived(),
+        run_events.RunUnarchived(),
+        run_events.RunArtifactSaved(name="m", kind="model", bytes=1, sha256="0"),
+        run_events.RunKillRequested(cause=Cause.KILLED_BY_USER, grace_seconds=1.0),
+        run_events.RunUnresponsive(last_heartbeat_at=None, silence_seconds=1.0),
+        run_events.RunResponsive(silence_seconds=1.0),
+        run_events.RunStopping(epoch=1),
+        run_events.RunIdled(epoch=1),
+        run_events.RunCompleted(epoch=1),
+        run_events.RunFailed(epoch=1, cause=Cause.EXCEPTION),
+        run_events.RunKilled(epoch=1, cause=Cause.KILLED_BY_USER),
+        run_events.RunCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0),
+        run_events.RunRecovered(epoch=1, silence_seconds=50.0),
         ARCHIVED,
-        t.RunDeleted(),
-        t.RunPurged(receipt={}),
+        run_events.RunDeleted(),
+        run_events.RunPurged(receipt={}),
     )
 }
 
-PATHS: dict[Status, tuple[type[t.RunEvent], ...]] = {
+PATHS: dict[Status, tuple[type[run_events.RunEvent], ...]] = {
     S.ABSENT: (),
-    S.QUEUED: (t.RunCreated,),
-    S.STARTING: (t.RunCreated, t.RunStarting),
-    S.RUNNING: (t.RunCreated, t.RunStarting, t.RunStarted),
-    S.STOPPING: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunStopping),
-    S.IDLE: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunIdled),
-    S.COMPLETED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunCompleted),
-    S.FAILED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunFailed),
-    S.KILLED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunKilled),
-    S.CRASHED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunCrashed),
-    S.DELETED: (t.RunCreated, t.RunStarting, t.RunStarted, t.RunCompleted, t.RunDeleted),
+    S.QUEUED: (run_events.RunCreated,),
+    S.STARTING: (run_events.RunCreated, run_events.RunStarting),
+    S.RUNNING: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted),
+    S.STOPPING: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted, run_events.RunStopping),
+    S.IDLE: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted, run_events.RunIdled),
+    S.COMPLETED: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted, run_events.RunCompleted),
+    S.FAILED: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted, run_events.RunFailed),
+    S.KILLED: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted, run_events.RunKilled),
+    S.CRASHED: (run_events.RunCreated, run_events.RunStarting, run_events.RunStarted, run_events.RunCrashed),
+    S.DELETED: (
+        run_events.RunCreated,
+        run_events.RunStarting,
+        run_events.RunStarted,
+        run_events.RunCompleted,
+        run_events.RunDeleted,
+    ),
 }
 
 # events.md, "Transitions", row by row; "former" is what the run was before it crashed.
-STEPS: list[tuple[set[Status], type[t.RunEvent], str]] = [
-    ({S.ABSENT}, t.RunCreated, "queued"),
-    ({S.QUEUED}, t.RunStarting, "starting"),
-    ({S.QUEUED, S.STARTING, S.RUNNING, S.CRASHED}, t.RunStarted, "running"),
-    ({S.STARTING}, t.RunRequeued, "queued"),
-    ({S.RUNNING}, t.RunStopping, "stopping"),
-    ({S.RUNNING, S.STOPPING}, t.RunIdled, "idle"),
-    ({S.RUNNING, S.STOPPING}, t.RunCompleted, "completed"),
-    ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING}, t.RunFailed, "failed"),
-    ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING, S.IDLE, S.CRASHED}, t.RunKilled, "killed"),
-    ({S.STARTING, S.RUNNING, S.STOPPING, S.IDLE}, t.RunCrashed, "crashed"),
-    ({S.CRASHED}, t.RunRecovered, "former"),
-    (ENDED, t.RunDeleted, "deleted"),
+STEPS: list[tuple[set[Status], type[run_events.RunEvent], str]] = [
+    ({S.ABSENT}, run_events.RunCreated, "queued"),
+    ({S.QUEUED}, run_events.RunStarting, "starting"),
+    ({S.QUEUED, S.STARTING, S.RUNNING, S.CRASHED}, run_events.RunStarted, "running"),
+    ({S.STARTING}, run_events.RunRequeued, "queued"),
+    ({S.RUNNING}, run_events.RunStopping, "stopping"),
+    ({S.RUNNING, S.STOPPING}, run_events.RunIdled, "idle"),
+    ({S.RUNNING, S.STOPPING}, run_events.RunCompleted, "completed"),
+    ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING}, run_events.RunFailed, "failed"),
+    ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING, S.IDLE, S.CRASHED}, run_events.RunKilled, "killed"),
+    ({S.STARTING, S.RUNNING, S.STOPPING, S.IDLE}, run_events.RunCrashed, "crashed"),
+    ({S.CRASHED}, run_events.RunRecovered, "former"),
+    (ENDED, run_events.RunDeleted, "deleted"),
 ]
-UNCHANGED: dict[type[t.RunEvent], set[Status]] = {
-    **dict.fromkeys((t.RunProgressReported, t.RunPreparationReported, t.RunUnresponsive), ACTIVE),
-    **dict.fromkeys((t.RunResponsive, t.RunKillRequested), ACTIVE),
-    t.RunConfigUpdated: ACTIVE | {S.QUEUED},
-    **dict.fromkeys((t.RunSummaryUpdated, t.RunPrimaryMetricSet, t.RunArtifactSaved, t.RunTagsChanged), EXISTING),
-    **dict.fromkeys((t.RunNotesSet, t.RunAliasSet, t.RunArchived, t.RunUnarchived), EXISTING),
-    t.RunTelemetryArchived: EXISTING,
-    t.RunPurged: {S.DELETED},
+UNCHANGED: dict[type[run_events.RunEvent], set[Status]] = {
+    **dict.fromkeys(
+        (run_events.RunProgressReported, run_events.RunPreparationReported, run_events.RunUnresponsive), ACTIVE
+    ),
+    **dict.fromkeys((run_events.RunResponsive, run_events.RunKillRequested), ACTIVE),
+    run_events.RunConfigUpdated: ACTIVE | {S.QUEUED},
+    **dict.fromkeys(
+        (
+            run_events.RunSummaryUpdated,
+            run_events.RunPrimaryMetricSet,
+            run_events.RunArtifactSaved,
+            run_events.RunTagsChanged,
+        ),
+        EXISTING,
+    ),
+    **dict.fromkeys(
+        (run_events.RunNotesSet, run_events.RunAliasSet, run_events.RunArchived, run_events.RunUnarchived), EXISTING
+    ),
+    run_events.RunTelemetryArchived: EXISTING,
+    run_events.RunPurged: {S.DELETED},
 }
 LEGAL = {(status, event): target for froms, event, target in STEPS for status in froms}
 LEGAL |= {(status, event): "same" for event, froms in UNCHANGED.items() for status in froms}
@@ -110,13 +129,15 @@ def run_that_is(status: Status, **changes: Any) -> Run:
 
 
 def test_the_tables_name_every_event() -> None:
-    assert set(EVENTS) == set(t.RunEvent.__args__)
+    assert set(EVENTS) == set(run_events.RunEvent.__args__)
     assert {event for _, event in TRANSITIONS} | set(ALLOWED_IN) == set(EVENTS)
 
 
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
-def test_an_event_is_folded_exactly_where_the_design_allows_it(status: Status, event: type[t.RunEvent]) -> None:
+def test_an_event_is_folded_exactly_where_the_design_allows_it(
+    status: Status, event: type[run_events.RunEvent]
+) -> None:
     run, later = run_that_is(status), AT + timedelta(minutes=1)
     target = LEGAL.get((status, event))
     if target is None:
@@ -265,7 +286,7 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def test_a_run_is_created_once() -> None:
-    command = c.CreateRun(created=t.RunCreated(name="a", session_id="s", mode=Mode.TRACKED))
+    command = c.CreateRun(created=run_events.RunCreated(name="a", session_id="s", mode=Mode.TRACKED))
     assert decide(command, NO_RUN) == (command.created,)
     with pytest.raises(Rejected, match="exists"):
         decide(command, run_that_is(S.QUEUED))
@@ -274,7 +295,7 @@ def test_a_run_is_created_once() -> None:
 @pytest.mark.parametrize("status", [S.QUEUED, S.RUNNING, S.CRASHED])
 def test_a_tracked_run_is_attached_with_the_next_epoch(status: Status) -> None:
     (event,) = decide(c.AttachRun(pid=7), run_that_is(status, mode=Mode.TRACKED))
-    assert isinstance(event, t.RunStarted)
+    assert isinstance(event, run_events.RunStarted)
     assert event.epoch == run_that_is(status).epoch + 1
 
 
@@ -326,11 +347,11 @@ def test_a_run_that_crashed_before_it_started_cannot_have_completed() -> None:
 
 @pytest.mark.parametrize("status", sorted(ACTIVE))
 def test_silence_after_a_kill_request_ends_killed_and_fenced(status: Status) -> None:
-    run = evolve(run_that_is(status), EVENTS[t.RunKillRequested], AT)
+    run = evolve(run_that_is(status), EVENTS[run_events.RunKillRequested], AT)
     crash = c.MarkCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0)
     for command in (crash, c.ConfirmKill()):
         (event,) = decide(command, run)
-        assert isinstance(event, t.RunKilled)
+        assert isinstance(event, run_events.RunKilled)
         after = evolve(run, event, AT)
         assert after.status is S.KILLED
         assert after.epoch == run.epoch + 1
@@ -338,7 +359,7 @@ def test_silence_after_a_kill_request_ends_killed_and_fenced(status: Status) -> 
 
 
 def test_a_killed_run_does_not_go_back_to_the_queue() -> None:
-    run = evolve(run_that_is(S.STARTING), EVENTS[t.RunKillRequested], AT)
+    run = evolve(run_that_is(S.STARTING), EVENTS[run_events.RunKillRequested], AT)
     (event,) = decide(c.RequeueRun(epoch=1), run)
     assert evolve(run, event, AT).status is S.KILLED
 
