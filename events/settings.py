@@ -23,6 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_allow_private: bool = False
     master_key: Path
     parquet: Path
+    object_store: str = ""
+    """A directory, or `s3://bucket/prefix`."""
 
 
 def from_environment() -> Settings:
@@ -42,6 +44,7 @@ def from_environment() -> Settings:
         nats_monitor_url=os.environ.get("TACHOGRAPH_NATS_MONITOR_URL"),
         master_key=Path(os.environ.get("TACHOGRAPH_MASTER_KEY", home / "master.key")),
         parquet=Path(os.environ.get("TACHOGRAPH_PARQUET", home / "parquet")),
+        object_store=os.environ.get("TACHOGRAPH_OBJECT_STORE") or str(home / "objects"),
     )
 
 

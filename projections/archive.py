@@ -156,12 +156,12 @@ def segment_path(ledger_id: UUID, run_id: UUID, kind: str, segment: UUID) -> str
     return f"{run_directory(ledger_id, run_id)}/{kind}-{segment}.parquet"
 
 
-def write_temporary(path: Path, data: pa.Buffer) -> Path:
+def write_temporary(path: Path, data: pa.Buffer | bytes) -> Path:
     """Write the bytes durably beside `path` under a name that no reader looks at, and return that name."""
     missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     for created in missing:
-        _flush_directory(created.parent)
+        flush_directory(created.parent)
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
@@ -177,10 +177,11 @@ def write_temporary(path: Path, data: pa.Buffer) -> Path:
 def publish(temporary: Path, path: Path) -> None:
     """Give the written file its name, durably."""
     temporary.rename(path)
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
 
 
-def _flush_directory(path: Path) -> None:
+def flush_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -202,7 +203,7 @@ def remove_run(root: Path, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
         return 0, 0
     sizes = [file.stat().st_size for file in directory.iterdir()]
     shutil.rmtree(directory)
-    _flush_directory(directory.parent)
+    flush_directory(directory.parent)
     return len(sizes), sum(sizes)
 
 

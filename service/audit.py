@@ -21,6 +21,8 @@ from events.heads import HeadRefused, SignedHead, Signer, read_heads
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
+from projections import stored_heads
+from projections.objects import ObjectStore
 from projections.transport import SAMPLE_MESSAGES
 from projections.verification import Places, Report, audit
 from service.bar import Bar
@@ -31,9 +33,13 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     public_key = _public_key(options.public_key) if options.public_key else None
     heads = read_heads(options.head.read_bytes()) if options.head else []
+    settings = from_environment()
+    objects = ObjectStore.at(settings.object_store) if options.stored_heads else None
     with Bar() as bar:
         report = asyncio.run(
-            verify_project(from_environment(), options.project, heads, bar, public_key=public_key, whole=options.whole)
+            verify_project(
+                settings, options.project, heads, bar, public_key=public_key, whole=options.whole, stored=objects
+            )
         )
     if options.json:
         print(msgspec.json.encode(report).decode())
@@ -46,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service verify", description="Verify a project's history.")
     parser.add_argument("--project", required=True, help="id or name")
     parser.add_argument("--head", type=Path, metavar="FILE", help="signed heads that were kept elsewhere, one a line")
+    parser.add_argument("--stored-heads", action="store_true", help="also through the heads in the object store")
     parser.add_argument("--public-key", metavar="HEX", help="the key that signed them, where ours is not trusted")
     parser.add_argument("--whole", action="store_true", help="compare all of JetStream's copy, not only the newest")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -70,13 +77,22 @@ async def verify_project(
     *,
     public_key: bytes | None = None,
     whole: bool = False,
+    stored: ObjectStore | None = None,
 ) -> Report:
-    """Audit a project, given by id or name. Raises `NotFound`, `HeadRefused`, and what Postgres raises."""
+    """Audit a project, given by id or name, also against heads that are `stored`.
+
+    Raises `NotFound`, `HeadRefused`, and what Postgres and the object store raise.
+    """
     pool = await open_pool(settings.database_url, name="verify", size=4)
     nats: Client | None = None
     try:
         ledger_id = await _find(pool, project)
         trusted = public_key or Signer.beside(settings.master_key).public_key
+        if stored is not None:
+            found = await stored_heads.read(stored, ledger_id)
+            if not found:
+                raise HeadRefused(f"there is no head of this project in {stored.name}")
+            heads = [*heads, *found]
         for head in heads:
             head.expect(ledger_id, trusted)
         nats = await _connected(settings.nats_url)

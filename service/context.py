@@ -24,6 +24,7 @@ from projections.charts import Charts
 from projections.credits import RunCost
 from projections.execute import Outcome, Request
 from projections.logs import Logs
+from projections.objects import ObjectStore
 from projections.runs import StoredRun
 from projections.tenancy import Project
 from service.auth import Forbidden, Keys, Principal
@@ -52,6 +53,7 @@ class Service:
         self.ledger = self.tails.ledger = Ledger(pool, keyring, nudge=self.tails.grown)
         self.keys = Keys(pool, keyring.derive("run-token"))
         self.beats = ApiBeats()
+        self.objects = ObjectStore.at(settings.object_store)
         self.analytics = Analytics(settings.parquet)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)

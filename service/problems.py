@@ -27,6 +27,7 @@ from events.errors import (
     VersionConflict,
 )
 from events.heads import HeadRefused
+from projections.objects import StoreFull
 from service.auth import Forbidden
 
 log = logging.getLogger("tachograph.service")
@@ -44,6 +45,7 @@ STATUS: Final[Mapping[type[LedgerError], HTTPStatus]] = {
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Busy: HTTPStatus.TOO_MANY_REQUESTS,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     CorruptHistory: HTTPStatus.INTERNAL_SERVER_ERROR,
     Forbidden: HTTPStatus.FORBIDDEN,
 }

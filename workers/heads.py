@@ -1,7 +1,9 @@
 """Heads leave the database: every ledger's chain value, signed and appended to a file of its own on a schedule.
 
-`<home>/heads/<ledger>.jsonl` holds one signed head a line, oldest first; `verify --head` takes the file as it is. Copy
-the directory to where an administrator of the database has no hands; an object store of our own comes later.
+`<home>/heads/<ledger>.jsonl` holds one signed head a line, oldest first; `verify --head` takes the file as it is. The
+object store gets each as an object of its own, which nothing writes over (`verify --stored-heads`). Keep either where
+an administrator of the database has no hands. While the store is away heads go on into the file; afterwards it gets
+the newest again.
 
 A ledger that no longer leads through the last head that was written is not signed again: that is said, and stays so.
 """
@@ -21,6 +23,8 @@ import msgspec
 from events.heads import HeadRefused, SignedHead, Signer, check_heads, read_heads
 from events.ledger import Ledger
 from events.settings import SettingsError
+from projections import stored_heads
+from projections.objects import ObjectStore, StoreFull, StoreUnavailable
 
 log = logging.getLogger("tachograph.workers.heads")
 
@@ -51,6 +55,7 @@ class Heads:
         ledger: Ledger,
         master_key: Path,
         directory: Path,
+        objects: ObjectStore | None = None,
         *,
         seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -59,12 +64,14 @@ class Heads:
         self._ledger = ledger
         self._master_key = master_key
         self._directory = directory
+        self._objects = objects
         self._seconds = every_seconds() if seconds is None else seconds
         self.pause_seconds = self._seconds
         self._clock = clock
         self._now = now
         self._signer: Signer | None = None
         self._last: dict[UUID, SignedHead] = {}
+        self._stored: dict[UUID, int] = {}
         self._next = 0.0
 
     async def start(self) -> None:
@@ -72,6 +79,7 @@ class Heads:
         self._signer = await asyncio.to_thread(Signer.beside, self._master_key)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._last.clear()
+        self._stored.clear()
         self._next = 0.0
 
     async def step(self) -> int:
@@ -81,6 +89,7 @@ class Heads:
         self._next = self._clock() + self._seconds
         for row in await self._ledger.pool.fetch("select ledger_id from ledger.head where position > 0"):
             await self._export(row["ledger_id"])
+        await self._store()
         return 0
 
     async def stop(self) -> None:
@@ -106,6 +115,20 @@ class Heads:
         head = self._signer.sign(ledger_id, position, chain, self._now())
         await asyncio.to_thread(_append, path, msgspec.json.encode(head) + b"\n")
         self._last[ledger_id] = head
+
+    async def _store(self) -> None:
+        """Put the last head of each ledger into the object store, unless it is there; give up if that is away."""
+        if self._objects is None:
+            return
+        for ledger_id, head in self._last.items():
+            if self._stored.get(ledger_id) == head.position:
+                continue
+            try:
+                await stored_heads.put(self._objects, head)
+            except (StoreUnavailable, StoreFull) as error:
+                log.warning("heads are in their files only: %s", error)
+                return
+            self._stored[ledger_id] = head.position
 
 
 def _last_head(path: Path) -> SignedHead | None:

@@ -21,6 +21,7 @@ from events.ledger import Ledger
 from events.settings import Settings
 from projections import health
 from projections.health import Said
+from projections.objects import ObjectStore
 from workers.alerter import Alerter
 from workers.archiver import Archiver
 from workers.elected import Elected
@@ -45,7 +46,9 @@ ROLES: Final[Mapping[str, Build]] = {
     "scheduler": lambda ledger, nats, _: Scheduler(ledger, nats, nats.jetstream()),
     "alerter": lambda ledger, _nats, settings: Alerter(ledger, allow_private=settings.webhook_allow_private),
     "monitor": lambda ledger, nats, _: Monitor(ledger, nats),
-    "heads": lambda ledger, _nats, settings: Heads(ledger, settings.master_key, settings.home / "heads"),
+    "heads": lambda ledger, _nats, settings: Heads(
+        ledger, settings.master_key, settings.home / "heads", ObjectStore.at(settings.object_store)
+    ),
 }
 
 

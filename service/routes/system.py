@@ -1,5 +1,6 @@
 """Health, metrics of the process, who am I, and usage."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -11,6 +12,7 @@ from nats.errors import Error as NatsError
 from events.commit import LOST_CONNECTION
 from projections import health, tenancy, usage
 from projections.dead_letters import waiting
+from projections.objects import StoreUnavailable
 from service.context import Http, Service
 from service.observability import exposition, roles_told
 
@@ -25,8 +27,9 @@ async def healthz() -> dict[str, str]:
 
 @get("/readyz", exclude_from_auth=True, tags=["system"])
 async def readyz(service: Service) -> Response[dict[str, Any]]:
-    """Whether requests can be served, with reasons. Without NATS or a role we are ready, and say so."""
-    reasons = {"postgres": await _postgres(service), "nats": _nats(service)}
+    """Whether requests can be served, with reasons. Without NATS, object store or a role we are ready, and say so."""
+    postgres, objects = await asyncio.gather(_postgres(service), _objects(service))
+    reasons = {"postgres": postgres, "nats": _nats(service), "objects": objects}
     roles: dict[str, str] = {}
     if reasons["postgres"] == "ok":
         roles = health.verdicts(await health.heard(service.pool), ROLES)
@@ -50,6 +53,14 @@ def _nats(service: Service) -> str:
     except NatsError as error:
         return f"{error}"
     return "ok" if connected else "not connected: commands, alerts and crash detection wait; ingest goes on"
+
+
+async def _objects(service: Service) -> str:
+    try:
+        await service.objects.check()
+    except StoreUnavailable as error:
+        return f"{error}: artifacts wait; the record goes on"
+    return "ok"
 
 
 @get("/metrics", media_type="text/plain; version=0.0.4", tags=["system"])

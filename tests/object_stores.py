@@ -1,0 +1,65 @@
+"""The object stores that tests run against: a directory, and an S3 server from the registry as a real process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import httpx
+
+from events.ids import uuid7
+from tests import servers
+from tests.api import until
+
+
+class Place(NamedTuple):
+    """Where an object store is: what `TACHOGRAPH_OBJECT_STORE` says, and the variables that it needs."""
+
+    url: str
+    environment: Mapping[str, str]
+
+
+class S3Server:
+    """An S3 server on a free port of this machine."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def bucket(self) -> Place:
+        """Make a bucket and return where it is."""
+        name = f"b-{uuid7()}"
+        assert httpx.put(f"{self.url}/{name}").status_code == 200
+        return Place(f"s3://{name}/some/prefix", self.environment)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "test-key",
+            "AWS_SECRET_ACCESS_KEY": "test-secret-5d1e",
+        }
+
+
+@contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """Run an S3 server until the end of the block."""
+    server = S3Server(servers.free_port())
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.url.rpartition(":")[2]]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        assert process.poll() is None, "the S3 server ended"
+        try:
+            return httpx.get(f"{server.url}/moto-api/").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(answers, "the S3 server answers")
+        yield server
+    finally:
+        process.kill()
+        process.wait()
