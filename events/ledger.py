@@ -7,9 +7,8 @@ report = await ledger.verify(ledger_id)            # the first bad record, or "v
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -19,101 +18,28 @@ from asyncpg.pool import PoolConnectionProxy
 from events import codec
 from events.commit import LOST_CONNECTION, GroupCommit, InlineRow, Prepared, Verdict
 from events.errors import Busy, Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
-from events.ids import derived
 from events.keys import DataKey, Keyring
+from events.records import (
+    GATE_CLOSED,
+    GATE_ERASED,
+    GATE_OPEN,
+    Actor,
+    Appended,
+    Draft,
+    Proposal,
+    Recorded,
+    sealed,
+)
 from events.sql import load
 
 MAX_EVENT_BYTES: Final = 512 << 10
 SURVIVES_ERASURE: Final = frozenset({"run.deleted", "run.purged"})
 """Types sealed under the ledger's own key, so that a deletion can be explained for ever."""
 
-GATE_CLOSED, GATE_OPEN, GATE_ERASED = 0, 1, 2
 PAGE_EVENTS: Final = 1_000
 PAGE_BYTES: Final = 8 << 20
 NEAR_EVENTS: Final = 5_000
 """Over a longer span than this, one stream is read by its own indexes."""
-
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who asks: an opaque id such as `key:…`, `worker:…`, `system:monitor`."""
-
-    id: str
-
-
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """An event before it is recorded: its type, payload bytes, and what its metadata columns take from it."""
-
-    type: str
-    payload: bytes
-    schema_version: int = 1
-    cause: str | None = None
-    epoch: int | None = None
-
-
-class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """What one caller wants recorded, whole or not at all.
-
-    Lifecycle: `expected_version` is the version that was decided on, `epoch` and `gate` what the stream has
-    afterwards. Telemetry: `source` and `seq` key it, `epoch` is the attempt that speaks. `request` is what makes a
-    repetition the same request.
-    """
-
-    ledger_id: UUID
-    stream: UUID
-    event_id: UUID
-    actor: str
-    occurred_at: datetime
-    drafts: Sequence[Draft]
-    request: bytes
-    expected_version: int | None = None
-    epoch: int | None = None
-    gate: int = GATE_CLOSED
-    source: str | None = None
-    seq: int | None = None
-    causation_id: UUID | None = None
-    inline: Mapping[str, Sequence[InlineRow]] = {}
-
-
-class Appended(msgspec.Struct, frozen=True):
-    """Where a proposal stands: first and last position, version after it, and whether it stood there before."""
-
-    position: int
-    last: int
-    recorded_at: datetime
-    version: int | None
-    repeated: bool
-
-
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored event; `payload` is None once it was erased or moved to Parquet."""
-
-    ledger_id: UUID
-    position: int
-    event_id: UUID
-    stream: UUID
-    version: int | None
-    type: str
-    schema_version: int
-    actor: str
-    cause: str | None
-    correlation_id: UUID | None
-    causation_id: UUID | None
-    epoch: int | None
-    source: str | None
-    seq: int | None
-    part: int | None
-    occurred_at: datetime
-    recorded_at: datetime
-    commitment: bytes
-    chain: bytes
-    salt: bytes | None
-    payload: bytes | None
-
-    def event(self) -> Any:
-        """Return the decoded event. Raises `Erased` where its payload is gone, `CorruptHistory` if it is bad."""
-        if self.payload is None:
-            raise Erased("the payload of this event is gone")
-        return codec.decode(self.type, self.schema_version, self.payload)
 
 
 class Ledger:
@@ -268,7 +194,7 @@ class Ledger:
             sealing = key
             if draft.type in SURVIVES_ERASURE:
                 sealing = await self._key(proposal.ledger_id, proposal.ledger_id) or key
-            rows.append(_seal(proposal, draft, index, salt, sealing))
+            rows.append(sealed(proposal, draft, index, salt, sealing))
             size += len(draft.payload) + 256
         prepared = Prepared(
             stream=proposal.stream,
@@ -318,51 +244,6 @@ class Ledger:
         return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
 
 
-def _seal(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> tuple[Any, ...]:
-    """Return one event's columns in the order of `append.sql`."""
-    lifecycle = proposal.seq is None
-    event_id = proposal.event_id if index == 0 else derived(proposal.event_id, index)
-    leaf = codec.Leaf(
-        ledger_id=proposal.ledger_id,
-        event_id=event_id,
-        stream=proposal.stream,
-        version=(proposal.expected_version or 0) + index + 1 if lifecycle else None,
-        type=draft.type,
-        schema_version=draft.schema_version,
-        actor=proposal.actor,
-        cause=draft.cause,
-        correlation_id=proposal.event_id,
-        causation_id=proposal.causation_id,
-        epoch=draft.epoch if lifecycle else proposal.epoch,
-        source=proposal.source,
-        seq=proposal.seq,
-        part=None if lifecycle else index,
-        occurred_at=proposal.occurred_at,
-        commitment=codec.commitment(salt, draft.payload),
-    )
-    return (
-        leaf.event_id,
-        leaf.stream,
-        leaf.version,
-        leaf.type,
-        leaf.schema_version,
-        leaf.actor,
-        leaf.cause,
-        leaf.correlation_id,
-        leaf.causation_id,
-        leaf.epoch,
-        leaf.source,
-        leaf.seq,
-        leaf.part,
-        leaf.occurred_at,
-        leaf.commitment,
-        codec.leaf_body(leaf),
-        salt,
-        codec.request_digest(salt, proposal.request) if index == 0 else None,
-        key.seal(draft.payload, event_id),
-    )
-
-
 def _same_request(salt: bytes | None, stored: bytes | None, request: bytes, *, lifecycle: bool) -> None:
     if salt is None or stored is None:
         if lifecycle:
@@ -397,4 +278,15 @@ def _judge(verdict: Verdict, proposal: Proposal) -> Appended:
             raise NotFound("there is no such run")
 
 
-__all__ = ["Actor", "Appended", "Busy", "Draft", "Ledger", "Proposal", "Recorded"]
+__all__ = [
+    "GATE_CLOSED",
+    "GATE_ERASED",
+    "GATE_OPEN",
+    "Actor",
+    "Appended",
+    "Busy",
+    "Draft",
+    "Ledger",
+    "Proposal",
+    "Recorded",
+]
