@@ -75,9 +75,7 @@ MAX_DOCUMENT_BYTES: Final = 1 << 20
 def actions(run: Run) -> tuple[str, ...]:
     """What a person may do to the run now."""
     match run.status:
-        case S.QUEUED:
-            return ("kill",)
-        case S.STARTING | S.RUNNING | S.STOPPING | S.IDLE:
+        case S.QUEUED | S.STARTING | S.RUNNING | S.STOPPING | S.IDLE:
             return ("monitor", "kill")
         case S.COMPLETED:
             return ("view metrics", "download model", "delete", "archive", "reproduce")
@@ -87,8 +85,10 @@ def actions(run: Run) -> tuple[str, ...]:
             return ("view progress", "delete", "archive", "reproduce")
         case S.CRASHED:
             return ("view logs", "kill", "delete", "archive", "reproduce")
-        case S.ABSENT | S.DELETED:
-            return ()
+        case S.DELETED:
+            return ("view transitions",)
+        case S.ABSENT:
+            return ("create",)
         case _:
             assert_never(run.status)
 
@@ -103,14 +103,19 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
             raise _refused(run, "create", "this run exists already")
         return (command.created,)
     if run.status is S.ABSENT:
-        raise NotFound("there is no such run", state=run.status)
+        raise NotFound("there is no such run", state=run.status, asked=_words(command), allowed=actions(run))
     if run.status is S.DELETED and not isinstance(command, RecordPurge | DeleteRun):
-        raise Erased("the run was deleted", state=run.status)
+        raise Erased(
+            "the run was deleted, and nothing of it can be brought back",
+            state=run.status,
+            asked=_words(command),
+            allowed=actions(run),
+        )
     match command:
         case ClaimRun():
             return _claim(command, run)
         case RequeueRun():
-            _same_epoch(command.epoch, run)
+            _same_epoch(command.epoch, run, "requeue")
             _require(run, "requeue", {S.STARTING})
             if run.kill is not None:
                 return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
@@ -200,7 +205,7 @@ def _claim(command: ClaimRun, run: Run) -> tuple[RunEvent, ...]:
 
 
 def _started(command: ReportStarted, run: Run) -> tuple[RunEvent, ...]:
-    _same_epoch(command.epoch, run)
+    _same_epoch(command.epoch, run, "start")
     if run.status is S.RUNNING:
         return ()
     _require(run, "start", {S.STARTING})
@@ -225,7 +230,7 @@ def _attach(command: AttachRun, run: Run) -> tuple[RunEvent, ...]:
 
 
 def _end(command: EndRun, run: Run) -> tuple[RunEvent, ...]:
-    _same_epoch(command.epoch, run)
+    _same_epoch(command.epoch, run, "end")
     if run.status in ENDED - {S.CRASHED}:
         return ()
     end = _end_event(command, run)
@@ -300,7 +305,12 @@ def _crash(command: MarkCrashed, run: Run) -> tuple[RunEvent, ...]:
 
 def _responsive(command: MarkResponsive, run: Run) -> tuple[RunEvent, ...]:
     if command.epoch != run.epoch:
-        raise Fenced("a newer attempt has taken over", state=run.status, asked="heartbeat")
+        raise Fenced(
+            "a newer attempt has taken over; this process must stop",
+            state=run.status,
+            asked="heartbeat",
+            allowed=actions(run),
+        )
     if run.status is S.CRASHED:
         return (RunRecovered(epoch=run.epoch, silence_seconds=command.silence_seconds),)
     if run.status in ACTIVE and run.unresponsive:
@@ -341,17 +351,18 @@ def _delete(command: DeleteRun, run: Run) -> tuple[RunEvent, ...]:
     return (RunDeleted(reason=command.reason, epoch=run.epoch, mode=run.mode, credits=cost),)
 
 
-def _same_epoch(epoch: int, run: Run) -> None:
+def _same_epoch(epoch: int, run: Run, asked: str) -> None:
     if epoch != run.epoch:
         raise Fenced(
             f"epoch {epoch} is not the run's latest attempt ({run.epoch}); this process must stop",
             state=run.status,
+            asked=asked,
             allowed=actions(run),
         )
 
 
 def _live(epoch: int, run: Run, asked: str, states: set[Status] | frozenset[Status]) -> None:
-    _same_epoch(epoch, run)
+    _same_epoch(epoch, run, asked)
     _require(run, asked, states)
 
 
@@ -359,6 +370,11 @@ def _require(run: Run, asked: str, states: set[Status] | frozenset[Status]) -> N
     if run.status not in states:
         wanted = ", ".join(sorted(states))
         raise _refused(run, asked, f"that needs {wanted}")
+
+
+def _words(command: RunCommand) -> str:
+    """Return a command's name as words: `KillRun` is "kill run"."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(command).__name__).strip()
 
 
 def _refused(run: Run, asked: str, why: str) -> Rejected:

@@ -12,6 +12,7 @@ from litestar import Request as HttpRequest
 from litestar import Response
 from nats.aio.client import Client
 
+from events.decisions import actions
 from events.errors import Fenced, NotFound
 from events.ids import derived, uuid7
 from events.keys import Keyring
@@ -80,11 +81,17 @@ class Service:
         if http.user.run_id is not None and (http.user.run_id != stored.run_id or not program):
             raise Forbidden("a run token opens only its own run, and only what a program needs")
         if stored.run.status is Status.DELETED and not deleted:
-            raise Gone(as_json(await self.tombstone(stored)))
+            raise Gone(
+                as_json(await self.tombstone(stored)),
+                asked=f"{http.method} {_template(http)}",
+                allowed=actions(stored.run),
+            )
         if http.user.epoch not in (None, stored.run.epoch) and http.method != "GET":
             raise Fenced(
                 f"this token is of epoch {http.user.epoch}, not of the run's latest attempt ({stored.run.epoch})",
                 state=stored.run.status,
+                asked=f"{http.method} {_template(http)}",
+                allowed=actions(stored.run),
             )
         return stored
 

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from litestar import Response
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from service.context import Http
 
@@ -20,6 +20,14 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     items: list[T]
     next_cursor: str | None
+
+
+Vocabulary = Annotated[
+    str | None,
+    QueryParameter(
+        name="as", description="whose words for a status: wandb, mlflow, vessl, datature, finetuner, runicorn"
+    ),
+]
 
 
 def page(request: Http, found: list[T], limit: int, key: Callable[[T], str]) -> Response[Page[T]]:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from events.errors import (
     VersionConflict,
 )
 from events.heads import HeadRefused
+from events.vocabulary import UnknownWord
 from projections.objects import StoreFull
 from service.auth import Forbidden
 
@@ -61,11 +62,13 @@ class Invalid(LedgerError):
 
 
 class Gone(LedgerError):
-    """The run was deleted; carries its tombstone."""
+    """The run was deleted; carries its tombstone, and says what is still possible."""
 
-    def __init__(self, tombstone: Mapping[str, Any]) -> None:
+    def __init__(self, tombstone: Mapping[str, Any], *, asked: str, allowed: Sequence[str]) -> None:
         super().__init__("this run was deleted; what is left of it is in `tombstone`")
         self.tombstone = tombstone
+        self.asked = asked
+        self.allowed = tuple(allowed)
 
 
 def problem(
@@ -97,9 +100,15 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
             members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), **members)
         case Gone():
-            return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone)
+            members = {"state": "deleted", "asked": error.asked, "allowed": error.allowed}
+            return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone, **members)
+        case UnknownWord():
+            errors = [{"path": error.parameter, "message": str(error)}]
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), errors=errors)
         case Rejected():
-            members = {"state": error.state or None, "asked": error.asked or None, "allowed": error.allowed or None}
+            members = {"asked": error.asked or None}
+            if error.state:
+                members |= {"state": error.state, "allowed": error.allowed}
         case TooLarge():
             members = {"limit": error.limit}
         case Busy():

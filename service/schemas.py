@@ -1,4 +1,5 @@
-"""The generated descriptions: a JSON Schema per event version, OpenAPI for HTTP, AsyncAPI for the subjects."""
+"""The generated descriptions: a JSON Schema per event version, OpenAPI for HTTP, AsyncAPI for the subjects, and the
+state machine's tables."""
 
 import json
 import sys
@@ -10,6 +11,7 @@ import msgspec
 from events.bus import STREAMS
 from events.codec import EVENT_TYPES, TELEMETRY
 from events.settings import Settings
+from service import state_table
 from service.app import VERSION, create_app
 from service.migrate import ROOT
 
@@ -23,6 +25,7 @@ def generated() -> dict[Path, str]:
     }
     files[DIRECTORY / "openapi.json"] = _json(_openapi())
     files[DIRECTORY / "asyncapi.yaml"] = _json(_asyncapi())
+    files[ROOT / "docs" / "state-machine.md"] = state_table.document()
     return files
 
 

@@ -21,6 +21,7 @@ from events.commands import (
     RunCommand,
     SetPrimaryMetric,
 )
+from events.decisions import actions
 from events.errors import Fenced, NotFound, Rejected
 from events.ids import derived
 from events.organisation import WorkerRegistered
@@ -100,9 +101,15 @@ async def heartbeat(request: Http, data: JSONBody[HeartbeatBody], service: Servi
             f"epoch {data.epoch} is not the run's latest attempt ({state.epoch}); this process must stop",
             state=state.status,
             asked="heartbeat",
+            allowed=actions(state),
         )
     if state.status not in ACTIVE | {Status.CRASHED}:
-        raise Rejected(f"the run is {state.status}", state=state.status, asked="heartbeat")
+        raise Rejected(
+            f"the run is {state.status}; only an active run beats",
+            state=state.status,
+            asked="heartbeat",
+            allowed=actions(state),
+        )
     if state.mode is Mode.TRACKED:
         service.beats.beat(stored.run_id, data.epoch)
     kill = state.kill if state.status in ACTIVE else None

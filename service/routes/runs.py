@@ -10,6 +10,7 @@ import msgspec
 from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 
+from events import vocabulary as vocabularies
 from events.codec import from_microseconds, microseconds
 from events.commands import ArchiveRun, CreateRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
@@ -23,7 +24,7 @@ from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
 from service.bodies import ArchiveBody, Body, DeleteBody, EditBody, KillBody, NewRun
 from service.context import Http, Service
-from service.paging import Page, Size, page
+from service.paging import Page, Size, Vocabulary, page
 from service.problems import Invalid
 from service.resources import RunResource, Tombstone
 from service.routes.projects import check_environment
@@ -170,15 +171,19 @@ def _decode(cursor: str) -> tuple[datetime, UUID]:
 
 
 @get("/runs/{run:str}")
-async def get_run(request: Http, service: Service, run: str, at: str | None = None) -> Response[RunResource]:
-    """A run now, or as of `at`: a version, or a time (RFC 3339)."""
+async def get_run(
+    request: Http, service: Service, run: str, at: str | None = None, vocabulary: Vocabulary = None
+) -> Response[RunResource]:
+    """A run now, or as of `at`: a version, or a time (RFC 3339). `as` says its status in another system's words."""
+    words = vocabularies.vocabulary(vocabulary)
     stored = await service.run(request, run, program=True)
     if at is not None:
         stored = await _past(service, stored, at)
     (resource,) = await service.shown([stored])
     synced = await _synced(service, stored)
     return Response(
-        msgspec.structs.replace(resource, synced=synced), headers={"Tachograph-Position": str(stored.position)}
+        msgspec.structs.replace(resource, synced=synced, status=words[stored.run.status]),
+        headers={"Tachograph-Position": str(stored.position)},
     )
 
 

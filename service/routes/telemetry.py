@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from events.cloudevents import finite
 from events.codec import LOGS, METRICS, SYSTEM_METRICS
+from events.decisions import actions
 from events.errors import Erased, Fenced, NotFound
 from events.ids import derived
 from events.ledger import Draft, Proposal
@@ -77,6 +78,9 @@ async def _record(request: Http, service: Service, run: str, kind: str, batch: i
     except (NotFound, Erased):
         await service.run(request, run, program=True)  # says what is left of a deleted run
         raise
+    except Fenced as fenced:
+        latest = (await service.run(request, run, program=True)).run
+        raise Fenced(str(fenced), state=latest.status, asked="log", allowed=actions(latest)) from fenced
     position = str(appended.last)
     return Response(Accepted(batch.points, appended.last), status_code=202, headers={"Tachograph-Position": position})
 
