@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from events.types import Event, Resources, Value
+from events.types import Event, Resources, StartCommand, Value, Volume
 
 
 class ProjectCreated(Event, frozen=True, tag="project.created"):
@@ -27,14 +27,20 @@ class WorkflowCreated(Event, frozen=True, tag="workflow.created"):
     name: str
     architecture: str = ""
     dataset: str = ""
+    dataset_split: dict[str, float] = {}
     training_parameters: dict[str, Any] = {}
     system_prompt: str = ""
     command: tuple[str, ...] = ()
+    commands: tuple[StartCommand, ...] = ()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     resources: Resources | None = None
+    import_volumes: tuple[Volume, ...] = ()
+    export_volumes: tuple[Volume, ...] = ()
     protection: bool = False
     estimate_seconds: float | None = None
+    code: str | None = None
+    retries: int = 0
 
 
 class WorkflowRenamed(Event, frozen=True, tag="workflow.renamed"):
@@ -48,18 +54,28 @@ class WorkflowChanged(Event, frozen=True, tag="workflow.changed"):
 
     architecture: str = ""
     dataset: str = ""
+    dataset_split: dict[str, float] = {}
     training_parameters: dict[str, Any] = {}
     system_prompt: str = ""
     command: tuple[str, ...] = ()
+    commands: tuple[StartCommand, ...] = ()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     resources: Resources | None = None
+    import_volumes: tuple[Volume, ...] = ()
+    export_volumes: tuple[Volume, ...] = ()
     protection: bool = False
     estimate_seconds: float | None = None
+    code: str | None = None
+    retries: int = 0
 
 
 class WorkflowArchived(Event, frozen=True, tag="workflow.archived"):
     """The workflow is no longer offered for new runs."""
+
+
+class WorkflowUnarchived(Event, frozen=True, tag="workflow.unarchived"):
+    """The workflow is offered for new runs again."""
 
 
 class OrganisationCreated(Event, frozen=True, tag="organisation.created"):
@@ -108,5 +124,5 @@ class WorkerLost(Event, frozen=True, tag="worker.lost"):
 
 
 ProjectEvent = ProjectCreated | ProjectChanged
-WorkflowEvent = WorkflowCreated | WorkflowRenamed | WorkflowChanged | WorkflowArchived
+WorkflowEvent = WorkflowCreated | WorkflowRenamed | WorkflowChanged | WorkflowArchived | WorkflowUnarchived
 OrganisationEvent = OrganisationCreated | KeyIssued | KeyRevoked | WorkerRegistered | WorkerLost

@@ -46,7 +46,20 @@ from events.run_events import (
     RunUnarchived,
     RunUnresponsive,
 )
-from events.types import Cause, Failure, Liveness, Mode, Rate, Resources, Status, StoreReceipt, WorkflowRef
+from events.types import (
+    Cause,
+    Change,
+    Failure,
+    Liveness,
+    Mode,
+    Rate,
+    Resources,
+    StartCommand,
+    Status,
+    StoreReceipt,
+    Volume,
+    WorkflowRef,
+)
 
 S = Status
 
@@ -142,13 +155,22 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     command: tuple[str, ...] = ()
+    commands: tuple[StartCommand, ...] = ()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     resources: Resources | None = None
+    import_volumes: tuple[Volume, ...] = ()
+    export_volumes: tuple[Volume, ...] = ()
     protection: bool = False
     estimate_seconds: float | None = None
     liveness: Liveness = Liveness()
     reproduced_from: UUID | None = None
+    changes: tuple[Change, ...] = ()
+    code: str | None = None
+    dataset: str | None = None
+    retries: int = 0
+    retry_of: UUID | None = None
+    priority: int = 0
     worker: UUID | None = None
     command_id: UUID | None = None
     accelerators: tuple[str, ...] = ()
@@ -175,6 +197,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kill_requested_at: datetime | None = None
     ended_at: datetime | None = None
     deleted_at: datetime | None = None
+
+    @property
+    def start_commands(self) -> tuple[StartCommand, ...]:
+        """What the run starts, in order."""
+        return self.commands or ((StartCommand(argv=self.command),) if self.command else ())
 
 
 NO_RUN: Final = Run()

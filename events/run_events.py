@@ -6,6 +6,7 @@ from uuid import UUID
 
 from events.types import (
     Cause,
+    Change,
     Event,
     Failure,
     FinalCredits,
@@ -13,13 +14,19 @@ from events.types import (
     Mode,
     Rate,
     Resources,
+    StartCommand,
     StoreReceipt,
+    Volume,
     WorkflowRef,
 )
 
 
 class RunCreated(Event, frozen=True, tag="run.created"):
-    """A run was asked for, with everything needed to do it again."""
+    """A run was asked for, with everything needed to do it again.
+
+    One command in the run's directory is `command`, anything else `commands`. `changes` is how it differs from the run
+    that it reproduces; of queued runs the highest `priority` goes first.
+    """
 
     name: str
     session_id: str
@@ -32,15 +39,22 @@ class RunCreated(Event, frozen=True, tag="run.created"):
     notes: str = ""
     config: dict[str, Any] = {}
     command: tuple[str, ...] = ()
+    commands: tuple[StartCommand, ...] = ()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     resources: Resources | None = None
+    import_volumes: tuple[Volume, ...] = ()
+    export_volumes: tuple[Volume, ...] = ()
     protection: bool = False
     estimate_seconds: float | None = None
     liveness: Liveness = Liveness()
     reproduced_from: UUID | None = None
+    changes: tuple[Change, ...] = ()
     code: str | None = None
     dataset: str | None = None
+    retries: int = 0
+    retry_of: UUID | None = None
+    priority: int = 0
 
 
 class RunStarting(Event, frozen=True, tag="run.starting"):

@@ -62,6 +62,32 @@ class Resources(Value, frozen=True):
     count: int = 1
 
 
+class StartCommand(Value, frozen=True):
+    """One of the commands that a run starts in order; its directory is relative to the run's own."""
+
+    argv: tuple[str, ...]
+    working_directory: str = ""
+
+
+class Volume(Value, frozen=True):
+    """What is brought to `path` before a run's start, or taken from it after its end.
+
+    `path` is relative to the run's directory; `place` is `artifact:<run>/<name>` (when written, `artifact:<name>` of
+    the run itself) or `volume:<name>[/path]`, a directory that the worker offers.
+    """
+
+    place: str
+    path: str
+
+
+class Change(Value, frozen=True):
+    """A value that differs from another run's, by its JSON path; None where there is none."""
+
+    path: str
+    old: Any
+    new: Any
+
+
 class Liveness(Value, frozen=True):
     """How often a run beats, and how long its silence is borne."""
 
@@ -95,8 +121,10 @@ class WorkflowRef(Value, frozen=True):
 
     id: UUID
     name: str
+    version: int = 0
     architecture: str = ""
     dataset: str = ""
+    dataset_split: dict[str, float] = {}
     training_parameters: dict[str, Any] = {}
     system_prompt: str = ""
 

@@ -12,8 +12,9 @@ from events.organisation import (
     WorkflowCreated,
     WorkflowEvent,
     WorkflowRenamed,
+    WorkflowUnarchived,
 )
-from events.types import Resources
+from events.types import Resources, StartCommand, Volume
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -23,14 +24,20 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str = ""
     architecture: str = ""
     dataset: str = ""
+    dataset_split: dict[str, float] = {}
     training_parameters: dict[str, Any] = {}
     system_prompt: str = ""
     command: tuple[str, ...] = ()
+    commands: tuple[StartCommand, ...] = ()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     resources: Resources | None = None
+    import_volumes: tuple[Volume, ...] = ()
+    export_volumes: tuple[Volume, ...] = ()
     protection: bool = False
     estimate_seconds: float | None = None
+    code: str | None = None
+    retries: int = 0
     archived: bool = False
 
 
@@ -44,7 +51,7 @@ def evolve(workflow: Workflow, event: WorkflowEvent) -> Workflow:
             return replace(workflow, version=version, **asdict(event))
         case WorkflowRenamed():
             return replace(workflow, version=version, name=event.name)
-        case WorkflowArchived():
-            return replace(workflow, version=version, archived=True)
+        case WorkflowArchived() | WorkflowUnarchived():
+            return replace(workflow, version=version, archived=isinstance(event, WorkflowArchived))
         case _:
             assert_never(event)

@@ -28,6 +28,7 @@ from events.organisation import (
     WorkflowChanged,
     WorkflowCreated,
     WorkflowRenamed,
+    WorkflowUnarchived,
 )
 from events.run import NO_RUN, TRANSITIONS, Run
 from events.run_events import (
@@ -160,7 +161,7 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
             return {}
         case ProjectCreated() | ProjectChanged():
             return await _project_row(connection, ledger_id, event, at, version)
-        case WorkflowCreated() | WorkflowRenamed() | WorkflowChanged() | WorkflowArchived():
+        case WorkflowCreated() | WorkflowRenamed() | WorkflowChanged() | WorkflowArchived() | WorkflowUnarchived():
             known = await tenancy.workflow(connection, recorded.stream)
             workflow = evolve_workflow(known.workflow if known else Workflow(), event)
             return tenancy.workflow_row(recorded.stream, workflow, at=at.isoformat())

@@ -1,31 +1,37 @@
 """What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from events.organisation import Slot
-from events.types import Cause, Failure, Liveness, Mode, Resources
+from events.types import Cause, Failure, Mode
+from service.recipes import (
+    Arguments,
+    Body,
+    Commands,
+    Document,
+    LivenessBody,
+    Reference,
+    ResourcesBody,
+    Seconds,
+    Secrets,
+    Split,
+    Text,
+    Variables,
+    Volumes,
+)
 
 Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$(?!\n)")]
 ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/]+$(?!\n)")]
 """No slash: it stands in paths."""
-Text = Annotated[str, Meta(max_length=65_536)]
 Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
-Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\x00]*$")]
-Arguments = Annotated[tuple[Argument, ...], Meta(max_length=1_000)]
-Variable = Annotated[str, Meta(max_length=250, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
-Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
-Document = dict[str, Any]
+Retries = Annotated[int, Meta(ge=0, le=100)]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
-
-
-class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all request bodies."""
 
 
 class NewProject(Body, frozen=True):
@@ -48,14 +54,20 @@ class WorkflowBody(Body, frozen=True):
     name: Name | msgspec.UnsetType = msgspec.UNSET
     architecture: Text | msgspec.UnsetType = msgspec.UNSET
     dataset: Text | msgspec.UnsetType = msgspec.UNSET
+    dataset_split: Split | msgspec.UnsetType = msgspec.UNSET
     training_parameters: Document | msgspec.UnsetType = msgspec.UNSET
     system_prompt: Text | msgspec.UnsetType = msgspec.UNSET
     command: Arguments | msgspec.UnsetType = msgspec.UNSET
-    environment: dict[Variable, Argument] | msgspec.UnsetType = msgspec.UNSET
-    secrets: tuple[Variable, ...] | msgspec.UnsetType = msgspec.UNSET
-    resources: Resources | msgspec.UnsetType = msgspec.UNSET
+    commands: Commands | msgspec.UnsetType = msgspec.UNSET
+    environment: Variables | msgspec.UnsetType = msgspec.UNSET
+    secrets: Secrets | msgspec.UnsetType = msgspec.UNSET
+    resources: ResourcesBody | msgspec.UnsetType | None = msgspec.UNSET
+    import_volumes: Volumes | msgspec.UnsetType = msgspec.UNSET
+    export_volumes: Volumes | msgspec.UnsetType = msgspec.UNSET
     protection: bool | msgspec.UnsetType = msgspec.UNSET
     estimate_seconds: Seconds | msgspec.UnsetType | None = msgspec.UNSET
+    code: Reference | msgspec.UnsetType | None = msgspec.UNSET
+    retries: Retries | msgspec.UnsetType = msgspec.UNSET
 
 
 class NewRun(Body, frozen=True):
@@ -71,12 +83,19 @@ class NewRun(Body, frozen=True):
     notes: Text = ""
     config: Document = {}
     command: Arguments = ()
-    environment: dict[Variable, Argument] = {}
-    secrets: tuple[Variable, ...] = ()
-    resources: Resources | None = None
+    commands: Commands = ()
+    environment: Variables = {}
+    secrets: Secrets = ()
+    resources: ResourcesBody | None = None
+    import_volumes: Volumes = ()
+    export_volumes: Volumes = ()
     protection: bool | None = None
     estimate_seconds: Seconds | None = None
-    liveness: Liveness = Liveness()
+    liveness: LivenessBody = LivenessBody()
+    code: Reference | None = None
+    dataset: Reference | None = None
+    retries: Retries | None = None
+    priority: Annotated[int, Meta(ge=-1_000, le=1_000)] = 0
 
 
 class StartBody(Body, frozen=True):

@@ -9,7 +9,7 @@ import msgspec
 from events.decisions import actions
 from events.organisation import Slot
 from events.run import ACTIVE, PrimaryMetric, Progress
-from events.types import Failure, Liveness, Resources, StoreReceipt, WorkflowRef
+from events.types import Change, Failure, Liveness, Resources, StartCommand, StoreReceipt, Volume, WorkflowRef
 from projections.runs import StoredRun
 from projections.tenancy import Project, StoredWorkflow, Worker
 
@@ -52,13 +52,22 @@ class RunResource(msgspec.Struct, frozen=True, kw_only=True):
     summary: dict[str, Any]
     workflow: WorkflowRef | None
     command: tuple[str, ...]
+    commands: tuple[StartCommand, ...]
     environment: dict[str, str]
     secrets: tuple[str, ...]
     resources: Resources | None
+    import_volumes: tuple[Volume, ...]
+    export_volumes: tuple[Volume, ...]
     protection: bool
     estimate_seconds: float | None
     liveness: Liveness
+    code: str | None
+    dataset: str | None
+    retries: int
+    retry_of: UUID | None
+    priority: int
     reproduced_from: UUID | None
+    changes: tuple[Change, ...]
     worker: UUID | None
     accelerators: tuple[str, ...]
     host: dict[str, Any]
@@ -118,14 +127,20 @@ class WorkflowResource(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     architecture: str
     dataset: str
+    dataset_split: dict[str, float]
     training_parameters: dict[str, Any]
     system_prompt: str
     command: tuple[str, ...]
+    commands: tuple[StartCommand, ...]
     environment: dict[str, str]
     secrets: tuple[str, ...]
     resources: Resources | None
+    import_volumes: tuple[Volume, ...]
+    export_volumes: tuple[Volume, ...]
     protection: bool
     estimate_seconds: float | None
+    code: str | None
+    retries: int
     archived: bool
     created_at: datetime
 

@@ -25,10 +25,11 @@ from projections import subscriptions
 from projections.execute import record
 from projections.subscriptions import Delivery, Kind, Subscription
 from projections.tenancy import Project
-from service.bodies import Body, Name
+from service.bodies import Name
 from service.context import Http, Service
 from service.paging import Size
 from service.problems import Invalid
+from service.recipes import Body
 
 Types = Annotated[tuple[str, ...], Meta(min_length=1, max_length=50)]
 

@@ -26,7 +26,7 @@ from events.errors import Fenced, NotFound, Rejected
 from events.ids import derived
 from events.organisation import WorkerRegistered
 from events.run import ACTIVE, Run
-from events.types import Mode, Rate, Resources, Status
+from events.types import Mode, Rate, Resources, StartCommand, Status, Volume
 from projections import runs, tenancy
 from projections.execute import execute, record
 from projections.rates import rate_for
@@ -70,6 +70,11 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     name: str
     command: tuple[str, ...]
+    commands: tuple[StartCommand, ...]
+    import_volumes: tuple[Volume, ...]
+    export_volumes: tuple[Volume, ...]
+    code: str | None
+    dataset: str | None
     environment: dict[str, str]
     secrets: tuple[str, ...]
     protection: bool
@@ -177,6 +182,11 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
         token=service.keys.run_token(request.user.organisation_id, stored.run_id, claimed.epoch, since.timestamp()),
         name=claimed.name,
         command=claimed.command,
+        commands=claimed.start_commands,
+        import_volumes=claimed.import_volumes,
+        export_volumes=claimed.export_volumes,
+        code=claimed.code,
+        dataset=claimed.dataset,
         environment=claimed.environment,
         secrets=claimed.secrets,
         protection=claimed.protection,

@@ -26,6 +26,7 @@ from service.bodies import ChangedProject, NewProject, WorkflowBody
 from service.context import Http, Service
 from service.paging import Page, Size, page
 from service.problems import Invalid
+from service.recipes import checked
 from service.resources import ProjectResource, WorkflowResource, project_resource, workflow_resource
 
 
@@ -138,8 +139,7 @@ async def create_workflow(
     if not asked.named and await tenancy.workflow_by_name(service.pool, known.project_id, data.name):
         raise Rejected(f"there is a workflow named {data.name!r} already", state="exists", asked="create")
     workflow_id = derived(asked.event_id, "workflow")
-    given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
-    check_environment(given.get("environment", {}))
+    given = checked({name: value for name, value in asdict(data).items() if value is not msgspec.UNSET})
     created = WorkflowCreated(**given)
     appended = await _record_workflow(service, asked, known.project_id, workflow_id, Workflow(), [created])
     stored = tenancy.StoredWorkflow(
@@ -184,8 +184,7 @@ async def change_workflow(
         first = await _as_of(service, stored, before.version)
         return Response(workflow_resource(first), headers=_at(before.last))
     known = stored.workflow
-    given = {name: value for name, value in asdict(data).items() if value is not msgspec.UNSET}
-    check_environment(given.get("environment", {}))
+    given = checked({name: value for name, value in asdict(data).items() if value is not msgspec.UNSET})
     events: list[WorkflowEvent] = []
     if given.get("name", known.name) != known.name:
         events.append(WorkflowRenamed(name=given["name"]))
@@ -197,19 +196,6 @@ async def change_workflow(
         position = (await _record_workflow(service, asked, stored.ledger_id, workflow, known, events)).last
     changed = await _workflow(service, request, workflow)
     return Response(workflow_resource(changed), headers=_at(position))
-
-
-_SECRET_WORDS = ("SECRET", "PASSWORD", "PASSWD", "TOKEN", "API_KEY", "APIKEY", "PRIVATE_KEY", "CREDENTIAL")
-
-
-def check_environment(environment: dict[str, str]) -> None:
-    """Refuse literal values under names that look secret: the ledger never forgets. Raises `Invalid`."""
-    for name in environment:
-        if any(word in name.upper() for word in _SECRET_WORDS):
-            raise Invalid(
-                f"{name} looks like a secret; name it in `secrets`, and the worker takes it from its own environment",
-                path=f"$.environment.{name}",
-            )
 
 
 ROUTES = Router(

@@ -16,19 +16,18 @@ from events.commands import ArchiveRun, CreateRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from events.run_events import RunCreated
-from events.types import Mode, Resources, Status, WorkflowRef
-from events.workflow import Workflow
+from events.types import Status
 from projections import runs, tenancy
 from projections.execute import answered_before, as_of, execute
 from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
-from service.bodies import ArchiveBody, Body, DeleteBody, EditBody, KillBody, NewRun
+from service import new_runs
+from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun
 from service.context import Http, Service
 from service.paging import Page, Size, Vocabulary, page
 from service.problems import Invalid
+from service.recipes import Body
 from service.resources import RunResource, Tombstone
-from service.routes.projects import check_environment
-from service.run_names import clean_path, memorable_name, session_id
 
 B = TypeVar("B", bound=Body)
 
@@ -43,7 +42,7 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
     if answered is not None:  # its workflow may have another name by now
         return await service.answer(answered, status=201)
     workflow = await _workflow(service, known.project_id, data.workflow)
-    created = _created(data, workflow)
+    created = new_runs.created(data, workflow)
     if not asked.named:
         await _free(service, known.project_id, created)
     outcome = await execute(service.ledger, known.project_id, run_id, CreateRun(created=created), asked)
@@ -62,61 +61,6 @@ async def _workflow(service: Service, project_id: UUID, name_or_id: str | None) 
     if stored.workflow.archived:
         raise Invalid(f"workflow {name_or_id!r} is archived", path="$.workflow")
     return stored
-
-
-def _created(data: NewRun, stored: StoredWorkflow | None) -> RunCreated:
-    recipe = stored.workflow if stored else Workflow()
-    command = data.command or (() if data.mode is Mode.TRACKED else recipe.command)
-    mode = data.mode or (Mode.MANAGED if command else Mode.TRACKED)
-    if mode is Mode.MANAGED and not command:
-        raise Invalid("a managed run needs a command, its own or its workflow's", path="$.command")
-    resources = data.resources or recipe.resources
-    if mode is Mode.MANAGED and resources is None:
-        resources = Resources()
-    if resources is not None and not 1 <= resources.count <= 1_024:
-        raise Invalid("a run takes 1 to 1024 accelerators", path="$.resources.count", limit=1_024)
-    live = data.liveness
-    if not 0 < live.beat_seconds < live.unresponsive_seconds < live.crashed_seconds <= 7 * 86_400:
-        raise Invalid(
-            "0 < beat_seconds < unresponsive_seconds < crashed_seconds <= 7 days", path="$.liveness", limit=7 * 86_400
-        )
-    environment = {**recipe.environment, **data.environment}
-    check_environment(environment)
-    session = session_id()
-    named = f"{recipe.name}-{session}" if stored else memorable_name()
-    return RunCreated(
-        name=data.name or named,
-        session_id=session,
-        mode=mode,
-        workflow=_reference(stored),
-        external_id=data.external_id,
-        path=clean_path(data.path),
-        alias=data.alias,
-        tags=tuple(dict.fromkeys(data.tags)),
-        notes=data.notes,
-        config={**recipe.training_parameters, **data.config},
-        command=tuple(command),
-        environment=environment,
-        secrets=tuple(dict.fromkeys((*recipe.secrets, *data.secrets))),
-        resources=resources,
-        protection=recipe.protection if data.protection is None else data.protection,
-        estimate_seconds=recipe.estimate_seconds if data.estimate_seconds is None else data.estimate_seconds,
-        liveness=live,
-    )
-
-
-def _reference(stored: StoredWorkflow | None) -> WorkflowRef | None:
-    if stored is None:
-        return None
-    workflow = stored.workflow
-    return WorkflowRef(
-        id=stored.workflow_id,
-        name=workflow.name,
-        architecture=workflow.architecture,
-        dataset=workflow.dataset,
-        training_parameters=workflow.training_parameters,
-        system_prompt=workflow.system_prompt,
-    )
 
 
 async def _free(service: Service, project_id: UUID, created: RunCreated) -> None:

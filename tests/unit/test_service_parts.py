@@ -8,7 +8,7 @@ import pytest
 from service import auth, run_names
 from service.auth import Keys
 from service.problems import Invalid
-from service.routes.projects import check_environment
+from service.recipes import check_environment
 
 
 async def nobody(*_: object) -> None:
