@@ -25,6 +25,7 @@ from projections.execute import Request, record
 from service.bodies import ChangedProject, NewProject, WorkflowBody
 from service.context import Http, Service
 from service.paging import Page, Size, page
+from service.past import project_then
 from service.problems import Invalid
 from service.recipes import checked
 from service.resources import ProjectResource, WorkflowResource, project_resource, workflow_resource
@@ -70,9 +71,15 @@ async def list_projects(
 
 
 @get("/projects/{project:str}")
-async def get_project(request: Http, service: Service, project: str) -> ProjectResource:
-    """One project, by id or name."""
-    return project_resource(await service.project(request, project))
+async def get_project(
+    request: Http, service: Service, project: str, at: str | None = None
+) -> Response[ProjectResource]:
+    """One project, by id or name, now or as of `at`: its version, a position (`position:4711`) or a time (RFC 3339)."""
+    known = await service.project(request, project)
+    if at is None:
+        return Response(project_resource(known))
+    then, moment = await project_then(service, known, at)
+    return Response(project_resource(then), headers=_at(moment.position))
 
 
 @patch("/projects/{project:str}")

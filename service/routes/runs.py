@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -13,18 +13,20 @@ from litestar.params import JSONBody
 from events import vocabulary as vocabularies
 from events.codec import from_microseconds, microseconds
 from events.commands import ArchiveRun, CreateRun, DeleteRun, EditRun, KillRun
-from events.errors import NotFound, Rejected
+from events.errors import Rejected
 from events.ids import derived, uuid7
 from events.run_events import RunCreated
 from events.types import Status
 from projections import runs, tenancy
-from projections.execute import answered_before, as_of, execute
+from projections.execute import answered_before, execute
 from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
 from service import new_runs
 from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun
 from service.context import Http, Service
+from service.moments import MAX_POSITION
 from service.paging import Page, Size, Vocabulary, page
+from service.past import PastRuns, run_then, runs_then
 from service.problems import Invalid
 from service.recipes import Body
 from service.resources import RunResource, Tombstone
@@ -85,15 +87,22 @@ async def list_runs(
     workflow: str | None = None,
     limit: Size = 100,
     cursor: str | None = None,
-) -> Response[Page[RunResource]]:
-    """A project's runs, newest first; `status` may be repeated."""
+    at: str | None = None,
+) -> Response[Page[RunResource]] | Response[PastRuns]:
+    """A project's runs, newest first; `status` may be repeated. With `at`, a position or a time, as they were then."""
     known = await service.project(request, project)
     recipe = await _workflow(service, known.project_id, workflow)
+    workflow_id = recipe.workflow_id if recipe else None
+    if at is not None:
+        return await runs_then(
+            request, service, known.project_id, at,
+            statuses=status, workflow_id=workflow_id, limit=limit, cursor=cursor,
+        )  # fmt: skip
     found = await runs.listed(
         service.pool,
         known.project_id,
         statuses=status,
-        workflow_id=recipe.workflow_id if recipe else None,
+        workflow_id=workflow_id,
         before=_decode(cursor) if cursor else None,
         limit=limit + 1,
     )
@@ -118,58 +127,39 @@ def _decode(cursor: str) -> tuple[datetime, UUID]:
 async def get_run(
     request: Http, service: Service, run: str, at: str | None = None, vocabulary: Vocabulary = None
 ) -> Response[RunResource]:
-    """A run now, or as of `at`: a version, or a time (RFC 3339). `as` says its status in another system's words."""
+    """A run now, or as of `at`: its version (`12`), a position (`position:4711`) or a time (RFC 3339).
+
+    `as` says its status in another system's words.
+    """
     words = vocabularies.vocabulary(vocabulary)
     stored = await service.run(request, run, program=True)
-    if at is not None:
-        stored = await _past(service, stored, at)
-    (resource,) = await service.shown([stored])
-    synced = await _synced(service, stored)
+    if at is None:
+        (resource,) = await service.shown([stored])
+        synced = await _synced(service, stored)
+    else:
+        stored, moment, resource = await run_then(request, service, stored, at)
+        synced = await _synced(service, stored, moment.position)
     return Response(
         msgspec.structs.replace(resource, synced=synced, status=words[stored.run.status]),
         headers={"Tachograph-Position": str(stored.position)},
     )
 
 
-async def _past(service: Service, stored: StoredRun, at: str) -> StoredRun:
-    if at.isdecimal():
-        version = min(int(at[:20]), 1 << 30)
-    else:
-        try:
-            moment = datetime.fromisoformat(at.replace(" ", "+"))
-        except ValueError:
-            raise Invalid("`at` is a version, or a time such as 2026-01-31T12:00:00Z", path="at") from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        version = (
-            await service.pool.fetchval(
-                "select max(version) from ledger.event where ledger_id = $1 and stream = $2 and version is not null"
-                " and recorded_at <= $3",
-                stored.ledger_id,
-                stored.run_id,
-                moment,
-            )
-            or 0
-        )
-    if version == 0:
-        raise NotFound("this run did not exist yet")
-    run, position = await as_of(service.ledger, stored.ledger_id, stored.run_id, version)
-    return StoredRun(ledger_id=stored.ledger_id, run_id=stored.run_id, position=position, run=run)
-
-
-async def _synced(service: Service, stored: StoredRun) -> bool | None:
-    """Return whether every batch that the run's sources say they sent has come; None while nobody has said."""
+async def _synced(service: Service, stored: StoredRun, up_to: int = MAX_POSITION) -> bool | None:
+    """Return whether every batch that the run's sources say they sent had come; None while nobody has said."""
     if not stored.run.last_seq:
         return None
     rows = await service.pool.fetch(
         "select e.source, count(distinct e.seq) as batches"
         " from unnest($4::text[], $5::bigint[]) said(source, last)"
         " join ledger.event e on e.ledger_id = $1 and e.stream = $2 and e.epoch = $3 and e.source = said.source"
-        " and e.seq <= said.last and e.seq is not null group by e.source",
+        " and e.seq <= said.last and e.seq is not null and e.position <= $6 group by e.source",
         stored.ledger_id,
         stored.run_id,
         stored.run.epoch,
         list(stored.run.last_seq),
         list(stored.run.last_seq.values()),
+        up_to,
     )
     came = {row["source"]: row["batches"] for row in rows}
     return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())

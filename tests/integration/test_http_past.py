@@ -1,0 +1,176 @@
+"""Time travel: runs, projects and lists of runs as of a version, a position or a time."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.servers import NatsServer, PostgresServer
+
+PER_HOUR = 10_000_000  # micro-credits of an accelerator
+
+
+@pytest.fixture(scope="module")
+def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
+    with serving(postgres_server, nats_server, servers_home, roles=["projector"]) as api:
+        yield api
+
+
+@pytest.fixture
+def project(api: Api) -> Project:
+    return api.project()
+
+
+def at(event: Json) -> datetime:
+    return datetime.fromisoformat(event["recordedat"])
+
+
+def test_a_run_is_shown_with_what_it_had_cost_and_how_far_it_was(api: Api, project: Project):
+    run = project.started(resources={"accelerator": "a", "count": 1_000}, estimate_seconds=3600)
+    path = f"/runs/{run['id']}"
+    accepted(api.client.post(f"{path}/progress", json={"epoch": 1, "done": 1, "total": 4}))
+    accepted(api.client.patch(path, json={"summary": {"acc": 0.5}}))
+    accepted(api.client.post(f"{path}/progress", json={"epoch": 1, "done": 3, "total": 4}))
+    ended = accepted(api.client.post(f"{path}/finish", json={"epoch": 1, "status": "completed"}))
+    events = {event["version"]: event for event in project.events(run)}
+    started = at(events[2])
+    for version, event in events.items():
+        if version > ended["version"]:
+            break
+        past = accepted(api.client.get(path, params={"at": version}))
+        spent = max(timedelta(), at(event) - started)
+        assert past["training_seconds"] == spent.total_seconds()
+        micro = (PER_HOUR * 1_000 * (spent // timedelta(microseconds=1)) + 1_800_000_000) // 3_600_000_000
+        assert past["credits"]["consumed_micro"] == micro
+        assert (past["credits"]["saved_micro"] is None) == (past["status"] != "completed")
+        for named in (f"version:{version}", f"position:{event['position']}", event["recordedat"]):
+            then = accepted(api.client.get(path, params={"at": named}))
+            assert then["version"] >= version  # events that were recorded together share their time
+            if named.startswith(("version", "position")):
+                assert then == past
+    third, fourth, fifth = (accepted(api.client.get(path, params={"at": version})) for version in (3, 4, 5))
+    assert [one["progress"]["done"] for one in (third, fourth, fifth)] == [1, 1, 3]
+    assert third["progress"]["remaining_seconds"] == pytest.approx(3 * third["training_seconds"])
+    assert [one["summary"] for one in (third, fourth)] == [{}, {"acc": 0.5}]
+
+
+def test_between_two_events_time_goes_on(api: Api, project: Project):
+    run = project.started(resources={"accelerator": "a", "count": 1_000})
+    path = f"/runs/{run['id']}"
+    ended = accepted(api.client.post(f"{path}/finish", json={"epoch": 1, "status": "completed"}))
+    started, finished = (datetime.fromisoformat(ended[name]) for name in ("started_at", "ended_at"))
+    middle = started + (finished - started) / 2
+    then = accepted(api.client.get(path, params={"at": middle.isoformat()}))
+    assert then["status"] == "running"
+    assert then["training_seconds"] == pytest.approx((middle - started).total_seconds())
+    assert 0 < then["credits"]["consumed_micro"] < ended["credits"]["consumed_micro"]
+
+
+def test_what_was_never_so_is_refused(api: Api, project: Project):
+    before = project.head()["position"]
+    run = project.started()
+    head = project.head()["position"]
+    for path, missing in ((f"/runs/{run['id']}", f"position:{before}"), (f"/projects/{project.id}", "2001-02-03")):
+        assert "did not exist yet" in refused(api.client.get(path, params={"at": missing}), 404)["detail"]
+        for named, limit in ((f"position:{head + 1}", head), ("3", None), ("2999-01-01T00:00:00Z", None)):
+            problem = refused(api.client.get(path, params={"at": named}), 422)
+            assert problem["errors"][0]["path"] == "at"
+            assert limit is None or problem["limit"] == limit
+        for malformed in ("position:0", "position:x", "soon", "9" * 40):
+            refused(api.client.get(path, params={"at": malformed}), 422)
+    runs = f"/projects/{project.id}/runs"
+    assert "position or a time" in refused(api.client.get(runs, params={"at": "1"}), 422)["detail"]
+    refused(api.client.get(runs, params={"at": f"position:{head + 1}"}), 422)
+    refused(api.client.get(runs, params={"at": f"position:{head}", "cursor": "x"}), 422)
+    refused(api.client.get(runs, params={"at": f"position:{head}", "mystery": "x"}), 422)
+    assert accepted(api.client.get(runs, params={"at": "2001-02-03"}))["items"] == []
+
+
+def test_a_project_is_shown_as_it_was(api: Api, project: Project):
+    path = f"/projects/{project.id}"
+    accepted(api.client.patch(path, json={"description": "second"}))
+    accepted(api.client.patch(path, json={"name": f"{project.name}-renamed"}))
+    shown = [accepted(api.client.get(path, params={"at": version})) for version in (1, 2, 3)]
+    assert [one["version"] for one in shown] == [1, 2, 3]
+    assert [one["description"] for one in shown] == ["", "second", "second"]
+    assert [one["name"] == project.name for one in shown] == [True, True, False]
+    assert shown[2] == accepted(api.client.get(path))
+    for event, past in zip(project.events(), shown, strict=True):
+        answer = api.client.get(path, params={"at": f"position:{event['position']}"})
+        assert accepted(answer) == past
+        assert answer.headers["tachograph-position"] == str(event["position"])
+
+
+def listed_then(api: Api, project: Project, **parameters: Any) -> tuple[list[Json], list[Json]]:
+    """Return all pages of a list of the past: the runs, and those deleted since."""
+    items: list[Json] = []
+    deleted: list[Json] = []
+    answer = api.client.get(f"/projects/{project.id}/runs", params=parameters)
+    while True:
+        page = accepted(answer)
+        items += page["items"]
+        deleted += page["deleted"]
+        if page["next_cursor"] is None:
+            return items, deleted
+        answer = api.client.get(f"{api.url}{answer.links['next']['url']}")
+
+
+def test_the_list_of_runs_is_what_it_was_at_every_position(api: Api, project: Project):
+    """At each position of the project's life the list is what it was found to be then."""
+    workflow = accepted(api.client.post(f"/projects/{project.id}/workflows", json={"name": "w"}), 201)
+    seen: dict[int, dict[str, tuple[str, int, str]]] = {}
+
+    def look() -> None:
+        items = accepted(api.client.get(f"/projects/{project.id}/runs"))["items"]
+        seen[project.head()["position"]] = {run["id"]: (run["status"], run["version"], run["notes"]) for run in items}
+
+    look()
+    runs: list[Json] = []
+    for step in range(5):
+        run = project.create(workflow=workflow["id"]) if step % 2 else project.create(notes="plain")
+        runs.append(run)
+        look()
+        accepted(api.client.post(f"/runs/{run['id']}/start", json={"pid": 1}))
+        look()
+        accepted(api.client.patch(f"/runs/{run['id']}", json={"notes": f"step {step}"}))
+        look()
+    for run in runs[:3]:
+        accepted(api.client.post(f"/runs/{run['id']}/finish", json={"epoch": 1, "status": "completed"}))
+        look()
+    for position, then in seen.items():
+        items, deleted = listed_then(api, project, at=f"position:{position}", limit=2)
+        assert {run["id"]: (run["status"], run["version"], run["notes"]) for run in items} == then
+        assert deleted == []
+    before = max(seen)
+    gone = runs[1]["id"]
+    accepted(api.client.request("DELETE", f"/runs/{gone}", json={"reason": "asked to"}))
+    for position, then in seen.items():
+        items, deleted = listed_then(api, project, at=f"position:{position}", limit=2)
+        assert {run["id"] for run in items} == set(then) - {gone}
+        assert [(one["tombstone"]["id"], one["status"]) for one in deleted] == [
+            (run_id, status) for run_id, (status, _, _) in then.items() if run_id == gone
+        ]
+    refused(api.client.get(f"/runs/{gone}", params={"at": f"position:{before}"}), 410)
+    now = project.head()["position"]
+    items, deleted = listed_then(api, project, at=f"position:{now}")
+    assert gone not in {run["id"] for run in items}
+    assert deleted == []
+    items, deleted = listed_then(api, project, at=f"position:{before}", status=["completed"])
+    assert {run["id"] for run in items} == {run["id"] for run in runs[:3]} - {gone}
+    assert [one["tombstone"]["reason"] for one in deleted] == ["asked to"]
+    items, _ = listed_then(api, project, at=f"position:{before}", workflow="w")
+    assert {run["id"] for run in items} == {runs[3]["id"]}
+
+
+def test_a_list_of_the_past_shows_what_runs_had_cost(api: Api, project: Project):
+    run = project.started(resources={"accelerator": "a", "count": 1_000})
+    position = project.head()["position"]
+    accepted(api.client.post(f"/runs/{run['id']}/finish", json={"epoch": 1, "status": "completed"}))
+    last = project.head()["position"]
+    for named in (f"position:{position}", f"position:{last}"):
+        (listed,), _ = listed_then(api, project, at=named)
+        alone = accepted(api.client.get(f"/runs/{run['id']}", params={"at": named}))
+        assert {**listed, "synced": None} == {**alone, "synced": None}
