@@ -23,6 +23,7 @@ from uuid import UUID
 import msgspec
 
 from events.alerts import AlertEvent
+from events.billing import BillingEvent
 from events.errors import CorruptHistory
 from events.organisation import OrganisationEvent, ProjectEvent, WorkflowEvent
 from events.run_events import RunEvent
@@ -30,7 +31,7 @@ from events.telemetry import LogColumns, MetricColumns
 
 EMPTY_CHAIN: Final = bytes(32)
 
-LifecycleEvent = RunEvent | ProjectEvent | WorkflowEvent | OrganisationEvent | AlertEvent
+LifecycleEvent = RunEvent | ProjectEvent | WorkflowEvent | OrganisationEvent | AlertEvent | BillingEvent
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 _decoder: Final = msgspec.msgpack.Decoder(LifecycleEvent)

@@ -12,6 +12,8 @@ from uuid import UUID
 import msgspec
 
 from events.alerts import AlertFired, AlertRuleRemoved, AlertRuleSet, WebhookRemoved, WebhookSet
+from events.billing import CreditsAdjusted, CreditsGranted, RateCardSet
+from events.billing import evolve as evolve_account
 from events.codec import EVENT_TYPES, LifecycleEvent
 from events.commit import InlineRow
 from events.errors import CorruptHistory
@@ -51,7 +53,7 @@ from events.sql import load
 from events.types import Cause, Mode, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import runs, subscriptions, tenancy
+from projections import billing, runs, subscriptions, tenancy
 from projections.apply import Connection, present
 
 _NOBODY: Final = UUID(int=0)
@@ -126,10 +128,10 @@ class Runs:
 
 
 class Tenancy:
-    """Organisations, API keys, workers, projects, workflows, alert rules and webhooks."""
+    """Organisations, their accounts, API keys, workers, projects, workflows, alert rules and webhooks."""
 
     name = "tenancy"
-    tables = ("organisation", "api_key", "worker", "project", "workflow", "subscription")
+    tables = ("organisation", "account", "api_key", "worker", "project", "workflow", "subscription")
     types = tuple(sorted(kind for kind in EVENT_TYPES if not kind.startswith("run.")))
     page_events = 1_000
 
@@ -175,6 +177,9 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
                 version,
             )
             return {}
+        case RateCardSet() | CreditsGranted() | CreditsAdjusted():
+            account = evolve_account(await billing.account(connection, ledger_id), event)
+            return billing.row(ledger_id, account)
         case AlertFired():
             return {}
         case _:

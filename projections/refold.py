@@ -29,6 +29,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "run_transition": "run_id",
     "segment": "run_id",
     "organisation": "organisation_id",
+    "account": "account_id",
     "api_key": "key_id",
     "worker": "worker_id",
     "project": "project_id",

@@ -1,4 +1,4 @@
-"""What was consumed, per workflow, project, organisation and day; runs that accrue are counted up to `now`."""
+"""What was consumed, per run, workflow, project, organisation and day; runs that accrue are counted up to `now`."""
 
 from datetime import date, datetime
 from uuid import UUID
@@ -22,6 +22,53 @@ class Usage(msgspec.Struct, frozen=True):
     consumed_micro: int
     estimate_micro: int
     saved_micro: int
+
+
+class RunUsage(msgspec.Struct, frozen=True):
+    """Micro-credits of one run, see `RunCredits`; a deleted run has no name."""
+
+    ledger_id: UUID
+    run_id: UUID
+    workflow_id: UUID | None
+    name: str | None
+    status: str
+    accruing: bool
+    consumed_micro: int
+    estimate_micro: int | None
+    saved_micro: int | None
+
+
+async def by_run(
+    reader: Reader,
+    organisation_id: UUID,
+    now: datetime,
+    *,
+    ledger_id: UUID | None,
+    workflow_id: UUID | None,
+    below: UUID,
+    limit: int,
+) -> list[RunUsage]:
+    """Return what single runs cost, newest first, of those whose id lies below one."""
+    rows = await reader.fetch(
+        load("projections.sql", "credit_runs"), organisation_id, ledger_id, workflow_id, below, limit
+    )
+    found = []
+    for row in rows:
+        counted = as_of(decoded(row["state"]), now)
+        found.append(
+            RunUsage(
+                row["ledger_id"],
+                row["run_id"],
+                row["workflow_id"],
+                row["name"],
+                row["status"],
+                row["accruing"],
+                counted.consumed_micro,
+                counted.estimate_micro,
+                counted.saved_micro,
+            )
+        )
+    return found
 
 
 async def by_workflow(

@@ -24,7 +24,7 @@ from service.msgpack import transcoded
 from service.observability import counted
 from service.problems import HANDLERS
 from service.requests import TypedRequest
-from service.routes import alerts, attempts, dead_letters, history, projects, runs, system, telemetry
+from service.routes import alerts, attempts, billing, dead_letters, history, projects, runs, system, telemetry, usage
 
 log = logging.getLogger("tachograph.service")
 
@@ -68,6 +68,8 @@ def create_app(settings: Settings) -> Litestar:
             history.ROUTES,
             dead_letters.ROUTES,
             alerts.ROUTES,
+            billing.ROUTES,
+            usage.ROUTES,
         ],
     )
     app = Litestar(

@@ -18,6 +18,7 @@ FUNCTIONS: Final = (
     ("events.sql", "erase"),
     ("events.sql", "partitions"),
     ("projections.sql", "project_tenancy"),
+    ("projections.sql", "project_account"),
     ("projections.sql", "project_run"),
     ("projections.sql", "project_transition"),
     ("projections.sql", "project_segment"),

@@ -26,10 +26,9 @@ from events.errors import Fenced, NotFound, Rejected
 from events.ids import derived
 from events.organisation import WorkerRegistered
 from events.run import ACTIVE, Run
-from events.types import Mode, Rate, Resources, StartCommand, Status, Volume
-from projections import runs, tenancy
+from events.types import Mode, Resources, StartCommand, Status, Volume
+from projections import billing, runs, tenancy
 from projections.execute import execute, record
-from projections.rates import rate_for
 from projections.tenancy import Worker
 from service.bodies import (
     ClaimBody,
@@ -86,11 +85,12 @@ async def start_run(request: Http, data: JSONBody[StartBody], service: Service, 
     """The user's own process starts a tracked run, or takes it over as a new attempt."""
     stored = await service.run(request, run)
     declared = stored.run.resources
+    account = await billing.account(service.pool, request.user.organisation_id)
     command = AttachRun(
         pid=data.pid,
         host=data.host,
         environment=data.environment_captured,
-        rate=rate_for(declared) if declared else None,
+        rate=account.rate(declared) if declared else None,
     )
     asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
@@ -168,7 +168,7 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
         raise NotFound(f"there is no worker {data.worker}")
     resources = stored.run.resources or Resources()
     _check_slots(data.slots, worker, resources)
-    rate: Rate = rate_for(resources)
+    rate = (await billing.account(service.pool, request.user.organisation_id)).rate(resources)
     command = ClaimRun(worker=data.worker, command_id=data.command_id, accelerators=data.slots, rate=rate)
     asked = replace(await service.asked(request, stored.run_id), actor=f"worker:{data.worker}")
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked)
