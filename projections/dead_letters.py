@@ -55,6 +55,14 @@ async def state(reader: Reader, name: str, ledger_id: UUID, position: int) -> st
     return found
 
 
+async def held(reader: Reader, name: str) -> list[DeadLetter]:
+    """Return the letters in front of which a reader stands: of each ledger one at most."""
+    rows = await reader.fetch(
+        "select * from operation.dead_letter where reader = $1 and state in ('held', 'retry')", name
+    )
+    return [DeadLetter(**row) for row in rows]
+
+
 async def resolve(reader: Reader, name: str, ledger_id: UUID, up_to: int) -> None:
     """Note that a reader has taken what it could not take before."""
     await reader.execute(

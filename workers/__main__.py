@@ -22,9 +22,11 @@ def main(arguments: list[str]) -> int:
         from workers.gpu.agent import main as gpu_worker  # noqa: PLC0415
 
         return gpu_worker()
+    from workers import crashpoints  # noqa: PLC0415
     from workers.roles import ROLES, run_roles  # noqa: PLC0415
 
     try:
+        crashpoints.check()
         uvloop.run(run_roles(list(ROLES) if choice == "roles" else [choice], from_environment()))
     except (SettingsError, FileNotFoundError) as error:
         print(f"tachograph: {error}", file=sys.stderr)

@@ -58,7 +58,9 @@ class Alerter:
         self._held: dict[UUID, int] = {}
 
     async def start(self) -> None:
-        """Nothing is needed."""
+        """Remember what we stood in front of."""
+        letters = await dead_letters.held(self._ledger.pool, READER)
+        self._held = {letter.ledger_id: letter.position for letter in letters}
 
     async def step(self) -> int:
         """Take a page of each ledger that is behind, and make what deliveries are due; returns how much it was."""

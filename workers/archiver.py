@@ -45,7 +45,6 @@ READER: Final = "archiver"
 TAIL_EVENTS: Final = 5_000
 READ_BATCHES: Final = 32
 SWEEP_FILES: Final = 1_000
-UPKEEP_SECONDS: Final = 3_600.0
 RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
 
 _ENDS: Final = frozenset(
@@ -112,7 +111,7 @@ class Archiver:
         await partitions.create(self._ledger.pool)
         await self.sweep()
         await self._purge.forget()
-        self._next_upkeep = self._clock() + UPKEEP_SECONDS
+        self._next_upkeep = self._clock() + self._policy.upkeep_seconds
 
     async def stop(self) -> None:
         """Nothing is held."""
@@ -121,7 +120,7 @@ class Archiver:
         """Look for new telemetry, archive a file of each run that is due, purge; returns how much."""
         done = 0
         if self._clock() >= self._next_upkeep:
-            self._next_upkeep = self._clock() + UPKEEP_SECONDS
+            self._next_upkeep = self._clock() + self._policy.upkeep_seconds
             await self.upkeep()
         if self._clock() >= self._next_tail:
             passed, more = await self._follow()
@@ -143,7 +142,7 @@ class Archiver:
         return await self._purge.finish(empty)
 
     async def upkeep(self) -> None:
-        """Do what is due every hour: partitions made and dropped, orphans swept."""
+        """Do what is due now and then: partitions made and dropped, orphans swept."""
         await partitions.create(self._ledger.pool)
         await partitions.drop_archived(self._ledger.pool, self._root, self._policy.keep)
         await self.sweep()
@@ -164,6 +163,7 @@ class Archiver:
             for row in rows:
                 log.warning("removing %s, which no manifest names", row["path"])
                 (self._root / row["path"]).unlink(missing_ok=True)
+                crash_point("archiver.after_sweep")
             removed += len(rows)
         return removed
 
@@ -221,6 +221,7 @@ class Archiver:
         for ledger_id, position in floors.items():
             if position > self._cursors[ledger_id]:
                 await self._ledger.pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, position)
+                crash_point("archiver.after_move_cursor")
                 self._cursors[ledger_id] = position
         self._ended &= {run_id for _, run_id, _ in self._waiting}
 
@@ -312,6 +313,7 @@ class Archiver:
         except Rejected as refusal:
             log.info("run %s: %s; removing %s", run_id, refusal, relative)
             await asyncio.to_thread(path.unlink, missing_ok=True)
+            crash_point("archiver.after_refusal")
             return False
         crash_point("archiver.after_manifest")
         return True

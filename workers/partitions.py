@@ -11,6 +11,7 @@ import asyncpg
 
 from events.sql import load
 from projections import archive
+from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")
 
@@ -26,6 +27,7 @@ async def create(pool: asyncpg.Pool) -> None:
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute("set local lock_timeout = '2s'")
             await connection.execute("select ledger.create_partitions($1)", HOURS_AHEAD)
+        crash_point("archiver.after_create")
     except asyncpg.PostgresError:
         log.exception("telemetry partitions were not created")
 
@@ -53,6 +55,7 @@ async def drop_archived(pool: asyncpg.Pool, root: Path, keep: timedelta) -> Sequ
         return []
     names = [row["name"] for row in dropped]
     if names:
+        crash_point("archiver.after_drop")
         log.info("dropped %s", ", ".join(names))
     return names
 

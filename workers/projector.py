@@ -20,6 +20,7 @@ from projections import dead_letters
 from projections.apply import Projection, advance, checkpoint
 from projections.credits import Credits
 from projections.metrics import Metrics
+from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.workers.projector")
 
@@ -68,9 +69,20 @@ class Projector:
         return tuple(self._lags.values())
 
     async def start(self) -> None:
-        """Everything is looked at afresh."""
-        self._lags.clear()
+        """Everything is looked at afresh, what was held up before too."""
         self._careful_until.clear()
+        self._lags = {
+            (projection.name, letter.ledger_id): Lag(
+                projection=projection.name,
+                ledger_id=letter.ledger_id,
+                position=letter.position,
+                error=letter.error,
+                failures=letter.failures,
+                retry_at=self._clock(),
+            )
+            for projection in self._projections
+            for letter in await dead_letters.held(self._ledger.pool, reader(projection))
+        }
 
     async def step(self) -> int:
         """Apply one page of each projection of each ledger that is behind; returns how many positions were passed."""
@@ -103,9 +115,11 @@ class Projector:
                 return await self._advance(projection, ledger_id)
             return await self._hold_up(projection, ledger_id, error)
         if passed:
+            crash_point("projector.after_commit")
             if self._lags.pop(key, None) is not None:
                 stands = await checkpoint(self._ledger.pool, projection.name, ledger_id)
                 await dead_letters.resolve(self._ledger.pool, reader(projection), ledger_id, stands.position)
+                crash_point("projector.after_resolve")
             await self._relax(projection, ledger_id)
         return passed
 
@@ -124,6 +138,7 @@ class Projector:
         )
         position = culprit[0].position if culprit else stands.position + 1
         state = await dead_letters.hold(self._ledger, reader(projection), ledger_id, position, error)
+        crash_point("projector.after_hold")
         if state == "discarded":
             return await self._pass_over(projection, ledger_id, position)
         failures = self._lags[key].failures + 1 if key in self._lags else 1
@@ -155,6 +170,7 @@ class Projector:
             await connection.execute(
                 load("projections.sql", "move_checkpoint"), projection.name, ledger_id, stands.position, position
             )
+        crash_point("projector.after_pass_over")
         self._lags.pop((projection.name, ledger_id), None)
         log.warning("%s of ledger %s goes on without position %d", projection.name, ledger_id, position)
         return position - stands.position

@@ -75,10 +75,13 @@ class Relay:
         self._held: dict[UUID, Held] = {}
 
     async def start(self) -> None:
-        """Check the server, declare the streams, and see that they hold what they held."""
+        """Check the server, declare the streams, see that they hold what they held, and what we stood in front of."""
         client = self._jetstream._nc  # noqa: SLF001 (a context has no other way to its client)
         if not await bus.check_server(client, self._monitor_url):
             log.warning("TACHOGRAPH_NATS_MONITOR_URL is not set: nobody checks that NATS syncs before it acknowledges")
+        now = self._clock()
+        letters = await dead_letters.held(self._ledger.pool, READER)
+        self._held = {letter.ledger_id: Held(letter.position, letter.failures, now) for letter in letters}
         await self._see_tails()
 
     async def step(self) -> int:
@@ -106,9 +109,12 @@ class Relay:
         elif held is not None and reached >= held.position:
             del self._held[ledger_id]
             await dead_letters.resolve(self._ledger.pool, READER, ledger_id, reached)
+            crash_point("relay.after_resolve")
         if passed:
             await self._note_tails()
+            crash_point("relay.after_note_tails")
             await self._ledger.pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
+            crash_point("relay.after_move_cursor")
         return passed
 
     async def _page(self, ledger_id: UUID, after: int) -> Page:
@@ -148,6 +154,7 @@ class Relay:
     async def _hold_up(self, ledger_id: UUID, culprit: int, error: Exception, reached: int) -> int:
         """Stay in front of the culprit, or behind it where it was discarded; returns the position."""
         state = await dead_letters.hold(self._ledger, READER, ledger_id, culprit, error)
+        crash_point("relay.after_hold")
         if state == "discarded":
             self._held.pop(ledger_id, None)
             log.warning("ledger %s goes on without the discarded event at position %d", ledger_id, culprit)
@@ -194,6 +201,7 @@ class Relay:
                 lost.add(name)
             self._tails[name] = now
         await self._note_tails()
+        crash_point("relay.after_tails")
         self._reconnects = reconnects
         return lost
 
@@ -215,6 +223,7 @@ class Relay:
             )
             if back is not None:
                 log.warning("ledger %s is published again from position %d", ledger_id, back + 1)
+                crash_point("relay.after_rewind")
 
     async def _note_tails(self) -> None:
         columns = [(name, one.created_at, one.last_seq, one.last_id) for name, one in sorted(self._tails.items())]

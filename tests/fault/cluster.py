@@ -1,6 +1,5 @@
 """The whole system, each part a process of its own that can be killed at any moment or at a named step."""
 
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,13 +9,13 @@ from uuid import UUID
 
 import asyncpg
 import httpx
-from nats.js.errors import NotFoundError
 
 from events import bus
 from stack import Process, Stack
 from stack.process import tail
 from tests import servers
 from tests.api import Project, accepted, until
+from tests.fault import messages
 
 ROLES = ("relay", "projector", "archiver", "scheduler", "monitor")
 EAGER = {
@@ -105,23 +104,16 @@ class Cluster:
     async def published(self, ledger: str) -> dict[str, list[UUID]]:
         """Return the ids of a ledger's messages, by stream, in the order in which they are stored."""
         client = await bus.connect(self.stack.nats.url("roles"), name="test")
-        jetstream = client.jetstream()
-        found: dict[str, list[UUID]] = {}
         try:
-            for stream in ("EVENTS", "TELEMETRY"):
-                ids = found.setdefault(stream, [])
-                after = 0
-                with contextlib.suppress(NotFoundError):
-                    while True:
-                        subject = f"tachograph.{stream.lower()}.{ledger}.>"
-                        message = await jetstream.get_msg(stream, after + 1, subject=subject, next=True)
-                        assert message.seq is not None
-                        assert message.headers is not None
-                        after = message.seq
-                        ids.append(UUID(message.headers["Nats-Msg-Id"]))
+            return {
+                stream: [
+                    UUID((message.headers or {})["Nats-Msg-Id"])
+                    for message in await messages.stored(client.jetstream(), stream, ledger)
+                ]
+                for stream in ("EVENTS", "TELEMETRY")
+            }
         finally:
             await client.close()
-        return found
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import httpx
 import pytest
 
-from tests.api import accepted, until
-from tests.fault.checks import everything_is_there_exactly_once, settled
+from tests.api import until
+from tests.fault.checks import everything_is_there_exactly_once
 from tests.fault.cluster import Cluster, running_cluster
 from tests.fault.load import Load
 
@@ -18,11 +18,7 @@ BEFORE = AFTER = 100
 
 FAULTS: dict[str, Callable[[Cluster], None]] = {
     "relay": lambda cluster: cluster.kill("relay"),
-    "relay, published but not remembered": lambda cluster: cluster.kill_at("relay", "relay.after_publish"),
     "archiver": lambda cluster: cluster.kill("archiver"),
-    "archiver, file written": lambda cluster: cluster.kill_at("archiver", "archiver.after_write"),
-    "archiver, file in place": lambda cluster: cluster.kill_at("archiver", "archiver.after_rename"),
-    "archiver, file recorded": lambda cluster: cluster.kill_at("archiver", "archiver.after_manifest"),
     "projector": lambda cluster: cluster.kill("projector"),
     "nats": lambda cluster: cluster.kill("nats"),
     "service": lambda cluster: cluster.kill("service"),
@@ -71,28 +67,3 @@ async def test_what_was_acknowledged_is_everywhere_once_after_many_deaths_in_a_r
     await asyncio.to_thread(until, cluster.is_ready, "everything runs again")
     assert sum(client.repeated for client in load.clients) > 0, "no request was ever in doubt"
     await everything_is_there_exactly_once(cluster, load, http)
-
-
-async def test_files_that_no_manifest_names_are_swept_and_no_other(cluster: Cluster):
-    project = cluster.project("strays")
-    run = project.started()
-    await asyncio.to_thread(cluster.process("archiver").stop)
-    accepted(project.log(run, 1, {"a": {"step": [1], "value": [1.0]}}), 202)
-    await asyncio.to_thread(cluster.kill_at, "archiver", "archiver.after_rename")
-    named = {row["path"] for row in await cluster.rows("select path from segment")}
-
-    def files() -> set[str]:
-        root = cluster.stack.home.parquet
-        return {str(path.relative_to(root)) for path in root.rglob("*.parquet")}
-
-    assert files() - named, "nothing was left behind to sweep"
-    await asyncio.to_thread(cluster.restart, "archiver", TACHOGRAPH_ARCHIVE_ORPHAN_SECONDS="0.001")
-
-    async def wrong() -> object:
-        rows = await cluster.rows("select path from segment")
-        recorded = {row["path"] for row in rows}
-        return files() ^ recorded or None
-
-    await settled(wrong, "only the files of the manifest are left")
-    (curve,) = accepted(project.api.get(f"/runs/{run['id']}/chart", params={"metric": "a"}))["series"]
-    assert curve["last"] == [1.0]
