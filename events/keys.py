@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from events.errors import CorruptHistory
 
+DIGEST_BYTES = 16
+
 _NONCE_BYTES = 12
 _CACHED_KEYS = 20_000
 
@@ -23,10 +25,11 @@ _CACHED_KEYS = 20_000
 class DataKey:
     """One stream's key. Nonces are random; 2³² messages a key are far away."""
 
-    __slots__ = ("_cipher",)
+    __slots__ = ("_cipher", "_requests")
 
     def __init__(self, secret: bytes) -> None:
         self._cipher = AESGCM(secret)
+        self._requests = hmac.digest(secret, b"tachograph.request", "sha256")
 
     def seal(self, payload: bytes, event_id: UUID) -> bytes:
         """Return nonce and ciphertext, bound to the event's id."""
@@ -39,6 +42,10 @@ class DataKey:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], event_id.bytes)
         except InvalidTag:
             raise CorruptHistory(f"the payload of event {event_id} was altered") from None
+
+    def digest(self, request: bytes) -> bytes:
+        """Return what tells a request from another (16 bytes), and nothing to who does not hold the key."""
+        return hmac.digest(self._requests, request, "sha256")[:DIGEST_BYTES]
 
 
 class Keyring:

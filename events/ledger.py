@@ -15,9 +15,8 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
-from events import codec
 from events.commit import LOST_CONNECTION, GroupCommit, InlineRow, Prepared, Verdict
-from events.errors import Busy, Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
+from events.errors import Busy, Erased, Fenced, NotFound, Rejected, TooLarge, VersionConflict
 from events.keys import DataKey, Keyring
 from events.records import (
     GATE_CLOSED,
@@ -30,6 +29,7 @@ from events.records import (
     Recorded,
     sealed,
 )
+from events.repetition import same_batch, same_request
 from events.sql import load
 
 MAX_EVENT_BYTES: Final = 512 << 10
@@ -70,7 +70,8 @@ class Ledger:
         verdict = await commits.submit(prepared)
         if new_key is not None and (verdict.verdict == "appended" or salt == verdict.salt):
             self.keyring.remember(*new_key)
-        appended = _judge(verdict, proposal)
+        repeated = verdict.verdict == "duplicate"
+        appended = _judge(verdict, proposal, await self._key(proposal.ledger_id, proposal.stream) if repeated else None)
         self._nudge(proposal.ledger_id)
         return appended
 
@@ -89,7 +90,7 @@ class Ledger:
         )
         if row is None:
             return None
-        _same_request(row["salt"], row["request"], request, lifecycle=True)
+        same_request(row["salt"], row["request"], request)
         return Appended(row["at"], row["last"], row["recorded_at"], row["version"], repeated=True)
 
     async def head(self, ledger_id: UUID) -> tuple[int, bytes]:
@@ -244,21 +245,14 @@ class Ledger:
         return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
 
 
-def _same_request(salt: bytes | None, stored: bytes | None, request: bytes, *, lifecycle: bool) -> None:
-    if salt is None or stored is None:
-        if lifecycle:
-            raise Erased("this request was recorded, and its run has been deleted since")
-        return  # its payload is in Parquet; the key alone says that it was recorded
-    if codec.request_digest(salt, request) != stored:
-        raise IdReused("this id was used before, with a different request")
-
-
-def _judge(verdict: Verdict, proposal: Proposal) -> Appended:
+def _judge(verdict: Verdict, proposal: Proposal, key: DataKey | None) -> Appended:
     match verdict.verdict:
         case "appended" | "duplicate":
             repeated = verdict.verdict == "duplicate"
-            if repeated:
-                _same_request(verdict.salt, verdict.request, proposal.request, lifecycle=proposal.seq is None)
+            if repeated and proposal.seq is None:
+                same_request(verdict.salt, verdict.request, proposal.request)
+            elif repeated:
+                same_batch(verdict.salt, verdict.request, proposal.request, key)
             assert verdict.at is not None
             assert verdict.last is not None
             assert verdict.recorded_at is not None

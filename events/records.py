@@ -138,6 +138,6 @@ def sealed(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataK
         leaf.commitment,
         codec.leaf_body(leaf),
         salt,
-        codec.request_digest(salt, proposal.request) if index == 0 else None,
+        None if index else codec.request_digest(salt, proposal.request) if lifecycle else key.digest(proposal.request),
         key.seal(draft.payload, event_id),
     )

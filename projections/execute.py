@@ -60,14 +60,14 @@ def draft(event: codec.LifecycleEvent) -> Draft:
 async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request) -> Outcome:
     """Carry out a command on a run and return the run after it.
 
-    A named request that was recorded before gives the first answer again. Raises what `decide` and
-    `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
+    A named request that was recorded before gives the first answer again; one that changed nothing left no event, and
+    is decided anew. Raises what `decide` and `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
     """
-    answered = await answered_before(ledger, ledger_id, run_id, request)
-    if answered is not None:
-        return answered
     for _ in range(ATTEMPTS):
         known = await runs.get(ledger.pool, run_id)
+        answered = await answered_before(ledger, ledger_id, run_id, request)
+        if answered is not None:  # asked after the state was read, which may be what this very request led to
+            return answered
         run = NO_RUN if known is None else known.run
         if isinstance(command, DeleteRun) and run.status in ENDED:
             counted = await credits_of(ledger, ledger_id, run_id, run.version)

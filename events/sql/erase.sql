@@ -10,6 +10,7 @@ begin
         raise exception 'stream % is not deleted', p_stream using errcode = 'object_not_in_prerequisite_state';
     end if;
     delete from ledger.data_key k where k.ledger_id = p_ledger_id and k.stream = p_stream;
+    delete from ledger.archived_request r where r.ledger_id = p_ledger_id and r.stream = p_stream;
     return query
     with lifecycle as (
         delete from ledger.payload p using ledger.event e

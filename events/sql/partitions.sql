@@ -32,7 +32,8 @@ end $$;
 
 -- Drop the partitions that ended over `p_keep` ago and hold no batch beyond what `p_archived` (stream, metrics
 -- through, logs through) says is in Parquet. Streams that are not named there keep theirs. Batches of the default
--- partition go one by one, by the same rule. Returns the names of what was dropped.
+-- partition go one by one, by the same rule. What tells a repeated batch from another stays, while its run has a key;
+-- locking that key makes an erasure wait, which then finds it. Returns the names of what was dropped.
 create or replace function ledger.drop_partitions(
     p_keep interval, p_stream uuid[], p_metrics bigint[], p_logs bigint[]
 ) returns setof text
@@ -58,13 +59,24 @@ begin
             )$q$, v_name)
         into v_kept using p_stream, p_metrics, p_logs;
         if not v_kept then
+            execute format($q$
+                insert into ledger.archived_request
+                select t.ledger_id, t.stream, t.position, t.request
+                from ledger.%I t join ledger.data_key k on k.ledger_id = t.ledger_id and k.stream = t.stream
+                where length(t.request) = 16 for key share of k$q$, v_name);
             execute format('drop table ledger.%I', v_name);
             return next v_name;
         end if;
     end loop;
-    delete from ledger.telemetry_default t
-    using ledger.event e, unnest(p_stream, p_metrics, p_logs) a(stream, metrics, logs)
-    where e.ledger_id = t.ledger_id and e.position = t.position and a.stream = t.stream
-      and t.recorded_at < now() - p_keep
-      and t.position <= case when e.type = 'run.logs_written' then a.logs else a.metrics end;
+    with gone as (
+        delete from ledger.telemetry_default t
+        using ledger.event e, unnest(p_stream, p_metrics, p_logs) a(stream, metrics, logs)
+        where e.ledger_id = t.ledger_id and e.position = t.position and a.stream = t.stream
+          and t.recorded_at < now() - p_keep
+          and t.position <= case when e.type = 'run.logs_written' then a.logs else a.metrics end
+        returning t.ledger_id, t.stream, t.position, t.request
+    )
+    insert into ledger.archived_request
+    select g.* from gone g join ledger.data_key k on k.ledger_id = g.ledger_id and k.stream = g.stream
+    where length(g.request) = 16 for key share of k;
 end $$;

@@ -172,6 +172,24 @@ async def test_a_named_request_is_gone_once_its_run_is_erased(project: Project) 
         await execute(project.ledger, project.ledger_id, run_id, c.EditRun(notes="first"), request)
 
 
+async def test_a_named_request_that_overtakes_its_own_copy_is_answered_alike(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, request = uuid7(), named(b"b")
+    create = c.CreateRun(created=run_events.RunCreated(name="n", session_id="s", mode=Mode.TRACKED))
+    get = runs.get
+    answers = []
+
+    async def after_the_copy(pool: asyncpg.Pool, run_id: UUID) -> runs.StoredRun | None:
+        monkeypatch.setattr(runs, "get", get)
+        answers.append(await execute(project.ledger, project.ledger_id, run_id, create, request))
+        return await get(pool, run_id)
+
+    monkeypatch.setattr(runs, "get", after_the_copy)
+    answers.append(await execute(project.ledger, project.ledger_id, run_id, create, request))
+    assert answers[0] == answers[1]
+
+
 async def test_too_large_an_event_is_refused_by_its_bound(project: Project) -> None:
     run_id = await project.started()
     with pytest.raises(TooLarge) as refused:

@@ -1,12 +1,17 @@
 """The hourly partitions of telemetry: made ahead, dropped once archived, and whole when they were late."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
 
+from events import codec
+from events.errors import IdReused, NotFound
+from events.ids import uuid7
+from events.ledger import Draft, Proposal
 from projections import manifest
-from tests.integration.telemetry import World
+from tests.integration.telemetry import World, metric_batch
 from workers import partitions
 from workers.archive_policy import Policy
 
@@ -63,6 +68,64 @@ async def test_a_partition_stays_while_a_file_is_missing_or_a_reader_is_behind(
     assert await partitions.drop_archived(world.pool, world.root, keep) == []
     await world.readers_pass()
     assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+
+
+@pytest.mark.parametrize("where", ["partition", "default partition"])
+async def test_a_seq_is_not_taken_for_another_batch_once_its_partition_was_dropped(
+    world: World, owner: asyncpg.Connection, where: str
+) -> None:
+    run_id = await world.started_run()
+    first = await world.ledger.append(batch(world, run_id, b"first"))
+    await world.archive()
+    await world.readers_pass()
+    if where == "default partition":
+        await owner.execute("update ledger.telemetry set recorded_at = '2020-01-01Z'")
+    else:
+        await aged(owner)
+    await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+    assert await owner.fetchval("select count(*) from ledger.telemetry") == 0
+    again = await world.ledger.append(batch(world, run_id, b"first"))
+    assert (again.position, again.repeated) == (first.position, True)
+    with pytest.raises(IdReused):
+        await world.ledger.append(batch(world, run_id, b"other"))
+    await world.end(run_id)
+    await world.delete(run_id)
+    await world.ledger.erase(world.ledger_id, run_id)
+    assert await owner.fetchval("select count(*) from ledger.archived_request") == 0
+    with pytest.raises(NotFound, match="was deleted"):
+        await world.ledger.append(batch(world, run_id, b"first"))
+
+
+async def test_a_batch_recorded_before_digests_were_kept_is_still_recognised(
+    world: World, owner: asyncpg.Connection
+) -> None:
+    run_id = await world.started_run()
+    await world.ledger.append(batch(world, run_id, b"first"))
+    await owner.execute("update ledger.telemetry set request = sha256('tachograph.request.1' || salt || 'first')")
+    assert (await world.ledger.append(batch(world, run_id, b"first"))).repeated
+    with pytest.raises(IdReused):
+        await world.ledger.append(batch(world, run_id, b"other"))
+    await world.archive()
+    await world.readers_pass()
+    await aged(owner)
+    await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+    assert (await world.ledger.append(batch(world, run_id, b"first"))).repeated
+
+
+def batch(world: World, run_id: UUID, request: bytes) -> Proposal:
+    """Return a batch of one point under seq 1."""
+    return Proposal(
+        ledger_id=world.ledger_id,
+        stream=run_id,
+        event_id=uuid7(),
+        actor="key:test",
+        occurred_at=datetime.now(UTC),
+        drafts=[Draft(type=codec.METRICS, payload=codec.encode(metric_batch({"loss": ([1], [1.0])})))],
+        request=request,
+        epoch=1,
+        source="sdk",
+        seq=1,
+    )
 
 
 async def test_a_deleted_run_holds_a_partition_until_it_is_purged(world: World, owner: asyncpg.Connection) -> None:

@@ -1,0 +1,33 @@
+"""Is what comes under a known id the request that came first? Pure.
+
+Of a lifecycle request a digest under its first event's salt lies with the payload, and goes with it. A batch's payload
+leaves Postgres when it is archived, so its digest is made under the run's key: it stays as long as that key does, and
+says nothing to who does not hold it. Source: docs/decisions/0005-commitments.md.
+"""
+
+from events.codec import request_digest
+from events.errors import Erased, IdReused
+from events.keys import DIGEST_BYTES, DataKey
+
+
+def same_request(salt: bytes | None, stored: bytes | None, request: bytes) -> None:
+    """Compare a lifecycle request. Raises `IdReused`, or `Erased` when it can no longer be told."""
+    if salt is None or stored is None:
+        raise Erased("this request was recorded, and its run has been deleted since")
+    if request_digest(salt, request) != stored:
+        raise IdReused("this id was used before, with a different request")
+
+
+def same_batch(salt: bytes | None, stored: bytes | None, request: bytes, key: DataKey | None) -> None:
+    """Compare a telemetry request. Raises `IdReused`, or `Erased` when the run's key is gone.
+
+    Before digests were made under the key they were salted like those of lifecycle requests, and went with the batch:
+    of such a one its seq alone says that it was recorded.
+    """
+    if key is None:
+        raise Erased("the run was deleted")
+    if stored is None:
+        return
+    again = key.digest(request) if len(stored) == DIGEST_BYTES else request_digest(salt or b"", request)
+    if again != stored:
+        raise IdReused("this seq was used before, with a different batch")
