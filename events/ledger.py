@@ -18,6 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 from events.commit import LOST_CONNECTION, GroupCommit, InlineRow, Prepared, Verdict
 from events.errors import Busy, Erased, Fenced, NotFound, Rejected, TooLarge, VersionConflict
 from events.keys import DataKey, Keyring
+from events.recent import Recent
 from events.records import (
     GATE_CLOSED,
     GATE_ERASED,
@@ -48,6 +49,7 @@ class Ledger:
     def __init__(self, pool: asyncpg.Pool, keyring: Keyring, *, nudge: Callable[[UUID], None] = lambda _: None) -> None:
         self.pool = pool
         self.keyring = keyring
+        self.recent = Recent()
         self._nudge = nudge
         self._commits: dict[UUID, GroupCommit] = {}
         self._held: dict[UUID, PoolConnectionProxy] = {}
@@ -148,6 +150,7 @@ class Ledger:
         """Destroy a deleted stream's key and payloads; returns how many objects and bytes went."""
         row = await self.pool.fetchrow("select * from ledger.erase($1, $2)", ledger_id, stream)
         self.keyring.forget(stream)
+        self.recent.forget(stream)
         return row["objects"], row["bytes"]
 
     async def _key(self, ledger_id: UUID, stream: UUID) -> DataKey | None:

@@ -9,13 +9,14 @@ import msgspec
 
 from events import codec, decisions
 from events.commands import DeleteRun, RunCommand
-from events.errors import Erased, VersionConflict
+from events.errors import Erased, Rejected, TooLarge, VersionConflict
 from events.ids import uuid7
 from events.ledger import GATE_CLOSED, GATE_ERASED, GATE_OPEN, Appended, Draft, Ledger, Proposal
 from events.run import ENDED, NO_RUN, Run, evolve
 from events.types import Status
 from projections import runs
 from projections.credits import credits_of, final
+from projections.runs import StoredRun
 from projections.tenancy import Rows
 
 ATTEMPTS: Final = 20
@@ -63,40 +64,61 @@ async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCom
     A named request that was recorded before gives the first answer again; one that changed nothing left no event, and
     is decided anew. Raises what `decide` and `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
     """
+    remembered: StoredRun | None = ledger.recent.get(run_id)
     for _ in range(ATTEMPTS):
-        known = await runs.get(ledger.pool, run_id)
-        answered = await answered_before(ledger, ledger_id, run_id, request)
-        if answered is not None:  # asked after the state was read, which may be what this very request led to
-            return answered
-        run = NO_RUN if known is None else known.run
-        if isinstance(command, DeleteRun) and run.status in ENDED:
-            counted = await credits_of(ledger, ledger_id, run_id, run.version)
-            command = msgspec.structs.replace(command, credits=final(counted))
-        events = decisions.decide(command, run)
-        if not events:
-            return Outcome(ledger_id, run_id, run, 0 if known is None else known.position)
-        after, inline = runs.inline_rows(run_id, run, events, request.actor)
-        proposal = Proposal(
-            ledger_id=ledger_id,
-            stream=run_id,
-            event_id=request.event_id,
-            actor=request.actor,
-            occurred_at=request.occurred_at,
-            drafts=[draft(event) for event in events],
-            request=request.body,
-            expected_version=run.version,
-            epoch=after.epoch,
-            gate=gate(after),
-            inline=inline,
-        )
+        known = remembered
+        if known is None:
+            known = await runs.get(ledger.pool, run_id)
+            answered = await answered_before(ledger, ledger_id, run_id, request)
+            if answered is not None:  # asked after the state was read, which may be what this very request led to
+                return answered
         try:
-            appended = await ledger.append(proposal)
+            outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known)
         except VersionConflict:
-            continue
-        if appended.repeated:
-            return await _first_answer(ledger, ledger_id, run_id, appended)
-        return Outcome(ledger_id, run_id, runs.settled(after, appended.recorded_at), appended.last)
+            outcome = None
+        except (Rejected, TooLarge):
+            if remembered is None:
+                raise
+            outcome = None  # perhaps only because others changed the run since
+        if outcome is not None and (remembered is None or outcome.run.version != remembered.run.version):
+            return outcome
+        remembered = None
+        ledger.recent.forget(run_id)
     raise VersionConflict(f"others changed this run {ATTEMPTS} times meanwhile")
+
+
+async def _carry_out(
+    ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request, known: StoredRun | None
+) -> Outcome:
+    """Decide on a known state and append. What is rejected may be rejected because that state is old."""
+    run = NO_RUN if known is None else known.run
+    if isinstance(command, DeleteRun) and run.status in ENDED:
+        counted = await credits_of(ledger, ledger_id, run_id, run.version)
+        command = msgspec.structs.replace(command, credits=final(counted))
+    events = decisions.decide(command, run)
+    if not events:
+        return Outcome(ledger_id, run_id, run, 0 if known is None else known.position)
+    after, inline = runs.inline_rows(run_id, run, events, request.actor)
+    proposal = Proposal(
+        ledger_id=ledger_id,
+        stream=run_id,
+        event_id=request.event_id,
+        actor=request.actor,
+        occurred_at=request.occurred_at,
+        drafts=[draft(event) for event in events],
+        request=request.body,
+        expected_version=run.version,
+        epoch=after.epoch,
+        gate=gate(after),
+        inline=inline,
+    )
+    appended = await ledger.append(proposal)
+    if appended.repeated:
+        return await _first_answer(ledger, ledger_id, run_id, appended)
+    after = runs.settled(after, appended.recorded_at)
+    stored = StoredRun(ledger_id=ledger_id, run_id=run_id, position=appended.last, run=after)
+    ledger.recent.keep(run_id, stored, len(inline[runs.PROJECT_RUN][0].row))
+    return Outcome(ledger_id, run_id, after, appended.last)
 
 
 async def answered_before(ledger: Ledger, ledger_id: UUID, run_id: UUID, request: Request) -> Outcome | None:

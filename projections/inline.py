@@ -119,11 +119,11 @@ class Runs:
             )
             for function, (row,) in written.items():
                 numbered = InlineRow(index, row.row)
-                if function == "projection.project_run":
+                if function == runs.PROJECT_RUN:
                     last[run_id] = numbered
                 else:
                     rows.setdefault(function, []).append(numbered)
-        rows["projection.project_run"] = list(last.values())
+        rows[runs.PROJECT_RUN] = list(last.values())
         await _write(connection, ledger_id, events, rows)
 
 

@@ -23,6 +23,9 @@ from events.types import Status
 PENDING: Final = datetime.max.replace(tzinfo=UTC)
 """Stands for the time that an append is about to have."""
 
+PROJECT_RUN: Final = "projection.project_run"
+"""The SQL function that writes a run's row."""
+
 TIMES: Final = ("created_at", "started_at", "status_since", "kill_requested_at", "ended_at", "deleted_at")
 
 _state_encoder: Final = msgspec.msgpack.Encoder()
@@ -65,7 +68,7 @@ def inline_rows(
             segment = {"run_id": run_id, **msgspec.structs.asdict(event)}
             segments.append(InlineRow(index, msgspec.Raw(_json.encode(segment))))
         run = after
-    rows = {"projection.project_run": [InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run)))]}
+    rows = {PROJECT_RUN: [InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run)))]}
     if transitions:
         rows["projection.project_transition"] = transitions
     if segments:

@@ -1,8 +1,10 @@
 -- Write the state of runs at the version that their last event of this append leads to. A row whose event was not
 -- appended is passed over; a time of infinity is the append's own.
+-- PL/pgSQL keeps the plan; as plain SQL it was planned at every append.
 create or replace function projection.project_run(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
-) returns void language sql as $$
+) returns void language plpgsql as $$
+begin
     insert into run
     select p_ledger_id, r.run_id, r.version, p_position[x.event], r.name, r.external_id, r.status, r.mode,
            r.workflow_id, r.worker_id, r.epoch, r.kill_requested, r.unresponsive, r.archived, r.purged,
@@ -28,5 +30,5 @@ create or replace function projection.project_run(
          excluded.mode, excluded.workflow_id, excluded.worker_id, excluded.epoch, excluded.kill_requested,
          excluded.unresponsive, excluded.archived, excluded.purged, excluded.created_at, excluded.started_at,
          excluded.status_since, excluded.kill_requested_at, excluded.ended_at, excluded.deleted_at,
-         excluded.state)
-$$;
+         excluded.state);
+end $$;

@@ -14,13 +14,14 @@ from events import commands as c
 from events import types as t
 from events.errors import Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
 from events.ids import uuid7
-from events.ledger import MAX_EVENT_BYTES, Appended, Draft, Proposal
+from events.keys import Keyring
+from events.ledger import MAX_EVENT_BYTES, Appended, Draft, Ledger, Proposal
 from events.run import NO_RUN
 from events.types import Mode
 from events.verification import verify
 from projections import runs
-from projections.execute import Request, draft, execute
-from tests.integration.histories import ACTOR, Project, opened_project, points
+from projections.execute import Request, asked_by, draft, execute
+from tests.integration.histories import ACTOR, MASTER_KEY, Project, opened_project, points
 from tests.servers import Database
 
 
@@ -205,6 +206,40 @@ async def test_a_command_that_meets_another_is_decided_again(project: Project) -
     stored = await runs.get(project.pool, run_id)
     assert stored is not None
     assert stored.run == max(outcomes, key=lambda outcome: outcome.position).run
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "command", "status"),
+    [
+        ([c.EditRun(tags=("theirs",))], c.EditRun(tags=("ours",)), t.Status.RUNNING),  # nothing to do, as it was
+        ([c.EndRun(epoch=1, status=t.Status.COMPLETED)], c.ArchiveRun(), t.Status.COMPLETED),
+        ([c.EndRun(epoch=1, status=t.Status.FAILED)], c.DeleteRun(), t.Status.DELETED),  # refused, as it was
+    ],
+)
+async def test_a_command_knows_what_another_process_did_meanwhile(
+    project: Project, meanwhile: list[c.RunCommand], command: c.RunCommand, status: t.Status
+) -> None:
+    run_id = await project.started()
+    await project.do(run_id, c.EditRun(tags=("ours",)))
+    elsewhere = Ledger(project.pool, Keyring(MASTER_KEY))
+    for other in meanwhile:
+        await execute(elsewhere, project.ledger_id, run_id, other, asked_by(ACTOR))
+    outcome = await project.do(run_id, command)
+    assert outcome.run.status is status
+    assert outcome.run.tags == (("ours",) if command == c.EditRun(tags=("ours",)) else outcome.run.tags)
+    assert outcome.run.version == 4 + len(meanwhile)
+    stored = await runs.get(project.pool, run_id)
+    assert stored is not None
+    assert stored.run == outcome.run
+
+
+async def test_a_command_that_another_process_made_impossible_is_refused(project: Project) -> None:
+    run_id = await project.started()
+    elsewhere = Ledger(project.pool, Keyring(MASTER_KEY))
+    await execute(elsewhere, project.ledger_id, run_id, c.EndRun(epoch=1, status=t.Status.COMPLETED), asked_by(ACTOR))
+    with pytest.raises(Rejected, match="it has ended already"):
+        await project.do(run_id, c.KillRun())
+    assert (await project.ledger.read_stream(project.ledger_id, run_id))[-1].type == "run.completed"
 
 
 async def test_a_named_command_gives_its_first_answer_again(project: Project) -> None:
