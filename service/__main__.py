@@ -1,5 +1,5 @@
 """`python -m service`: the API. `python -m service bootstrap`: migrations and the first key. `… schemas [--check]`,
-`… verify --project P`, `… rebuild NAME | --all`."""
+`… verify --project P`, `… rebuild NAME | --all`, `… replay --project P`."""
 
 import asyncio
 import json
@@ -13,12 +13,13 @@ from litestar import Litestar
 
 from events.errors import LedgerError
 from events.settings import Settings, SettingsError, from_environment
-from service import audit, rebuild, schemas
+from service import audit, rebuild, replay, schemas
 from service.app import create_app
 from service.bootstrap import bootstrap
 from service.migrate import MigrationError
 
-USAGE = "usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …]"
+USAGE = """usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …
+                          | replay --project P …]"""
 
 
 class Server(uvicorn.Server):
@@ -78,6 +79,8 @@ def main(arguments: list[str]) -> int:
                 return audit.main(options)
             case ["rebuild", *options]:
                 return rebuild.main(options)
+            case ["replay", *options]:
+                return replay.main(options)
             case _:
                 print(USAGE, file=sys.stderr)
                 return 2

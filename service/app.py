@@ -24,7 +24,19 @@ from service.msgpack import transcoded
 from service.observability import counted
 from service.problems import HANDLERS
 from service.requests import TypedRequest
-from service.routes import alerts, attempts, billing, dead_letters, history, projects, runs, system, telemetry, usage
+from service.routes import (
+    alerts,
+    attempts,
+    billing,
+    dead_letters,
+    history,
+    projects,
+    replay,
+    runs,
+    system,
+    telemetry,
+    usage,
+)
 
 log = logging.getLogger("tachograph.service")
 
@@ -66,6 +78,7 @@ def create_app(settings: Settings) -> Litestar:
             attempts.ROUTES,
             telemetry.ROUTES,
             history.ROUTES,
+            replay.ROUTES,
             dead_letters.ROUTES,
             alerts.ROUTES,
             billing.ROUTES,

@@ -86,7 +86,7 @@ async def verify_project(
     pool = await open_pool(settings.database_url, name="verify", size=4)
     nats: Client | None = None
     try:
-        ledger_id = await _find(pool, project)
+        ledger_id = await find_project(pool, project)
         trusted = public_key or Signer.beside(settings.master_key).public_key
         if stored is not None:
             found = await stored_heads.read(stored, ledger_id)
@@ -117,7 +117,7 @@ async def _connected(url: str) -> Client | None:
         return None  # the report says that no message was compared
 
 
-async def _find(pool: asyncpg.Pool, project: str) -> UUID:
+async def find_project(pool: asyncpg.Pool, project: str) -> UUID:
     """Return the ledger of a project, whatever its organisation. Raises `NotFound`."""
     try:
         return UUID(project)

@@ -11,10 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Bar:
     """A bar for each thing that is done, on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._progress = Progress(
+            *columns, console=console, disable=not (shown and console.is_terminal), transient=True
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:

@@ -59,6 +59,7 @@ class Service:
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
         self.stopping = asyncio.Event()
+        self.replays: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}
         self._addresses: dict[str, tuple[UUID, UUID]] = {}
 

@@ -1,13 +1,15 @@
 """Time travel: runs, projects and lists of runs as of a version, a position or a time."""
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.api import Api, Json, Project, accepted, refused, serving, until
 from tests.servers import NatsServer, PostgresServer
 
 PER_HOUR = 10_000_000  # micro-credits of an accelerator
@@ -174,3 +176,48 @@ def test_a_list_of_the_past_shows_what_runs_had_cost(api: Api, project: Project)
         (listed,), _ = listed_then(api, project, at=named)
         alone = accepted(api.client.get(f"/runs/{run['id']}", params={"at": named}))
         assert {**listed, "synced": None} == {**alone, "synced": None}
+
+
+def lines_of(answer: httpx.Response) -> list[Json]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_history_is_streamed_as_lines(api: Api, project: Project):
+    run, other = project.started(), project.started()
+    for seq in range(1, 60, 2):
+        accepted(project.log(run, seq, {"a": {"step": list(range(2_000)), "value": [0.1] * 2_000}}), 202)
+        accepted(project.write(run, seq + 1, "hello"), 202)
+        accepted(project.log(other, seq, {"b": {"step": [1], "value": ["NaN"]}}), 202)
+    accepted(api.client.post(f"/runs/{run['id']}/finish", json={"epoch": 1, "status": "completed"}))
+    *lines, last = lines_of(api.client.get(f"/runs/{run['id']}/replay"))
+    events = project.events(run)
+    assert [line["id"] for line in lines] == [event["id"] for event in events]
+    assert [line["data"] for line in lines] == [event["data"] for event in events]
+    assert [line["state"]["status"] for line in lines if "state" in line] == ["queued", "running", "completed"]
+    assert last["end"] == {"position": project.head()["position"], "told": len(events), "restored": 0, "erased": 0}
+
+    after = {"after": lines[10]["position"], "until": str(lines[20]["position"]), "types": "run.logs_written"}
+    *some, end = lines_of(api.client.get(f"/runs/{run['id']}/replay", params=after))
+    assert some == [line for line in lines[11:21] if line["type"] == "run.logs_written"]
+    assert end["end"]["position"] == lines[20]["position"]
+    *every, _ = lines_of(api.client.get(f"/projects/{project.id}/replay"))
+    assert [line["position"] for line in every] == list(range(1, project.head()["position"] + 1))
+
+    for parameters in ({"from": "soon"}, {"until": "position:999"}, {"after": 999}, {"from": "1", "after": 1}):
+        refused(api.client.get(f"/runs/{run['id']}/replay", params=parameters), 422)
+
+
+def test_a_client_that_leaves_makes_room_for_others(api: Api, project: Project):
+    run = project.started()
+    for seq in range(1, 41):
+        steps = list(range(20_000))
+        accepted(project.log(run, seq, {"a": {"step": steps, "value": [0.1234567890123] * len(steps)}}), 202)
+    path = f"/runs/{run['id']}/replay"
+    with api.client.stream("GET", path) as one, api.client.stream("GET", path) as two:
+        readers = [answer.iter_lines() for answer in (one, two)]  # kept: one that is dropped closes its stream
+        assert all(next(reader) for reader in readers)
+        problem = refused(api.client.get(path), 429)
+        assert "of one key" in problem["detail"]
+    until(lambda: api.client.get(path, params={"until": "1"}).status_code == 200, "there is room again")

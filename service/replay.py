@@ -1,0 +1,177 @@
+"""`python -m service replay --project P [--run R]`: what happened, told again from Postgres and Parquet.
+
+Exit status: 0 told (or published), 1 the events do not add up to the run's live state, 2 it could not be told.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from events.database import open_pool
+from events.errors import NotFound
+from events.keys import Keyring
+from events.ledger import Ledger
+from events.settings import Settings, from_environment
+from projections import runs
+from projections.replay import Replay, Wanted
+from projections.restore import Restorer
+from projections.runs import StoredRun
+from service import moments, timeline
+from service.audit import find_project
+from service.bar import Bar
+from service.problems import Invalid
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line asks for."""
+
+    project: str
+    run: str | None
+    start: str | None
+    after: int | None
+    until: str | None
+    types: Sequence[str] | None
+    json: bool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Tell what the command line names on standard output; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    asked = Asked(
+        project=options.project,
+        run=options.run,
+        start=options.start,
+        after=options.after,
+        until=options.until,
+        types=types_of(options.types),
+        json=options.json,
+    )
+    try:
+        return asyncio.run(_tell(from_environment(), asked))
+    except BrokenPipeError:  # whoever read us has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service replay", description="Tell a history again.")
+    parser.add_argument("--project", required=True, help="id or name")
+    parser.add_argument("--run", help="id or name: only this run, with the state that it is folded into")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--from", dest="start", metavar="MOMENT", help="first position, or a time (RFC 3339)")
+    where.add_argument("--after", type=int, metavar="POSITION", help="go on behind this position")
+    parser.add_argument("--until", metavar="MOMENT", help="last position, or a time")
+    parser.add_argument("--types", metavar="TYPES", help="event types, with commas between them")
+    parser.add_argument("--json", action="store_true", help="a JSON document a line instead of a timeline")
+    return parser
+
+
+def types_of(text: str | None) -> list[str] | None:
+    """Return event types that stand in a text with commas between them; None for all."""
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+async def _tell(settings: Settings, asked: Asked) -> int:
+    pool = await open_pool(settings.database_url, name="replay", size=4)
+    try:
+        ledger = Ledger(pool, Keyring.from_file(settings.master_key))
+        ledger_id = await find_project(pool, asked.project)
+        run = await _run(ledger, ledger_id, asked.run) if asked.run else None
+        wanted = await resolve(
+            ledger, ledger_id, None if run is None else run.run_id,
+            start=asked.start, after=asked.after, until=asked.until, types=asked.types,
+        )  # fmt: skip
+        replay = Replay(ledger, Restorer(settings.parquet), wanted)
+        try:
+            await _write(replay, wanted, as_json=asked.json)
+        finally:
+            if replay.position < wanted.up_to:
+                print(f"stopped; go on with --after {replay.position}", file=sys.stderr)
+        return 0 if run is None else await _agrees(ledger, replay, run.run_id)
+    finally:
+        await pool.close()
+
+
+async def _run(ledger: Ledger, ledger_id: UUID, name_or_id: str) -> StoredRun:
+    run_id: UUID | None
+    try:
+        run_id = UUID(name_or_id)
+    except ValueError:
+        run_id = await ledger.pool.fetchval(
+            "select run_id from run where ledger_id = $1 and name = $2", ledger_id, name_or_id
+        )
+    stored = await runs.get(ledger.pool, run_id) if run_id else None
+    if stored is None or stored.ledger_id != ledger_id:
+        raise NotFound(f"there is no run {name_or_id!r} in this project")
+    return stored
+
+
+async def resolve(
+    ledger: Ledger,
+    ledger_id: UUID,
+    run_id: UUID | None,
+    *,
+    start: str | None,
+    after: int | None,
+    until: str | None,
+    types: Sequence[str] | None,
+) -> Wanted:
+    """Return what a range names. Raises `Invalid` for one that is none, or lies beyond the ledger's head."""
+    head, _ = await ledger.head(ledger_id)
+    if start is not None and after is not None:
+        raise Invalid("either `from` or `after`, not both", path="after")
+    if after is not None and not 0 <= after <= head:
+        raise Invalid(f"position {after} lies beyond the ledger's head, {head}", path="after", limit=head)
+    begin = after or 0
+    if start is not None:
+        at = _at(start, "from")
+        if isinstance(at, datetime):
+            at -= timedelta(microseconds=1)  # what was recorded at that very time is told
+        moment = await moments.moment(ledger.pool, ledger_id, at, stream=run_id, path="from")
+        begin = moment.position - (not isinstance(at, datetime))
+    end = head
+    if until is not None:
+        end = (await moments.moment(ledger.pool, ledger_id, _at(until, "until"), stream=run_id, path="until")).position
+    return Wanted(ledger_id=ledger_id, run_id=run_id, after=begin, up_to=end, types=types)
+
+
+def _at(text: str, path: str) -> moments.At:
+    """Return the moment that a range's end names: a bare number is a position."""
+    return moments.parse(f"position:{text}" if text.isdecimal() else text, path)
+
+
+async def _write(replay: Replay, wanted: Wanted, *, as_json: bool) -> None:
+    out = sys.stdout.buffer
+    terminal = sys.stdout.isatty()
+    coloured = terminal and "NO_COLOR" not in os.environ
+    with Bar(shown=not terminal) as bar:
+        async with aclosing(replay.steps()) as steps:
+            async for step in steps:
+                if as_json:
+                    out.write(timeline.as_json(step))
+                else:
+                    for line in timeline.as_text(step, coloured=coloured):
+                        out.write(line.encode(errors="replace") + b"\n")
+                if terminal:
+                    out.flush()
+                bar.show("replay", step.recorded.position - wanted.after, wanted.up_to - wanted.after)
+        out.flush()
+
+
+async def _agrees(ledger: Ledger, replay: Replay, run_id: UUID) -> int:
+    """Say whether the run's events, told to their end, add up to its live state."""
+    folded, live = replay.state(run_id), await runs.get(ledger.pool, run_id)
+    if folded is None or live is None or folded.version != live.run.version:
+        return 0  # its end was not told, or it went on meanwhile
+    if folded == live.run:
+        print(f"{replay.told} events ({replay.restored} from Parquet): {folded.status}, as it is", file=sys.stderr)
+        return 0
+    print(f"NOT what its events add up to: the live state of run {run_id} at version {folded.version}", file=sys.stderr)
+    return 1

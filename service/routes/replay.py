@@ -1,0 +1,133 @@
+"""A history told again as newline-delimited JSON, telemetry from Parquet included."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from litestar import Router, get
+from litestar.params import Parameter, QueryParameter
+from litestar.response import Stream
+
+from events.errors import Busy, LedgerError
+from projections.replay import Replay
+from projections.restore import Restorer
+from service import timeline
+from service.context import Http, Service
+from service.replay import resolve, types_of
+
+MEDIA_TYPE: Final = "application/x-ndjson"
+MAX_REPLAYS: Final = 8
+MAX_PER_KEY: Final = 2
+CHUNK_BYTES: Final = 64 << 10
+WINDOW_ROWS: Final = 500_000
+CACHE_BYTES: Final = 32 << 20
+"""What each replay may hold of files, and of the one that it is in."""
+
+_json: Final = msgspec.json.Encoder()
+
+From = Annotated[str | None, QueryParameter(name="from", description="first position, or a time (RFC 3339)")]
+Until = Annotated[str | None, Parameter(description="last position, or a time (RFC 3339)")]
+Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
+
+
+class TooManyReplays(Busy):
+    """As many replays are under way as this process, or this key, may have; wait for one to end."""
+
+    limit = MAX_REPLAYS
+
+
+@get("/runs/{run:str}/replay")
+async def replay_run(
+    request: Http,
+    service: Service,
+    run: str,
+    start: From = None,
+    after: int | None = None,
+    until: Until = None,
+    types: Types = None,
+) -> Stream:
+    """A run's whole history, metrics and logs included: CloudEvents, one a line, with the `state` after each change.
+
+    The last line is `{"end": {"position", "told", "restored", "erased"}}`; where it is missing, go on with `after`.
+    """
+    stored = await service.run(request, run, deleted=True)
+    return await _stream(request, service, stored.ledger_id, stored.run_id, start, after, until, types)
+
+
+@get("/projects/{project:str}/replay")
+async def replay_project(
+    request: Http,
+    service: Service,
+    project: str,
+    start: From = None,
+    after: int | None = None,
+    until: Until = None,
+    types: Types = None,
+) -> Stream:
+    """A project's whole history; see the same of a run."""
+    known = await service.project(request, project)
+    return await _stream(request, service, known.project_id, None, start, after, until, types)
+
+
+async def _stream(
+    request: Http,
+    service: Service,
+    ledger_id: UUID,
+    run_id: UUID | None,
+    start: str | None,
+    after: int | None,
+    until: str | None,
+    types: str | None,
+) -> Stream:
+    wanted = await resolve(
+        service.ledger, ledger_id, run_id, start=start, after=after, until=until, types=types_of(types)
+    )
+    restorer = Restorer(service.settings.parquet, window_rows=WINDOW_ROWS, cache_bytes=CACHE_BYTES)
+    replay = Replay(service.ledger, restorer, wanted)
+    leave = _enter(service, request.user.actor)
+    chunks = _chunks(service.stopping, replay, leave)
+    weakref.finalize(chunks, leave)  # a client that is gone before its first byte never starts it
+    return Stream(chunks, media_type=MEDIA_TYPE)
+
+
+def _enter(service: Service, actor: str) -> Callable[[], None]:
+    """Take a place, and return what gives it back. Raises `TooManyReplays`."""
+    places = service.replays
+    if len(places) >= MAX_REPLAYS or list(places.values()).count(actor) >= MAX_PER_KEY:
+        raise TooManyReplays(f"at most {MAX_REPLAYS} replays at once, and {MAX_PER_KEY} of one key")
+    place = object()
+    places[place] = actor
+
+    def leave() -> None:
+        places.pop(place, None)
+
+    return leave
+
+
+async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], None]) -> AsyncGenerator[bytes]:
+    """Yield lines, many at a time; an error in mid-stream is the last line."""
+    lines = bytearray()
+    try:
+        async with aclosing(replay.steps()) as steps:
+            async for step in steps:
+                lines += timeline.as_json(step)
+                if len(lines) >= CHUNK_BYTES:
+                    yield bytes(lines)
+                    lines.clear()
+                    if stopping.is_set():
+                        return
+        end = {"position": replay.position, "told": replay.told, "restored": replay.restored, "erased": replay.erased}
+        yield bytes(lines) + _json.encode({"end": end}) + b"\n"
+    except LedgerError as error:
+        problem = {"title": type(error).__name__, "detail": str(error), "position": replay.position}
+        yield bytes(lines) + _json.encode({"problem": problem}) + b"\n"
+    finally:
+        leave()
+
+
+ROUTES = Router(path="", route_handlers=[replay_run, replay_project], tags=["history"])
+"""Where a history is told again."""
