@@ -143,6 +143,12 @@ async def by_external_id(reader: Reader, ledger_id: UUID, external_id: str) -> S
     return None if row is None else stored_run(row)
 
 
+async def by_name(reader: Reader, ledger_id: UUID, name: str) -> StoredRun | None:
+    """Return one run by its name."""
+    row = await reader.fetchrow(load("projections.sql", "run_by_name"), ledger_id, name)
+    return None if row is None else stored_run(row)
+
+
 async def listed(
     reader: Reader,
     ledger_id: UUID,

@@ -24,10 +24,21 @@ from service.recipes import (
     Volumes,
 )
 
-Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*$(?!\n)")]
+Name = Annotated[
+    str, Meta(min_length=1, max_length=250, pattern=r"^(?! )[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*(?<! )$(?!\n)")
+]
+"""No control characters, and no space around it."""
+ProjectName = Annotated[
+    str, Meta(min_length=1, max_length=250, pattern=r"^(?! |\.{1,2}$)[^\x00-\x1f\x7f/:\\]+(?<! )$(?!\n)")
+]
+"""No slash and no colon either: it stands in paths."""
+WorkflowName = Annotated[
+    str, Meta(min_length=1, max_length=220, pattern=r"^(?! )[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*(?<! )$(?!\n)")
+]
+"""Shorter: its runs add their session ids to it."""
 ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/]+$(?!\n)")]
 """No slash: it stands in paths."""
-Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
+Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^(?! )[^\x00-\x1f\x7f]+(?<! )$(?!\n)")]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
 Retries = Annotated[int, Meta(ge=0, le=100)]
@@ -37,21 +48,21 @@ Limit = Annotated[int, Meta(ge=1, le=1_000)]
 class NewProject(Body, frozen=True):
     """A project to open."""
 
-    name: Name
+    name: ProjectName
     description: Text = ""
 
 
 class ChangedProject(Body, frozen=True):
     """What of a project is to change."""
 
-    name: Name | msgspec.UnsetType = msgspec.UNSET
+    name: ProjectName | msgspec.UnsetType = msgspec.UNSET
     description: Text | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkflowBody(Body, frozen=True):
     """The recipe of a workflow; in a PATCH, a field that is left out stays as it is."""
 
-    name: Name | msgspec.UnsetType = msgspec.UNSET
+    name: WorkflowName | msgspec.UnsetType = msgspec.UNSET
     architecture: Text | msgspec.UnsetType = msgspec.UNSET
     dataset: Text | msgspec.UnsetType = msgspec.UNSET
     dataset_split: Split | msgspec.UnsetType = msgspec.UNSET
@@ -77,7 +88,7 @@ class NewRun(Body, frozen=True):
     mode: Mode | None = None
     name: Name | None = None
     external_id: ExternalId | None = None
-    path: Annotated[str, Meta(max_length=500)] | None = None
+    path: Annotated[str, Meta(max_length=1_000)] | None = None
     alias: Name | None = None
     tags: Tags = ()
     notes: Text = ""
@@ -131,8 +142,12 @@ class DeleteBody(Body, frozen=True):
 
 
 class EditBody(Body, frozen=True):
-    """What of a run's description is to change; `config` and `summary` are JSON merge patches."""
+    """What of a run's description is to change; `config` and `summary` are JSON merge patches.
 
+    `name` is here to be refused with the reason: a run keeps its name.
+    """
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
     tags: Tags | msgspec.UnsetType = msgspec.UNSET
     notes: Text | msgspec.UnsetType = msgspec.UNSET
     alias: Name | msgspec.UnsetType | None = msgspec.UNSET

@@ -1,15 +1,26 @@
-"""From what a caller asks for, and the workflow it is to follow, to the event that creates a run."""
+"""From what a caller asks for, and the workflow it is to follow, to a created run with a name of its own."""
 
+from itertools import chain
+from random import Random, SystemRandom
 from typing import Final
+from uuid import UUID
 
+import asyncpg
+from msgspec.structs import replace
+
+from events.commands import CreateRun
+from events.errors import Rejected
+from events.ledger import Ledger
 from events.run_events import RunCreated
+from events.sql import load
 from events.types import Mode, Resources, WorkflowRef
 from events.workflow import Workflow
+from projections.execute import Outcome, Request, answered_before, execute
 from projections.tenancy import StoredWorkflow
 from service.bodies import NewRun
 from service.problems import Invalid
 from service.recipes import checked
-from service.run_names import clean_path, memorable_name, session_id
+from service.run_names import TRIES, clean_path, names
 
 _SHARED: Final = (
     "command",
@@ -26,6 +37,53 @@ _FOR_A_WORKER: Final = ("retries", "priority", "import_volumes", "export_volumes
 """What only a worker of ours heeds."""
 
 
+_CHANCE: Final = SystemRandom()
+
+
+async def open_run(
+    ledger: Ledger,
+    project_id: UUID,
+    run_id: UUID,
+    created: RunCreated,
+    asked: Request,
+    *,
+    named: bool,
+    chance: Random = _CHANCE,
+) -> Outcome:
+    """Record a run's creation; a name that the caller did not choose (`named`) gives way while it is taken.
+
+    Raises `Rejected` if the name that was chosen, or the external id, is taken.
+    """
+    workflow = created.workflow.name if created.workflow else None
+    for name, session in chain([(created.name, created.session_id)], names(workflow, chance)):
+        created = replace(created, name=name, session_id=session)
+        taken = await _taken(ledger, project_id, created)
+        if taken is None:
+            try:
+                return await execute(ledger, project_id, run_id, CreateRun(created=created), asked)
+            except asyncpg.UniqueViolationError:  # somebody was faster than the look
+                taken = await _taken(ledger, project_id, created)
+                if taken is None:
+                    raise
+        answered = await answered_before(ledger, project_id, run_id, asked)
+        if answered is not None:  # taken by this very request, which came twice
+            return answered
+        if named or taken != "name":
+            value = getattr(created, taken)
+            raise Rejected(f"{taken} {value!r} is taken by another run of this project", state="exists", asked="create")
+    raise Rejected(f"{TRIES} names were taken; choose one in `name`", state="exists", asked="create")
+
+
+async def _taken(ledger: Ledger, project_id: UUID, created: RunCreated) -> str | None:
+    """Return which of a run's names another run of the project has, or None."""
+    row = await ledger.pool.fetchrow(
+        load("projections.sql", "names_taken"), project_id, created.name, created.external_id
+    )
+    if row["name"]:
+        return "name"
+    return "external_id" if row["external_id"] else None
+
+
 def created(data: NewRun, stored: StoredWorkflow | None) -> RunCreated:
     """Return the creation of a run; what is not asked for comes from the workflow. Raises `Invalid`."""
     base = stored.workflow if stored else Workflow()
@@ -40,9 +98,9 @@ def created(data: NewRun, stored: StoredWorkflow | None) -> RunCreated:
     for name in _FOR_A_WORKER:
         if not managed and getattr(data, name):
             raise Invalid("this is for managed runs: a tracked run's own process starts it", path=f"$.{name}")
-    session = session_id()
+    name, session = next(names(base.name or None, _CHANCE))
     return RunCreated(
-        name=data.name or (f"{base.name}-{session}" if stored else memorable_name()),
+        name=data.name or name,
         session_id=session,
         mode=mode,
         workflow=_reference(stored),

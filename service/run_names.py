@@ -1,7 +1,10 @@
 """Names of runs: a workflow's name and a session id, or a memorable pair of words; and hierarchical paths."""
 
-import secrets
+import re
+from collections.abc import Iterator
+from random import Random
 from typing import Final
+from uuid import UUID
 
 from service.problems import Invalid
 
@@ -159,25 +162,49 @@ _THINGS: Final = [
 ]
 
 
-def session_id() -> str:
-    """Return eight characters that tell the runs of a workflow apart."""
-    return secrets.token_hex(4)
+TRIES: Final = 32
 
 
-def memorable_name() -> str:
-    """Return a name such as `quiet-harbor-417`."""
-    return f"{secrets.choice(_QUALITIES)}-{secrets.choice(_THINGS)}-{secrets.randbelow(900) + 100}"
+def names(workflow: str | None, chance: Random) -> Iterator[tuple[str, str]]:
+    """Return names with their session ids, `TRIES` of them: `<workflow>-<session id>`, or such as `quiet-harbor-417`.
+
+    Every fourth that is taken makes the next longer, so that a project never runs out of them.
+    """
+    for tried in range(TRIES):
+        longer = tried // 4
+        session = f"{chance.getrandbits(32 + 8 * longer):0{8 + 2 * longer}x}"
+        least = 10 ** (2 + longer)
+        words = f"{chance.choice(_QUALITIES)}-{chance.choice(_THINGS)}-{chance.randrange(least, 10 * least)}"
+        yield (f"{workflow}-{session}" if workflow else words), session
+
+
+MAX_PATH: Final = 200
+_PATH: Final = re.compile(r"[A-Za-z0-9_/-]+")
 
 
 def clean_path(path: str | None) -> str:
-    """Return a run's path: None is `default`, `/` the root, backslashes count as slashes.
+    """Return a run's path: None is `default`, `/` or nothing the root, backslashes count as slashes.
 
-    Raises `Invalid` for what climbs or cannot be a name.
+    Raises `Invalid` for anything but letters, digits, `_`, `-` and `/`, which `..` is not made of.
     """
     if path is None:
         return "default"
-    parts = [part for part in path.replace("\\", "/").split("/") if part]
-    for part in parts:
-        if part in {".", ".."} or part.startswith("~") or ":" in part or any(ord(letter) < 32 for letter in part):
-            raise Invalid(f"{part!r} cannot be part of a path", path="$.path")
-    return "/".join(parts) or "/"
+    slashed = path.replace("\\", "/")
+    if slashed in {"", "/"}:
+        return "/"
+    parts = [part for part in slashed.split("/") if part]
+    if not parts or not _PATH.fullmatch(slashed):
+        raise Invalid(f"{path!r} is no path: letters, digits, `_` and `-`, between slashes", path="$.path")
+    clean = "/".join(parts)
+    if len(clean) > MAX_PATH:
+        raise Invalid(f"a path has {MAX_PATH} characters at most", path="$.path", limit=MAX_PATH)
+    return clean
+
+
+def no_id(name: str) -> str:
+    """Return a name under which something is looked up. Raises `Invalid` if it reads like an id."""
+    try:
+        UUID(name)
+    except ValueError:
+        return name
+    raise Invalid("a name does not look like an id: it could not be found by it", path="$.name")

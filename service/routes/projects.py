@@ -29,6 +29,7 @@ from service.past import project_then
 from service.problems import Invalid
 from service.recipes import checked
 from service.resources import ProjectResource, WorkflowResource, project_resource, workflow_resource
+from service.run_names import no_id
 
 
 def _at(position: int) -> dict[str, str]:
@@ -38,6 +39,7 @@ def _at(position: int) -> dict[str, str]:
 @post("/projects", status_code=201)
 async def create_project(request: Http, data: JSONBody[NewProject], service: Service) -> Response[ProjectResource]:
     """Open a project and its ledger."""
+    no_id(data.name)
     asked = await service.asked(request)
     organisation_id = request.user.organisation_id
     project_id = derived(asked.event_id, "project")
@@ -89,7 +91,7 @@ async def change_project(
     """Rename or describe a project."""
     known = await service.project(request, project)
     asked = await service.asked(request, known.project_id)
-    name = known.name if data.name is msgspec.UNSET else data.name
+    name = known.name if data.name is msgspec.UNSET else no_id(data.name)
     description = known.description if data.description is msgspec.UNSET else data.description
     appended = await record(
         service.ledger,
@@ -141,6 +143,7 @@ async def create_workflow(
     """Create a workflow."""
     if data.name is msgspec.UNSET:
         raise Invalid("Object missing required field `name`", path="$.name")
+    no_id(data.name)
     known = await service.project(request, project)
     asked = await service.asked(request, known.project_id)
     if not asked.named and await tenancy.workflow_by_name(service.pool, known.project_id, data.name):
@@ -194,7 +197,7 @@ async def change_workflow(
     given = checked({name: value for name, value in asdict(data).items() if value is not msgspec.UNSET})
     events: list[WorkflowEvent] = []
     if given.get("name", known.name) != known.name:
-        events.append(WorkflowRenamed(name=given["name"]))
+        events.append(WorkflowRenamed(name=no_id(given["name"])))
     recipe = {name: given.get(name, getattr(known, name)) for name in WorkflowChanged.__struct_fields__}
     if any(recipe[name] != getattr(known, name) for name in recipe):
         events.append(WorkflowChanged(**recipe))

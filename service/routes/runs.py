@@ -12,10 +12,10 @@ from litestar.params import JSONBody
 
 from events import vocabulary as vocabularies
 from events.codec import from_microseconds, microseconds
-from events.commands import ArchiveRun, CreateRun, DeleteRun, EditRun, KillRun
-from events.errors import Rejected
+from events.commands import ArchiveRun, DeleteRun, EditRun, KillRun
+from events.decisions import actions
+from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
-from events.run_events import RunCreated
 from events.types import Status
 from projections import runs, tenancy
 from projections.execute import answered_before, execute
@@ -45,9 +45,9 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
         return await service.answer(answered, status=201)
     workflow = await _workflow(service, known.project_id, data.workflow)
     created = new_runs.created(data, workflow)
-    if not asked.named:
-        await _free(service, known.project_id, created)
-    outcome = await execute(service.ledger, known.project_id, run_id, CreateRun(created=created), asked)
+    outcome = await new_runs.open_run(
+        service.ledger, known.project_id, run_id, created, asked, named=data.name is not None
+    )
     return await service.answer(outcome, status=201)
 
 
@@ -63,19 +63,6 @@ async def _workflow(service: Service, project_id: UUID, name_or_id: str | None) 
     if stored.workflow.archived:
         raise Invalid(f"workflow {name_or_id!r} is archived", path="$.workflow")
     return stored
-
-
-async def _free(service: Service, project_id: UUID, created: RunCreated) -> None:
-    """Refuse a name or external id that is taken; a unique index settles what this check cannot see."""
-    taken = await service.pool.fetchrow(
-        "select name = $2 as by_name from run where ledger_id = $1 and (name = $2 or external_id = $3) limit 1",
-        project_id,
-        created.name,
-        created.external_id,
-    )
-    if taken is not None:
-        what = f"named {created.name!r}" if taken["by_name"] else f"with external_id {created.external_id!r}"
-        raise Rejected(f"there is a run {what} in this project already", state="exists", asked="create")
 
 
 @get("/projects/{project:str}/runs")
@@ -121,6 +108,23 @@ def _decode(cursor: str) -> tuple[datetime, UUID]:
         return from_microseconds(int(time_us)), UUID(run_id)
     except (ValueError, binascii.Error, OverflowError) as error:
         raise Invalid("this is no cursor that we gave", path="cursor") from error
+
+
+@get("/projects/{project:str}/runs/by-name")
+async def get_run_by_name(
+    request: Http, service: Service, project: str, name: str, vocabulary: Vocabulary = None
+) -> Response[RunResource]:
+    """A project's run by its name, which is unique in the project."""
+    words = vocabularies.vocabulary(vocabulary)
+    known = await service.project(request, project)
+    stored = await runs.by_name(service.pool, known.project_id, name)
+    if stored is None:
+        raise NotFound(f"there is no run named {name!r} in this project")
+    (resource,) = await service.shown([stored])
+    return Response(
+        msgspec.structs.replace(resource, synced=await _synced(service, stored), status=words[stored.run.status]),
+        headers={"Tachograph-Position": str(stored.position)},
+    )
 
 
 @get("/runs/{run:str}")
@@ -177,6 +181,13 @@ async def get_transitions(request: Http, service: Service, run: str) -> dict[str
 async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, run: str) -> Response[RunResource]:
     """Change tags, notes, alias, configuration or summary."""
     stored = await service.run(request, run, program=True)
+    if data.name not in (msgspec.UNSET, stored.run.name):
+        raise Rejected(
+            "a run keeps its name; `alias` is a label that can change, and a workflow's new name goes to its next runs",
+            state=stored.run.status,
+            asked="rename",
+            allowed=actions(stored.run),
+        )
     tags = data.tags if data.tags is msgspec.UNSET else tuple(dict.fromkeys(data.tags))
     command = EditRun(tags=tags, notes=data.notes, alias=data.alias, config=data.config, summary=data.summary)
     outcome = await execute(
@@ -228,6 +239,7 @@ ROUTES = Router(
     route_handlers=[
         create_run,
         list_runs,
+        get_run_by_name,
         get_run,
         get_transitions,
         edit_run,

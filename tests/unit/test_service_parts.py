@@ -1,11 +1,11 @@
-"""Run tokens, credentials, paths and names."""
+"""Run tokens, credentials and secrets."""
 
 import base64
 from uuid import uuid4
 
 import pytest
 
-from service import auth, run_names
+from service import auth
 from service.auth import Keys
 from service.problems import Invalid
 from service.recipes import check_environment
@@ -59,21 +59,6 @@ async def test_an_altered_foreign_or_expired_token_opens_nothing(monkeypatch: py
 )
 def test_a_credential_is_taken_from_any_of_three_headers(headers: dict[str, str], expected: str | None) -> None:
     assert auth.credential(headers) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "path"),
-    [(None, "default"), ("/", "/"), ("a\\b", "a/b"), ("/a//b/", "a/b"), ("vision/resnet 50", "vision/resnet 50")],
-)
-def test_paths_are_cleaned(given: str | None, path: str) -> None:
-    assert run_names.clean_path(given) == path
-
-
-@pytest.mark.parametrize("given", ["../x", "a/..", "a/./b", "~root", "C:\\x", "a/\x00", "a/\n"])
-def test_paths_that_climb_are_refused(given: str) -> None:
-    with pytest.raises(Invalid) as refusal:
-        run_names.clean_path(given)
-    assert refusal.value.path == "$.path"
 
 
 def test_a_literal_secret_is_refused() -> None:
