@@ -1,5 +1,6 @@
 """A workflow: the recipe that runs of one kind share. Pure."""
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 import msgspec
@@ -55,3 +56,24 @@ def evolve(workflow: Workflow, event: WorkflowEvent) -> Workflow:
             return replace(workflow, version=version, archived=isinstance(event, WorkflowArchived))
         case _:
             assert_never(event)
+
+
+def change(workflow: Workflow, given: Mapping[str, Any]) -> tuple[WorkflowEvent, ...]:
+    """Return what a change leads to: a new name, a new version of the recipe, both, or nothing if all is so already.
+
+    What is not given stays as it is.
+    """
+    events: list[WorkflowEvent] = []
+    if given.get("name", workflow.name) != workflow.name:
+        events.append(WorkflowRenamed(name=given["name"]))
+    recipe = {name: given.get(name, getattr(workflow, name)) for name in WorkflowChanged.__struct_fields__}
+    if any(recipe[name] != getattr(workflow, name) for name in recipe):
+        events.append(WorkflowChanged(**recipe))
+    return tuple(events)
+
+
+def archive(workflow: Workflow, archived: bool) -> tuple[WorkflowEvent, ...]:  # noqa: FBT001 (what is asked for)
+    """Return what it takes to withdraw the workflow from new runs, or to offer it again."""
+    if workflow.archived == archived:
+        return ()
+    return (WorkflowArchived() if archived else WorkflowUnarchived(),)

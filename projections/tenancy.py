@@ -10,6 +10,7 @@ import msgspec
 
 from events.commit import InlineRow
 from events.organisation import KeyIssued, Slot, WorkerRegistered
+from events.sql import load
 from events.workflow import Workflow
 from projections.runs import Reader
 
@@ -18,8 +19,8 @@ Rows = Mapping[str, Sequence[InlineRow]]
 _json: Final = msgspec.json.Encoder()
 
 
-def _row(function: str, **columns: object) -> Rows:
-    return {f"projection.{function}": [InlineRow(0, msgspec.Raw(_json.encode(columns)))]}
+def _row(function: str, event: int = 0, /, **columns: object) -> Rows:
+    return {f"projection.{function}": [InlineRow(event, msgspec.Raw(_json.encode(columns)))]}
 
 
 def organisation_row(*, version: int, name: str, max_active_runs: int) -> Rows:
@@ -59,10 +60,11 @@ def project_row(*, organisation_id: UUID, version: int, name: str, description: 
     )
 
 
-def workflow_row(workflow_id: UUID, workflow: Workflow, *, at: str = "infinity") -> Rows:
-    """Return the row of a workflow."""
+def workflow_row(workflow_id: UUID, workflow: Workflow, *, at: str = "infinity", event: int = 0) -> Rows:
+    """Return the row of a workflow, after the `event`-th of the append's events."""
     return _row(
         "project_workflow",
+        event,
         workflow_id=workflow_id,
         version=workflow.version,
         name=workflow.name,
@@ -177,11 +179,11 @@ async def workflow_by_name(reader: Reader, ledger_id: UUID, name: str) -> Stored
     return None if row is None else _workflow(row)
 
 
-async def workflows(reader: Reader, ledger_id: UUID, after: str, limit: int) -> list[StoredWorkflow]:
-    """Return a project's workflows by name, after a name."""
-    rows = await reader.fetch(
-        "select * from workflow where ledger_id = $1 and name > $2 order by name limit $3", ledger_id, after, limit
-    )
+async def workflows(
+    reader: Reader, ledger_id: UUID, after: str, limit: int, *, archived: bool | None = None
+) -> list[StoredWorkflow]:
+    """Return a project's workflows by name, after a name; only archived ones, only others, or all."""
+    rows = await reader.fetch(load("projections.sql", "list_workflows"), ledger_id, after, archived, limit)
     return [_workflow(row) for row in rows]
 
 

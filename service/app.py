@@ -36,6 +36,7 @@ from service.routes import (
     system,
     telemetry,
     usage,
+    workflows,
 )
 
 log = logging.getLogger("tachograph.service")
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[
             system.ROUTES,
             projects.ROUTES,
+            workflows.ROUTES,
             runs.ROUTES,
             attempts.ROUTES,
             telemetry.ROUTES,

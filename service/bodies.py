@@ -1,9 +1,10 @@
 """What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
+from litestar import Request as HttpRequest
 from msgspec import Meta
 
 from events.organisation import Slot
@@ -23,6 +24,8 @@ from service.recipes import (
     Variables,
     Volumes,
 )
+
+B = TypeVar("B", bound=Body)
 
 Name = Annotated[
     str, Meta(min_length=1, max_length=250, pattern=r"^(?! )[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*(?<! )$(?!\n)")
@@ -250,3 +253,8 @@ class NewWorker(Body, frozen=True):
     name: Name
     host: Document = {}
     slots: Annotated[tuple[Slot, ...], Meta(max_length=1_024)] = ()
+
+
+async def optional(request: HttpRequest[Any, Any, Any], body: type[B]) -> B:
+    """Return a body that may be left out, or its defaults where none was sent."""
+    return msgspec.json.decode(await request.body() or b"{}", type=body)

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -22,16 +22,13 @@ from projections.execute import answered_before, execute
 from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
 from service import new_runs
-from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun
+from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun, optional
 from service.context import Http, Service
 from service.moments import MAX_POSITION
 from service.paging import Page, Size, Vocabulary, page
 from service.past import PastRuns, run_then, runs_then
 from service.problems import Invalid
-from service.recipes import Body
 from service.resources import RunResource, Tombstone
-
-B = TypeVar("B", bound=Body)
 
 
 @post("/projects/{project:str}/runs", status_code=201)
@@ -44,6 +41,10 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
     if answered is not None:  # its workflow may have another name by now
         return await service.answer(answered, status=201)
     workflow = await _workflow(service, known.project_id, data.workflow)
+    if workflow is not None and workflow.workflow.archived:
+        raise Invalid(
+            f"workflow {data.workflow!r} is archived; its runs stay, new ones need it back", path="$.workflow"
+        )
     created = new_runs.created(data, workflow)
     outcome = await new_runs.open_run(
         service.ledger, known.project_id, run_id, created, asked, named=data.name is not None
@@ -60,8 +61,6 @@ async def _workflow(service: Service, project_id: UUID, name_or_id: str | None) 
         stored = await tenancy.workflow_by_name(service.pool, project_id, name_or_id)
     if stored is None or stored.ledger_id != project_id:
         raise Invalid(f"there is no workflow {name_or_id!r} in this project", path="$.workflow")
-    if stored.workflow.archived:
-        raise Invalid(f"workflow {name_or_id!r} is archived", path="$.workflow")
     return stored
 
 
@@ -200,7 +199,7 @@ async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, ru
 async def archive_run(request: Http, service: Service, run: str) -> Response[RunResource]:
     """Take a run out of the everyday lists, or back with `{"archived": false}`."""
     stored = await service.run(request, run)
-    body = await _optional(request, ArchiveBody)
+    body = await optional(request, ArchiveBody)
     asked = await service.asked(request, stored.run_id)
     command = ArchiveRun(archived=body.archived)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
@@ -210,7 +209,7 @@ async def archive_run(request: Http, service: Service, run: str) -> Response[Run
 async def kill_run(request: Http, service: Service, run: str) -> Response[RunResource]:
     """End a run; what was logged until then stays."""
     stored = await service.run(request, run)
-    body = await _optional(request, KillBody)
+    body = await optional(request, KillBody)
     command = KillRun(grace_seconds=body.grace_seconds, reason=body.reason)
     asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
@@ -220,18 +219,12 @@ async def kill_run(request: Http, service: Service, run: str) -> Response[RunRes
 async def delete_run(request: Http, service: Service, run: str) -> Response[Tombstone]:
     """Erase an ended run's contents for good; who, when, why and what it cost stay."""
     stored = await service.run(request, run, deleted=True)
-    body = await _optional(request, DeleteBody)
+    body = await optional(request, DeleteBody)
     asked = await service.asked(request, stored.run_id)
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, DeleteRun(reason=body.reason), asked)
     left = StoredRun(ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run)
     tombstone = await service.tombstone(left)
     return Response(tombstone, headers={"Tachograph-Position": str(outcome.position)})
-
-
-async def _optional(request: Http, body: type[B]) -> B:
-    """Return the body, or its defaults where none was sent."""
-    raw = await request.body()
-    return msgspec.json.decode(raw or b"{}", type=body)
 
 
 ROUTES = Router(
