@@ -1,9 +1,8 @@
 """Group commit: one transaction at a time per ledger takes whatever arrived while the last one committed.
 
-There is no timer, so a lone caller never waits for company. A group takes half of those who wait and those just
-answered: while the one half's transaction runs, the other half prepares what comes next. Each caller gets its own
-verdict; where a whole group fails in the database (a name taken, say), its members are tried alone, so that only the
-culprit fails. When the connection breaks, the outcome is unknown and the same group goes again: its ids make that safe.
+There is no timer, so a lone caller never waits for company. Each caller gets its own verdict; where a whole
+group fails in the database (a name taken, say), its members are tried alone, so that only the culprit fails.
+When the connection breaks, the outcome is unknown and the same group goes again: its ids make that safe.
 """
 
 import asyncio
@@ -20,9 +19,6 @@ import msgspec
 from events.errors import Busy, Unavailable
 
 MAX_GROUP_EVENTS: Final = 512
-UNDIVIDED: Final = 4
-"""As many go together anyway: a commit of its own costs more than it would save."""
-
 MAX_GROUP_BYTES: Final = 16 << 20
 MAX_WAITING_BYTES: Final = 128 << 20
 GROUPS_AT_A_STRETCH: Final = 32
@@ -140,29 +136,25 @@ class GroupCommit:
 
     async def _drain(self) -> None:
         try:
-            answered = 0
             for group in count(1):
-                taken = self._take(max(UNDIVIDED, (len(self._waiting) + answered + 1) // 2))
-                await self._settle(taken)
-                answered = len(taken)
+                await self._settle(self._take())
                 if not self._waiting:
                     await asyncio.sleep(0)  # who was just answered may have more
                     if not self._waiting:
                         break
-                    answered = 0
                 if group % GROUPS_AT_A_STRETCH == 0:
                     await self._rest(self._ledger_id)
         finally:
             self._task = None
             await self._rest(self._ledger_id)
 
-    def _take(self, most: int) -> list[tuple[Prepared, "asyncio.Future[Verdict]"]]:
-        """Take the next group of up to `most`: telemetry first, one lifecycle proposal a stream, no id or key twice."""
+    def _take(self) -> list[tuple[Prepared, "asyncio.Future[Verdict]"]]:
+        """Take the next group: telemetry first, one lifecycle proposal a stream, no id or key twice."""
         telemetry, lifecycle, later = [], [], []
         streams: set[UUID] = set()
         keys: set[tuple[Any, ...]] = set()
         events = size = 0
-        while self._waiting and len(keys) < most:
+        while self._waiting:
             waiting = self._waiting.popleft()
             one = waiting[0]
             key = (one.first_id,) if one.seq is None else (one.stream, one.epoch, one.source, one.seq)

@@ -66,7 +66,7 @@ async def submit_all(commits: GroupCommit, *proposals: Prepared) -> list[Verdict
     return await asyncio.gather(*(commits.submit(one) for one in proposals), return_exceptions=True)
 
 
-async def test_what_arrives_during_a_commit_goes_into_the_next_ones_by_halves() -> None:
+async def test_what_arrives_during_a_commit_goes_into_the_next_one_together() -> None:
     database = Database()
     commits = GroupCommit(LEDGER, database.commit)
     first = asyncio.create_task(commits.submit(telemetry(uuid4(), 1)))
@@ -74,7 +74,7 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_ones_by_halves() 
     await asyncio.sleep(0)
     await submit_all(commits, *(telemetry(uuid4(), 1) for _ in range(20)))
     await first
-    assert [len(group) for group in database.groups] == [1, 10, 10]
+    assert [len(group) for group in database.groups] == [1, 20]
 
 
 async def test_telemetry_stands_first_and_a_stream_has_one_lifecycle_proposal_a_group() -> None:
