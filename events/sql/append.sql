@@ -11,6 +11,8 @@
 --   conflict   the stream is at another version        fenced   the epoch is not the latest attempt's
 --   closed     the run takes no telemetry yet          erased   the stream was deleted
 --   unknown    there is no such stream (zero rows: there is no such ledger)
+--
+-- At the lines `-- point:` tests stop their copy of it, to try what several appends at once can do to each other.
 do $$ begin   -- once; another column takes a migration
     create type ledger.proposal as (
         stream uuid, expected integer, epoch integer, gate smallint, key bytea, event_id uuid, source text, seq bigint,
@@ -46,10 +48,12 @@ declare
     v_telemetry boolean := false;
     v_new_keys  boolean := false;
 begin
+    -- point: called
     select * into v_head from ledger.head h where h.ledger_id = p_ledger_id for update;
     if not found then
         return;
     end if;
+    -- point: locked
     v_next := v_head.position;
     v_hash := v_head.chain;
     v_now := greatest(clock_timestamp(), v_head.recorded_at);
@@ -109,6 +113,7 @@ begin
         end if;
     end loop;
 
+    -- point: judged
     if v_next = v_head.position then
         return;
     end if;
@@ -153,7 +158,9 @@ begin
         end loop;
     end if;
 
+    -- point: written
     update ledger.head h set position = v_next, chain = v_hash, recorded_at = v_now where h.ledger_id = p_ledger_id;
+    -- point: done
 end $$;
 
 -- Before a table has statistics, a planner takes a ledger's id to narrow it down to a row or so, and may then scan a
