@@ -27,6 +27,7 @@ from service import moments, timeline
 from service.audit import find_project
 from service.bar import Bar
 from service.problems import Invalid
+from service.republish import Target, republish, say
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +40,22 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None
     types: Sequence[str] | None
     json: bool
+    target: Target | None
 
 
 def main(arguments: Sequence[str]) -> int:
     """Tell what the command line names on standard output; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.to is None) != (options.subject is None):
+        parser.error("--to and --subject go together")
+    if options.to is None and (options.dry_run or options.stream):
+        parser.error("--dry-run and --stream go with --to")
+    if options.to is not None and "://" not in options.to:
+        parser.error("--to is the address of a NATS server, nats://…; a range ends with --until")
+    target = None
+    if options.to is not None:
+        target = Target(url=options.to, subject=options.subject, stream=options.stream, dry_run=options.dry_run)
     asked = Asked(
         project=options.project,
         run=options.run,
@@ -52,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         until=options.until,
         types=types_of(options.types),
         json=options.json,
+        target=target,
     )
     try:
         return asyncio.run(_tell(from_environment(), asked))
@@ -70,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until", metavar="MOMENT", help="last position, or a time")
     parser.add_argument("--types", metavar="TYPES", help="event types, with commas between them")
     parser.add_argument("--json", action="store_true", help="a JSON document a line instead of a timeline")
+    publish = parser.add_argument_group("publish it again, for a new subscriber")
+    publish.add_argument("--to", metavar="URL", help="a NATS server, nats://user:password@host:port")
+    publish.add_argument("--subject", help="publish on SUBJECT.<ledger>.<run>.<type>; never one of the running system")
+    publish.add_argument("--stream", metavar="NAME", help="make this JetStream stream if none keeps the subject")
+    publish.add_argument("--dry-run", action="store_true", help="count only")
     return parser
 
 
@@ -90,9 +108,12 @@ async def _tell(settings: Settings, asked: Asked) -> int:
         )  # fmt: skip
         replay = Replay(ledger, Restorer(settings.parquet), wanted)
         try:
+            if asked.target is not None:
+                say(await republish(replay, asked.target, wanted.up_to), asked.target)
+                return 0
             await _write(replay, wanted, as_json=asked.json)
         finally:
-            if replay.position < wanted.up_to:
+            if replay.position < wanted.up_to and asked.target is None:
                 print(f"stopped; go on with --after {replay.position}", file=sys.stderr)
         return 0 if run is None else await _agrees(ledger, replay, run.run_id)
     finally:

@@ -43,8 +43,21 @@ PERMISSIONS: Final[Mapping[str, Mapping[str, list[str]]]] = {
         ],
         "subscribe": ["_INBOX.>"],
     },
+    "replay": {
+        "publish": [
+            "replay.>",
+            "$JS.API.INFO",
+            "$JS.API.STREAM.NAMES",
+            "$JS.API.STREAM.INFO.*",
+            "$JS.API.STREAM.CREATE.*",
+            "$JS.API.CONSUMER.>",
+            "$JS.ACK.>",
+        ],
+        "subscribe": ["replay.>", "_INBOX.>"],
+    },
 }
-"""What each user may do. A worker hears nothing but the answers to its own requests."""
+"""What each user may do. A worker hears nothing but the answers to its own requests; who publishes a history again does
+so below `replay.` alone."""
 
 USERS: Final = tuple(PERMISSIONS)
 
@@ -71,7 +84,7 @@ class Nats:
         return f"http://{HOST}:{self._choices()['monitor_port']}"
 
     def url(self, user: str = "roles") -> str:
-        """Return the URL of `service`, `roles` or `worker`, with its password."""
+        """Return the URL of one of `USERS`, with its password."""
         return f"nats://{user}:{self._choices()['passwords'][user]}@{HOST}:{self.port}"
 
     def start(self, warden: Warden | None = None) -> None:
@@ -140,8 +153,12 @@ class Nats:
             except FileNotFoundError:
                 self._chosen = {"passwords": {user: secrets.token_urlsafe(24) for user in USERS}}
                 self._choose_ports()
+            added = {user: secrets.token_urlsafe(24) for user in USERS if user not in self._chosen["passwords"]}
+            self._chosen["passwords"] |= added
             if "monitor_port" not in self._chosen:
                 self._choose_ports()
+            elif added:
+                self._remember()
         assert self._chosen is not None
         return self._chosen
 
@@ -149,6 +166,9 @@ class Nats:
         assert self._chosen is not None
         free = (port for port in random.sample(PORTS, 100) if _free(port))
         self._chosen |= {"port": next(free), "monitor_port": next(free)}
+        self._remember()
+
+    def _remember(self) -> None:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.data / "access.json", json.dumps(self._chosen).encode())
 

@@ -223,6 +223,7 @@ class Stack:
         """Keep what the commands beside the system need (`python -m service verify`, …), for a shell to read."""
         variables = self._server_environment("roles")
         variables["TACHOGRAPH_OWNER_DATABASE_URL"] = self.postgres.url("tachograph_owner")
+        variables["TACHOGRAPH_NATS_REPLAY_URL"] = self.nats.url("replay")
         ours = {name: value for name, value in sorted(variables.items()) if name.startswith("TACHOGRAPH_")}
         lines = (f"export {name}={shlex.quote(value)}\n" for name, value in ours.items())
         write_private(self.home.environment, "".join(lines).encode())
