@@ -46,6 +46,7 @@ class System:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.client = tachograph.Client(stack.url, stack.api_key)
+        self.volume = Path(stack.processes["gpu"].environment["TACHOGRAPH_WORKER_VOLUMES"].removeprefix("data="))
         self.project = self.client.create_project(f"gpu-{uuid.uuid4()}")["id"]
 
         self.runs: list[str] = []
@@ -79,7 +80,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {"TACHOGRAPH_WORKER_SLOTS": "2", "A_SECRET": "hush", "CUDA_VISIBLE_DEVICES": ""}
+    volume = tmp_path_factory.mktemp("volume")
+    environment = {
+        "TACHOGRAPH_WORKER_SLOTS": "2",
+        "TACHOGRAPH_WORKER_METRICS_SECONDS": "0.2",
+        "TACHOGRAPH_WORKER_VOLUMES": f"data={volume}",
+        "A_SECRET": "hush",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     with Stack(tmp_path_factory.mktemp("gpu-worker"), port, environment=environment) as stack:
         yield stack
 
@@ -361,3 +369,77 @@ def test_a_second_worker_on_the_same_state_is_refused(system: System) -> None:
     )
     assert second.returncode == 2
     assert "another worker runs on" in second.stderr
+
+
+def sh(source: str, directory: str = "") -> dict[str, Any]:
+    return {"argv": ["sh", "-c", source], "working_directory": directory}
+
+
+def test_commands_run_in_order_with_volumes_in_and_out(system: System) -> None:
+    volume = system.volume
+    (volume / "words").write_text("one two three")
+    run = system.client.create_run(
+        system.project,
+        commands=[sh("mkdir out; wc -w < data/words > out/count"), sh("cat count; cp count copy", "out")],
+        import_volumes=[{"place": "volume:data", "path": "data"}],
+        export_volumes=[{"place": "volume:data/results", "path": "out"}],
+    )["id"]
+    system.runs.append(run)
+    ended = system.wait(run)
+    assert (ended["status"], ended["exit_code"], ended["synced"]) == ("completed", 0, True)
+    assert system.texts(run) == ["3"]
+    assert (volume / "results" / "copy").read_text() == "3\n"
+    happened = [event for event in system.events(run) if not event.endswith(("written", "logged"))]
+    assert happened == ["created", "starting", *["preparation_reported"] * 2, "started", "stopping", "completed"]
+
+
+def test_a_later_command_that_fails_ends_the_run_and_what_is_there_is_kept(system: System) -> None:
+    run = system.client.create_run(
+        system.project,
+        commands=[sh("echo half > half"), sh("echo broken >&2; exit 4"), sh("echo never")],
+        export_volumes=[{"place": "volume:data/half", "path": "half"}],
+    )["id"]
+    system.runs.append(run)
+    ended = system.wait(run)
+    assert (ended["status"], ended["cause"], ended["exit_code"]) == ("failed", "exit_code", 4)
+    assert ended["error"]["message"] == "exit code 4: broken"
+    assert (system.volume / "half").read_text() == "half\n"
+    assert system.texts(run) == []
+
+
+def test_a_run_whose_inputs_are_not_there_fails_before_its_start(system: System) -> None:
+    run = system.start("true", import_volumes=[{"place": "volume:elsewhere", "path": "data"}])
+    ended = system.wait(run)
+    assert (ended["status"], ended["cause"], ended["started_at"]) == ("failed", "prepare_failed", None)
+    assert "offers no volume 'elsewhere'; it offers data" in ended["error"]["message"]
+
+
+def test_a_run_that_completed_without_its_output_has_failed(system: System) -> None:
+    run = system.start("true", export_volumes=[{"place": "volume:data/x", "path": "missing"}])
+    ended = system.wait(run)
+    assert (ended["status"], ended["exit_code"], ended["error"]["type"]) == ("failed", 0, "ExportFailed")
+    assert "missing is not there" in ended["error"]["message"]
+
+
+def test_a_run_is_killed_while_its_outputs_are_being_stored(system: System) -> None:
+    volume = system.volume
+    run = system.start(
+        "truncate", "-s", "1T", "large", export_volumes=[{"place": "volume:data/large", "path": "large"}]
+    )
+    system.wait_for(run, "stopping")
+    system.client.kill(run)
+    ended = system.wait(run)
+    assert (ended["status"], ended["cause"]) == ("killed", "killed_by_user")
+    wait_until(lambda: not [path for path in volume.iterdir() if "large" in path.name], "the half copy is gone")
+
+
+def test_a_run_says_what_it_uses_of_the_machine(system: System) -> None:
+    run = system.python("import time; x = bytearray(40_000_000); time.sleep(2.5)")
+    ended = system.wait(run)
+    assert ended["synced"]
+    wait_until(lambda: system.client.metrics(run), "the figures are summed up")
+    found = {one["name"]: one for one in system.client.metrics(run)}
+    assert found["system/memory_bytes"]["max"] > 40_000_000
+    assert found["system/processes"]["max"] >= 2
+    assert found["system/cpu_percent"]["count"] >= 3
+    assert found["system/cpu_percent"]["first_step"] == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workers.gpu.process import LaunchFailed, Shim, processes_of
-from workers.gpu.records import Exit, Kill, RunDirectory
+from workers.gpu.records import Command, Exit, Kill, RunDirectory
 
 PYTHON = sys.executable
 KILL = Kill("killed_by_user", 0.3, 0)
@@ -34,7 +34,10 @@ class Launched:
         self.shim = Shim(self.directory, self.run_id)
 
     def launch(self, *command: str, **environment: str) -> None:
-        self.shim.launch(command, {"PATH": os.environ["PATH"], "TACHOGRAPH_RUN_ID": self.run_id, **environment})
+        self.launch_all(Command(command), **environment)
+
+    def launch_all(self, *commands: Command, **environment: str) -> None:
+        self.shim.launch(commands, {"PATH": os.environ["PATH"], "TACHOGRAPH_RUN_ID": self.run_id, **environment})
 
     def exit(self) -> Exit:
         wait_until(lambda: not self.shim.lives())
@@ -141,9 +144,9 @@ import sys, os
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from workers.gpu.process import Shim
-from workers.gpu.records import RunDirectory
+from workers.gpu.records import Command, RunDirectory
 directory = RunDirectory(Path({path!r}))
-Shim(directory, "x").launch({command!r}, dict(os.environ, TACHOGRAPH_RUN_ID={run_id!r}))
+Shim(directory, "x").launch([Command(tuple({command!r}))], dict(os.environ, TACHOGRAPH_RUN_ID={run_id!r}))
 print("launched", flush=True)
 sys.stdin.read()
 """
@@ -160,7 +163,7 @@ def test_the_shim_outlives_a_launcher_that_is_killed_and_tells_the_next_one_the_
     successor = Shim(run.directory, run.run_id)
     assert successor.lives()
     with pytest.raises(LaunchFailed, match="already"):
-        successor.launch(command, {})
+        successor.launch([Command(tuple(command))], {})
     wait_until(lambda: not successor.lives())
     ended = run.directory.exit()
     assert ended is not None
@@ -184,3 +187,39 @@ def test_without_its_shim_a_program_is_still_found_and_swept(run: Launched) -> N
     assert run.directory.exit() is None
     assert run.shim.sweep() >= 2
     assert processes_of(run.run_id) == []
+
+
+def test_commands_run_one_after_the_other_each_in_its_directory(run: Launched) -> None:
+    (run.directory.work / "inner").mkdir()
+    run.launch_all(
+        Command(("sh", "-c", "pwd; echo one > first")),
+        Command(("sh", "-c", "pwd; cat ../first"), "inner"),
+    )
+    ended = run.exit()
+    assert (ended.exit_code, ended.command) == (0, 1)
+    assert run.output().splitlines() == [str(run.directory.work), str(run.directory.work / "inner"), "one"]
+
+
+def test_a_command_that_fails_is_the_last(run: Launched) -> None:
+    run.launch_all(*(Command(("sh", "-c", f"echo {code}; exit {code}")) for code in (0, 3, 0)))
+    ended = run.exit()
+    assert (ended.exit_code, ended.command) == (3, 1)
+    assert run.output() == "0\n3\n"
+
+
+def test_a_later_command_that_cannot_be_started_is_a_failure_of_a_program_that_ran(run: Launched) -> None:
+    run.launch_all(Command(("true",)), Command(("true",), "nowhere"), Command(("true",)))
+    ended = run.exit()
+    assert (ended.exit_code, ended.command, ended.ran) == (127, 1, True)
+    assert ended.spawn_error == "true in nowhere cannot be started: No such file or directory"
+
+
+def test_no_command_is_started_after_an_order_to_end(run: Launched) -> None:
+    run.launch_all(
+        Command(("sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")), Command(("echo", "next"))
+    )
+    wait_until(lambda: run.directory.stdout.exists() and run.output() == "up\n")
+    run.shim.end(KILL)
+    ended = run.exit()
+    assert (ended.exit_code, ended.command) == (0, 0)
+    assert run.output() == "up\n"

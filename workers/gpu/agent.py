@@ -62,6 +62,9 @@ class Agent:
             base_environment(os.environ, settings.prefix),
             os.environ,
             lambda ids: visible_devices([pool.slots[id_] for id_ in ids if id_ in pool.slots]),
+            settings.volumes,
+            settings.stopping_seconds,
+            settings.metrics_seconds,
         )
         self._heart = Heart(nats, self.beat)
         self._runs: dict[str, Supervisor] = {}

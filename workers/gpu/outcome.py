@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def classify(exit_: Exit, kill: Kill | None, stderr: str) -> Outcome:
     """Say how a program ended; `kill` is the order that was in force, `stderr` the end of its output."""
-    if exit_.spawn_error:
+    if exit_.spawn_error and not exit_.ran:
         return prepare_failed(exit_.spawn_error)
     code = exit_.exit_code if exit_.signal is None else 128 + exit_.signal
     if kill is not None and kill.requested_at_us <= exit_.ended_at_us:
@@ -55,12 +55,19 @@ def _failed(exit_: Exit, code: int | None, stderr: str) -> Outcome:
     if exit_.oom_kills and code == 128 + signal.SIGKILL:
         message = "the kernel killed the program: the machine or its memory limit had no memory left"
         return Outcome("failed", "out_of_memory", code, Error("OutOfMemory", message))
+    if exit_.spawn_error:
+        return Outcome("failed", "exit_code", code, Error("CommandNotStarted", exit_.spawn_error))
     error = last_traceback(stderr)
     if error is not None:
         return Outcome("failed", "out_of_memory" if _is_out_of_memory(error) else "exception", code, error)
     if exit_.signal is not None:
         return Outcome("failed", "exit_code", code, Error("Signal", f"ended by {_signal_name(exit_.signal)}"))
     return Outcome("failed", "exit_code", code, Error("ExitCode", _exit_message(code, stderr)))
+
+
+def not_exported(ended: Outcome, reason: str) -> Outcome:
+    """The program completed, and its outputs could not be stored: what was wanted of it is not there."""
+    return Outcome("failed", "exception", ended.exit_code, Error("ExportFailed", reason[:MESSAGE_CHARACTERS]))
 
 
 def prepare_failed(message: str) -> Outcome:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from workers.gpu.records import Kill, RunDirectory, Started
+from workers.gpu.records import Command, Kill, RunDirectory, Started
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +33,16 @@ class Shim:
         self._run_id = run_id
         self._child: subprocess.Popen[bytes] | None = None
 
-    def launch(self, command: Sequence[str], environment: Mapping[str, str]) -> Started | None:
-        """Start the program and wait until the shim has said so; None if it could not say it (a full disk).
+    def launch(self, commands: Sequence[Command], environment: Mapping[str, str]) -> Started | None:
+        """Start the first command and wait until the shim has said so; None if it could not say it (a full disk).
 
         Blocks for some 30 ms. Raises `LaunchFailed`; then no program runs.
         """
-        if not command:
+        if not commands or not all(command.argv for command in commands):
             raise LaunchFailed("the run has no command")
+        self._directory.write_commands(commands)
         with contextlib.closing(_Lock(self._directory.lock)) as lock, self._log().open("ab") as log:
-            arguments = [sys.executable, "-I", "-S", str(SHIM), str(self._directory.path), str(lock.fd), *command]
+            arguments = [sys.executable, "-I", "-S", str(SHIM), str(self._directory.path), str(lock.fd)]
             try:
                 self._child = subprocess.Popen(
                     arguments,
@@ -54,7 +55,7 @@ class Shim:
                     start_new_session=True,
                 )
             except (OSError, ValueError) as error:
-                raise LaunchFailed(f"{command[0]} cannot be started: {error}") from error
+                raise LaunchFailed(f"the supervising process cannot be started: {error}") from error
         return self._handshake()
 
     def lives(self) -> bool:

@@ -1,6 +1,7 @@
 """What is kept on disk of a run, in a directory of its own, so that a restarted agent knows all of it.
 
     run.json      ours: which run, attempt and slots, and how far it is      work/        the program's directory
+    commands.json ours, for the shim: what to run in which order
     shim.lock     held by the shim as long as it lives                       stdout.log   its output
     started.json, exit.json   the shim's                                     stderr.log
     kill.json     ours, for the shim: the grace                              ship.json    how far the log is sent
@@ -13,6 +14,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -44,6 +46,20 @@ class Kill(msgspec.Struct, frozen=True):
     requested_at_us: int
 
 
+class Command(msgspec.Struct, frozen=True):
+    """One of the commands, with its directory in `work/`; as `commands.json` lists them."""
+
+    argv: tuple[str, ...]
+    directory: str = ""
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """What is brought to `path` in `work/`, or taken from it to `place`: `artifact:…` or `volume:…`."""
+
+    place: str
+    path: str
+
+
 class RunRecord(msgspec.Struct, kw_only=True):
     """`run.json`. The token is a secret, hence mode 0600; values of secrets are never in here."""
 
@@ -58,7 +74,10 @@ class RunRecord(msgspec.Struct, kw_only=True):
     name: str = ""
     epoch: int = 0
     token: str = ""
-    command: tuple[str, ...] = ()
+    commands: tuple[Command, ...] = ()
+    import_volumes: tuple[Volume, ...] = ()
+    export_volumes: tuple[Volume, ...] = ()
+    code: str | None = None
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     kill: Kill | None = None
@@ -73,7 +92,7 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """`exit.json`: an exit code, a signal, or why the program could not be executed."""
+    """`exit.json`: an exit code or a signal of the last command, and why it could not be executed if that is so."""
 
     ended_at_us: int
     started_at_us: int = 0
@@ -81,6 +100,7 @@ class Exit(msgspec.Struct, frozen=True):
     signal: int | None = None
     spawn_error: str = ""
     oom_kills: int = 0
+    command: int = 0
 
     @property
     def ran(self) -> bool:
@@ -118,6 +138,10 @@ class RunDirectory:
     def exit(self) -> Exit | None:
         """Return what the shim said about the end, if it has."""
         return read(self.path / "exit.json", Exit)
+
+    def write_commands(self, commands: Sequence[Command]) -> None:
+        """Write `commands.json`."""
+        write_atomically(self.path / "commands.json", msgspec.json.encode(commands))
 
     def write_exit(self, exit_: Exit) -> None:
         """Write `exit.json` in the shim's stead: there was nothing for it to run."""

@@ -12,9 +12,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 import tachograph
+from workers.gpu import shipping, system_metrics
 from workers.gpu.outcome import Outcome
-from workers.gpu.records import RunRecord
+from workers.gpu.records import RunDirectory, RunRecord
 from workers.gpu.shipping import Batch
+from workers.gpu.stages import Stage
+from workers.gpu.system_metrics import Series
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +131,10 @@ class Conversation:
             raise
         return standing_of(run, self._record.epoch)
 
-    async def preparing(self, stage: str) -> None:
+    async def preparing(self, stage: Stage) -> None:
         """Report a stage of the preparation. Raises `Refused`."""
-        await self._report("preparing", stage=stage)
+        said = {"message": stage.message, "fraction": stage.fraction}
+        await self._report("preparing", stage=stage.stage, **{name: value for name, value in said.items() if value})
 
     async def started(self, pid: int | None, host: dict[str, Any]) -> None:
         """Report that the program runs. Raises `Refused`."""
@@ -140,17 +144,40 @@ class Conversation:
         """Report that the program is gone and the slots are kept. Raises `Refused`."""
         await self._report("idle")
 
-    async def ended(self, outcome: Outcome, last_seq: int) -> bool:
+    async def stopping(self, exit_code: int | None) -> None:
+        """Report that the commands are done and outputs are being stored. Raises `Refused`."""
+        await self._report("stopping", **({} if exit_code is None else {"exit_code": exit_code}))
+
+    async def ended(self, outcome: Outcome, directory: RunDirectory) -> bool:
         """Report the end; False if the run goes on all the same: termination protection. Raises `Refused`."""
         fields = {
             "status": outcome.status,
             "cause": outcome.cause,
             "exit_code": outcome.exit_code,
             "error": None if outcome.error is None else msgspec.to_builtins(outcome.error),
-            "last_seq": {"worker": last_seq + self._seq_shift},
+            "last_seq": self._last_seqs(directory),
         }
         run = await self._report("ended", **{name: value for name, value in fields.items() if value is not None})
         return run["status"] not in ACTIVE
+
+    def _last_seqs(self, directory: RunDirectory) -> dict[str, int]:
+        """Return the last batch of each of our sources that has sent any."""
+        logs, figures = shipping.last_seq(directory), system_metrics.last_seq(directory)
+        found = {"worker": logs + self._seq_shift}
+        return found | ({system_metrics.SOURCE: figures} if figures else {})
+
+    async def figures(self, seq: int, series: Series) -> None:
+        """Store a batch of the machine's figures; one that is refused is said and skipped. Raises `Refused`."""
+        record = self._record
+        batch = {"epoch": record.epoch, "source": system_metrics.SOURCE, "seq": seq, "series": series}
+        client = self._client if self._token_refused else self._token_client()
+        try:
+            await self._calls.until_accepted(client.send_system_metrics, record.run_id, **batch)
+        except tachograph.Problem as problem:
+            standing = await self.standing()
+            if standing is Standing.STOP:
+                raise Refused(standing) from problem
+            logger.error("run %s: figures of the machine were refused: %s", record.run_id, problem)
 
     async def logs(self, batch: Batch) -> None:
         """Store a batch of lines; one that is refused again and again is said and skipped. Raises `Refused`."""
@@ -209,7 +236,7 @@ class Conversation:
                     logger.info("run %s: %r is not taken any more: %s", run_id, report, problem)
                     raise Refused(standing) from problem
                 logger.warning("run %s: %r was refused: %s", run_id, report, problem)
-                if report in {"preparing", "idle"}:  # said before, or of no consequence
+                if report in {"preparing", "stopping", "idle"}:  # said before, or of no consequence
                     return None
                 await asyncio.sleep(BACKOFF_SECONDS[min(attempt, 4)])
         logger.error("run %s: %r was refused for good: %s", run_id, report, fields)

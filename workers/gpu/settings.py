@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 DEFAULT_KEPT_RUNS = 20
+DEFAULT_STOPPING_SECONDS = 600.0
+DEFAULT_METRICS_SECONDS = 10.0
 
 
 class SettingsError(Exception):
@@ -25,6 +27,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     visible_devices: str | None = None
     prefix: Path | None = None
     keep_runs: int = DEFAULT_KEPT_RUNS
+    volumes: Mapping[str, Path] = {}
+    stopping_seconds: float = DEFAULT_STOPPING_SECONDS
+    metrics_seconds: float = DEFAULT_METRICS_SECONDS
 
     @property
     def runs(self) -> Path:
@@ -47,7 +52,34 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         visible_devices=environment.get("CUDA_VISIBLE_DEVICES"),
         prefix=Path(sys.prefix) if sys.prefix != sys.base_prefix else None,
         keep_runs=DEFAULT_KEPT_RUNS if kept is None else kept,
+        volumes=_volumes(environment.get("TACHOGRAPH_WORKER_VOLUMES", "")),
+        stopping_seconds=_seconds(environment, "TACHOGRAPH_WORKER_STOPPING_SECONDS", DEFAULT_STOPPING_SECONDS),
+        metrics_seconds=_seconds(environment, "TACHOGRAPH_WORKER_METRICS_SECONDS", DEFAULT_METRICS_SECONDS),
     )
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    value = environment.get(name)
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise SettingsError(f"{name} is {value!r}, not a number of seconds above 0")
+    return seconds
+
+
+def _volumes(text: str) -> dict[str, Path]:
+    """Read `name=/directory,…`."""
+    found = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, directory = entry.partition("=")
+        if not separator or not name or "/" in name or not Path(directory).is_absolute():
+            raise SettingsError(f"TACHOGRAPH_WORKER_VOLUMES has {entry!r}; it is name=/directory, with commas between")
+        found[name] = Path(directory)
+    return found
 
 
 def _count(environment: Mapping[str, str], name: str) -> int | None:

@@ -1,9 +1,10 @@
-"""Run one program, outlive the agent, and leave its true exit on disk.
+"""Run a run's commands in order, outlive the agent, and leave their true exit on disk.
 
-Started by the agent as `python -I -S shim.py <run directory> <lock fd> <command> ...`, in a session of its own; its
-environment is the program's. Only the standard library, and little of it: a run waits for this interpreter.
+Started by the agent as `python -I -S shim.py <run directory> <lock fd>`, in a session of its own; its environment is
+the program's. Only the standard library, and little of it: a run waits for this interpreter.
 
-In the run directory it reads `kill.json` (grace) and writes `stdout.log`, `stderr.log`, `started.json` and, last,
+In the run directory it reads `commands.json` (a list of `{"argv", "directory"}`; each is started once the one in front
+of it has ended with 0) and `kill.json` (grace), and writes `stdout.log`, `stderr.log`, `started.json` and, last,
 `exit.json`, each JSON file by temporary file, fsync and rename. The lock that it inherits is held until it ends: a
 free lock means no shim. SIGTERM means: end the program (SIGTERM to its group, grace, SIGKILL to all that is left).
 """
@@ -24,6 +25,8 @@ LEFTOVER_GRACE_SECONDS = 1.0
 KILL_AGAIN_SECONDS = 0.2
 UNKILLABLE_SECONDS = 5.0
 PR_SET_CHILD_SUBREAPER = 36
+CANNOT_BE_STARTED = 127
+"""What a shell says of a command that it cannot start; said here of one that others went before."""
 
 
 class Program:
@@ -165,15 +168,14 @@ def become_subreaper() -> None:
         complain("cannot become a child subreaper")
 
 
-def spawn(command: list[str]) -> int:
-    """Start the program in `work/`, in a process group of its own, its output appended to files; return its pid.
-
-    Raises OSError if it cannot be executed.
+def spawn(command: list[str], inner: str) -> int:
+    """Start a program in `work/` or a directory in it, in a process group of its own, its output appended to files;
+    return its pid. Raises OSError if it cannot be executed.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     directory = os.getcwd()
-    os.chdir("work")
     try:
+        os.chdir(f"work/{inner}")
         return os.posix_spawnp(
             command[0],
             command,
@@ -243,35 +245,56 @@ def wait_for_descendants(signals: tuple[signal.Signals, ...], deadline: float) -
         signal.sigtimedwait(signals, 0.02)
 
 
-def main(directory: str, lock_fd: int, command: list[str]) -> None:
-    """Run the command and record how it went."""
+def main(directory: str, lock_fd: int) -> None:
+    """Run the commands one after the other and record how the last of them went."""
     os.set_inheritable(lock_fd, False)
     signals = (*KILL_SIGNALS, signal.SIGCHLD)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     os.chdir(directory)
     become_subreaper()
+    with open("commands.json") as file:
+        first, *others = json.load(file)
     oom_before = oom_kills()
+    began_at_us = time.time_ns() // 1000
+    ended = run(0, first, signals)
+    for number, command in enumerate(others, 1):
+        if ended["spawn_error"] or ended["exit_code"] != 0 or ended["told_to_end"]:
+            break
+        ended = run(number, command, signals)
+    write_exit({**ended, "started_at_us": began_at_us, "oom_kills": max(0, oom_kills() - oom_before)})
+
+
+def run(number: int, command: dict[str, list[str] | str], signals: tuple[signal.Signals, ...]) -> dict[str, object]:
+    """Run one command to its end, with all that it leaves behind; return how it went."""
+    argv, inner = list(command["argv"]), str(command["directory"])
     started_at_us = time.time_ns() // 1000
     try:
-        pid = spawn(command)
+        pid = spawn(argv, inner)
     except OSError as error:
-        reason = f"{command[0]} cannot be started: {error.strerror or error}"
-        write_exit({"spawn_error": reason, "started_at_us": started_at_us, "ended_at_us": started_at_us})
-        return
+        what = f"{argv[0]} in {inner}" if inner else argv[0]
+        reason = f"{what} cannot be started: {error.strerror or error}"
+        return {
+            "command": number,
+            "spawn_error": reason,
+            "exit_code": CANNOT_BE_STARTED if number else None,
+            "signal": None,
+            "ended_at_us": started_at_us,
+            "told_to_end": False,
+        }
     program = Program(pid)
-    write_started(pid, started_at_us)
+    if number == 0:
+        write_started(pid, started_at_us)
     deadline = watch(program, signals)
     ended_at_us = time.time_ns() // 1000
     end_leftovers(program, signals, deadline)
-    write_exit(
-        {
-            "exit_code": program.exit_code,
-            "signal": program.signal,
-            "started_at_us": started_at_us,
-            "ended_at_us": ended_at_us,
-            "oom_kills": max(0, oom_kills() - oom_before),
-        }
-    )
+    return {
+        "command": number,
+        "spawn_error": "",
+        "exit_code": program.exit_code,
+        "signal": program.signal,
+        "ended_at_us": ended_at_us,
+        "told_to_end": deadline is not None,
+    }
 
 
 def write_started(pid: int, started_at_us: int) -> None:
@@ -283,4 +306,4 @@ def write_started(pid: int, started_at_us: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]))

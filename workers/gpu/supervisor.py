@@ -11,15 +11,19 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import tachograph
 from workers.gpu import environment, outcome
 from workers.gpu.outcome import Outcome
 from workers.gpu.process import LaunchFailed, Shim
-from workers.gpu.records import Exit, Kill, Phase, RunDirectory, RunRecord, Started
+from workers.gpu.records import Command, Exit, Kill, Phase, RunDirectory, RunRecord, Started, Volume
 from workers.gpu.reporting import Calls, Conversation, Refused, Standing, is_passing
-from workers.gpu.shipping import LogShipper, last_seq
+from workers.gpu.shipping import LogShipper
+from workers.gpu.stages import Stage, prepare, take_out
+from workers.gpu.system_metrics import Meter, SystemMetrics
+from workers.gpu.volumes import Interrupted, Patience, Places, VolumeFailed
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +38,16 @@ STDERR_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class Machine:
-    """What all runs of this machine share; `devices` turns slot ids into variables."""
+    """What all runs of this machine share; `devices` turns slot ids into variables, `volumes` names directories."""
 
     calls: Calls
     client: tachograph.Client
     base_environment: Mapping[str, str]
     own_environment: Mapping[str, str]
     devices: Callable[[Iterable[str]], Mapping[str, str]]
+    volumes: Mapping[str, Path]
+    stopping_seconds: float
+    metrics_seconds: float
 
 
 class Supervisor:
@@ -62,6 +69,8 @@ class Supervisor:
         self._released = released
         self._server = Conversation(machine.calls, machine.client, record)
         self._shim = Shim(directory, record.run_id)
+        self._places = Places(directory, record.run_id, machine.client, machine.volumes)
+        self._patience = Patience()
         self._gone = asyncio.Event()
         self._woken = asyncio.Event()  # an order to kill is there, or nothing more is wanted of this attempt
         self._launched = False
@@ -78,7 +87,7 @@ class Supervisor:
         if self.record.phase in {Phase.CLAIMED, Phase.STARTED}:
             await self._attempt()
             if not self._stopped:
-                await self._report_end()
+                await self._report_end(await self._take_out())
         if self.record.phase is Phase.IDLE:
             await self._keep_until_killed()
         await self._forget()
@@ -89,8 +98,13 @@ class Supervisor:
             logger.info("run %s: to be killed within %g s (%s)", self.record.run_id, kill.grace_seconds, kill.cause)
             self.record.kill = kill
             self._save()
-        self._woken.set()
+        self._wake()
         self._enforce()
+
+    def _wake(self) -> None:
+        """Whatever takes long gives up: there is an order to kill, or nothing more is wanted."""
+        self._woken.set()
+        self._patience.give_up()
 
     # --- claim ------------------------------------------------------------------------------------------------
 
@@ -116,7 +130,11 @@ class Supervisor:
         record = self.record
         record.project_id, record.name = claim["project_id"], claim["name"]
         record.epoch, record.token = claim["epoch"], claim["token"]
-        record.command, record.secrets = tuple(claim["command"]), tuple(claim["secrets"])
+        record.secrets, record.code = tuple(claim["secrets"]), claim["code"]
+        several = [Command(tuple(one["argv"]), one["working_directory"]) for one in claim["commands"]]
+        record.commands = tuple(several) or (Command(tuple(claim["command"])),)
+        record.import_volumes = tuple(Volume(**one) for one in claim["import_volumes"])
+        record.export_volumes = tuple(Volume(**one) for one in claim["export_volumes"])
         record.environment = dict(claim["environment"])
         record.phase = Phase.CLAIMED
         if claim["kill_requested"] and record.kill is None:
@@ -131,17 +149,20 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             checking = tasks.create_task(self._keep_checking(at_once=adopted))
             shipping = tasks.create_task(self._ship())
-            reporting = tasks.create_task(self._report_start(begun, adopted=adopted))
-            begun.set_result(await self._begin())
+            stages: asyncio.Queue[Stage | None] = asyncio.Queue()
+            reporting = tasks.create_task(self._report_start(stages, begun, adopted=adopted))
+            begun.set_result(await self._begin(stages.put_nowait))
+            stages.put_nowait(None)
+            measuring = tasks.create_task(self._measure())
             await self._until_gone()
-            await asyncio.wait({shipping, reporting})
+            await asyncio.wait({shipping, reporting, measuring})
             checking.cancel()
 
     def _begun(self) -> bool:
         """Say whether the program was started before, by this agent or an earlier one."""
         return self._directory.started() is not None or self._directory.exit() is not None or self._shim.lives()
 
-    async def _begin(self) -> Started | None:
+    async def _begin(self, say: Callable[[Stage], None]) -> Started | None:
         """Adopt the program or start it; what stands in the way becomes its exit. None if there is no program."""
         if self._begun():
             logger.info("run %s: taken up again as attempt %d", self.record.run_id, self.record.epoch)
@@ -149,8 +170,11 @@ class Supervisor:
             await self._never_started("")
         else:
             try:
+                await prepare(self.record, self._places, self._patience, say)
                 await asyncio.to_thread(self._launch)
-            except (LaunchFailed, environment.MissingSecret, OSError) as error:
+            except Interrupted:
+                await self._never_started("")
+            except (LaunchFailed, environment.MissingSecret, VolumeFailed, OSError) as error:
                 logger.warning("run %s: %s", self.record.run_id, error)
                 await self._never_started(str(error))
         self._launched = True
@@ -172,7 +196,7 @@ class Supervisor:
             machine.devices(record.slots),
             environment.identity(machine.client.url, record.run_id, record.token, record.epoch, record.project_id),
         )
-        self._shim.launch(record.command, variables)
+        self._shim.launch(record.commands, variables)
 
     async def _never_started(self, reason: str) -> None:
         if self._directory.exit() is None:
@@ -199,13 +223,17 @@ class Supervisor:
 
     # --- what the server hears --------------------------------------------------------------------------------
 
-    async def _report_start(self, begun: asyncio.Future[Started | None], *, adopted: bool) -> None:
-        """Report the preparation and the start, once each where that can be had."""
+    async def _report_start(
+        self, stages: asyncio.Queue[Stage | None], begun: asyncio.Future[Started | None], *, adopted: bool
+    ) -> None:
+        """Report the stages of the preparation and the start, once each where that can be had."""
         if self.record.phase is not Phase.CLAIMED:
             return
         try:
             if not adopted:
-                await self._server.preparing("working directory")
+                await self._server.preparing(Stage("working directory"))
+            while (stage := await stages.get()) is not None:
+                await self._server.preparing(stage)
             started = await begun
             if started is None and not self._has_run():
                 return
@@ -221,6 +249,19 @@ class Supervisor:
             await LogShipper(self._directory, self._server.logs).run(self._gone)
         except Refused as refused:
             self._refused(refused.standing)
+
+    async def _measure(self) -> None:
+        """Send what the run uses of the machine, as long as its program lives."""
+        started = self._directory.started()
+        if started is None:
+            return
+        devices = self._machine.devices(self.record.slots).get("CUDA_VISIBLE_DEVICES", "")
+        meter = Meter(started.shim_pid, filter(None, devices.split(",")), self._directory.work)
+        try:
+            figures = SystemMetrics(self._directory, meter, self._server.figures, self._machine.metrics_seconds)
+            await figures.run(self._gone)
+        except* Refused:
+            self._refused(Standing.STOP)
 
     async def _keep_checking(self, *, at_once: bool) -> None:
         """Ask now and then what the server holds of us: an order to kill may be lost, and beats get no answer."""
@@ -241,15 +282,38 @@ class Supervisor:
         if standing is Standing.STOP and not self._stopped:
             logger.warning("run %s: attempt %d must stop", self.record.run_id, self.record.epoch)
             self._stopped = True
-            self._woken.set()
+            self._wake()
             self._enforce()
 
-    async def _report_end(self) -> None:
+    async def _take_out(self) -> Outcome:
+        """Store the outputs of a program that ended by itself, within a deadline, and say how it ended all in all."""
+        ended, exit_ = self._outcome(), self._directory.exit()
+        if not self.record.export_volumes or exit_ is None or not exit_.ran or self.record.kill is not None:
+            return ended
+        self._patience = Patience(self._machine.stopping_seconds)
+        checking = asyncio.create_task(self._keep_checking(at_once=False))
+        try:
+            await self._server.stopping(ended.exit_code)
+            ended = await take_out(self.record, ended, self._places, self._patience)
+        except Refused as refused:
+            self._refused(refused.standing)
+        except Interrupted as interrupted:
+            if ended.status == "completed":
+                ended = outcome.not_exported(ended, str(interrupted))
+        finally:
+            checking.cancel()
+            await asyncio.gather(checking, return_exceptions=True)
+        return self._unless_killed(ended)
+
+    def _unless_killed(self, ended: Outcome) -> Outcome:
+        kill = self.record.kill
+        return ended if kill is None else outcome.killed_without_program(kill)
+
+    async def _report_end(self, ended: Outcome) -> None:
         """Say how it ended. Termination protection keeps a run whose program is gone."""
-        ended = self._outcome()
         logger.info("run %s: %s (%s, exit code %s)", self.record.run_id, ended.status, ended.cause, ended.exit_code)
         try:
-            if not await self._server.ended(ended, last_seq(self._directory)):
+            if not await self._server.ended(ended, self._directory):
                 await self._server.idle()
                 self.record.phase = Phase.IDLE
                 await asyncio.to_thread(self._directory.save, self.record)
@@ -272,7 +336,7 @@ class Supervisor:
         if self.record.kill is None:  # woken because nothing more is wanted
             return
         try:
-            await self._server.ended(outcome.killed_without_program(self.record.kill), last_seq(self._directory))
+            await self._server.ended(outcome.killed_without_program(self.record.kill), self._directory)
         except Refused as refused:
             logger.info("run %s: its end was known already (%s)", self.record.run_id, refused.standing.value)
 

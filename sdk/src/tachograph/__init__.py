@@ -46,6 +46,7 @@ from tachograph._stream import ServerEvent
 from tachograph._sync import Synced, sync
 from tachograph._types import (
     Accepted,
+    Artifact,
     ChartSeries,
     Claim,
     Failure,
@@ -67,6 +68,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FINAL",
     "Accepted",
+    "Artifact",
     "ChartSeries",
     "Claim",
     "Client",

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tachograph._calls import Calls, route, without_none
+from tachograph._artifacts import Artifacts
+from tachograph._calls import route, without_none
 from tachograph._encoding import finite_or_named, numbers
 from tachograph._errors import Conflict, NotFound
 from tachograph._stream import ServerEvent, follow
@@ -33,7 +34,7 @@ FINAL: Final = frozenset({"completed", "failed", "killed", "crashed", "deleted"}
 """The statuses in which a run's process is gone (a crashed one may still come back)."""
 
 
-class Client(Calls):
+class Client(Artifacts):
     """A connection to the service; safe for many threads, and after a fork.
 
     Methods raise the errors of `tachograph.Error`'s tree. Attempts that failed in passing (no connection,
@@ -306,6 +307,12 @@ class Client(Calls):
         columns = {name: {**column, "value": finite_or_named(column["value"])} for name, column in series.items()}
         body = {"epoch": epoch, "source": source, "seq": seq, "series": columns, "stage": stage}
         return self._send(run, "metrics", body)
+
+    def send_system_metrics(
+        self, run: str, *, epoch: int, source: str, seq: int, series: Mapping[str, Mapping[str, Sequence[Any]]]
+    ) -> Accepted:
+        """Store a batch of a machine's figures, namespace `system/`, keyed like `send_logs`."""
+        return self._send(run, "system-metrics", {"epoch": epoch, "source": source, "seq": seq, "series": series})
 
     def _send(self, run: str, kind: str, body: Json) -> Accepted:
         key = f"{run}/{body['epoch']}/{body['source']}/{body['seq']}"

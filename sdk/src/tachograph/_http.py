@@ -1,10 +1,11 @@
 """One HTTP call at a time, and the rule for repeating it."""
 
+import contextlib
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
@@ -20,12 +21,36 @@ TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 CONNECT_SECONDS: Final = 5.0
 
 
+class Readable(Protocol):
+    """A body that is read as it is sent."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 class Response(NamedTuple):
     """An answer below 400."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes
+
+
+class Streamed:
+    """An answer below 300 whose content is read as it comes."""
+
+    def __init__(self, answer: urllib3.BaseHTTPResponse, what: str) -> None:
+        self.status = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+        self._answer = answer
+        self._what = what
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the content; raises `ConnectionFailed` when it is cut."""
+        try:
+            while chunk := self._answer.read(size):
+                yield chunk
+        except (HTTPError, OSError) as error:
+            raise ConnectionFailed(f"{self._what}: {error}") from error
 
 
 class Transport:
@@ -52,7 +77,7 @@ class Transport:
         self,
         method: str,
         path: str,
-        content: bytes | None = None,
+        content: bytes | Readable | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float = 30.0,
     ) -> Response:
@@ -74,6 +99,15 @@ class Transport:
         finally:
             answer.close()
 
+    @contextlib.contextmanager
+    def stream(self, path: str, headers: Mapping[str, str], timeout_seconds: float) -> Iterator[Streamed]:
+        """Get what may be large."""
+        answer = self._call("GET", path, None, headers, timeout_seconds, preload=False)
+        try:
+            yield Streamed(answer, f"GET {self.url}{path}")
+        finally:
+            answer.close()
+
     def close(self) -> None:
         """Close the idle connections; a later call opens others."""
         self._pool.close()
@@ -83,7 +117,7 @@ class Transport:
         self,
         method: str,
         path: str,
-        content: bytes | None,
+        content: bytes | Readable | None,
         headers: Mapping[str, str] | None,
         timeout_seconds: float,
         *,
@@ -96,7 +130,7 @@ class Transport:
             answer = self._pool.urlopen(
                 method,
                 self._prefix + path,
-                body=content,
+                body=content,  # type: ignore[arg-type]
                 headers={**self._headers, **(headers or {})},
                 timeout=timeout,
                 retries=False,

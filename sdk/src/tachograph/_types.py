@@ -122,6 +122,35 @@ class Accepted(TypedDict):
     position: int
 
 
+class StartCommand(TypedDict):
+    """One of a run's commands; its directory is relative to the run's."""
+
+    argv: list[str]
+    working_directory: str
+
+
+class Volume(TypedDict):
+    """What a run brings to `path`, or takes from it: `artifact:…` or `volume:…`."""
+
+    place: str
+    path: str
+
+
+class Artifact(TypedDict):
+    """A saved file of a run; `sha256` is hexadecimal."""
+
+    artifact_id: str
+    run_id: str
+    name: str
+    kind: str
+    bytes: int
+    sha256: str
+    media_type: str
+    caption: str
+    position: int
+    saved_at: str
+
+
 class Claim(TypedDict):
     """What a worker needs to start the run it claimed."""
 
@@ -130,6 +159,10 @@ class Claim(TypedDict):
     epoch: int
     token: str
     command: list[str]
+    commands: list[StartCommand]
+    import_volumes: list[Volume]
+    export_volumes: list[Volume]
+    code: str | None
     environment: dict[str, str]
     secrets: list[str]
     name: str
