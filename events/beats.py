@@ -19,13 +19,18 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a GPU worker is to do; it may come more than once, and late."""
+    """What a GPU worker is to do; it may come more than once, and late.
+
+    `epoch` is the run's latest attempt when the order was given: a start is the one after it, a kill means it and those
+    before.
+    """
 
     command_id: UUID
     kind: Literal["start", "kill"]
     ledger_id: UUID
     run_id: UUID
     deadline: datetime
+    epoch: int | None = None
     grace_seconds: float = 0.0
     cause: str | None = None
 

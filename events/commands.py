@@ -22,12 +22,17 @@ class CreateRun(Command, frozen=True):
 
 
 class ClaimRun(Command, frozen=True):
-    """A worker takes a queued run. The same worker and command again is the same claim."""
+    """A worker takes a queued run. The same worker and command again is the same claim.
+
+    `kinds` are those of the accelerators; `epoch`, where given, is the run's when the order was given.
+    """
 
     worker: UUID
     command_id: UUID
     accelerators: tuple[str, ...]
     rate: Rate
+    kinds: tuple[str, ...] = ()
+    epoch: int | None = None
 
 
 class RequeueRun(Command, frozen=True):
@@ -106,6 +111,25 @@ class KillRun(Command, frozen=True):
 
 class ConfirmKill(Command, frozen=True):
     """The grace passed and nobody confirmed the kill: declare it, and fence the attempt."""
+
+
+class CloseRun(Command, frozen=True):
+    """An operator ends the run now, whatever its process may still do, and says why."""
+
+    reason: str
+
+
+class ReleaseRun(Command, frozen=True):
+    """What an ended attempt may still have held is free."""
+
+    epoch: int
+    worker_lost: bool = False
+
+
+class MarkRetried(Command, frozen=True):
+    """The run has a successor."""
+
+    retry: UUID
 
 
 class MarkUnresponsive(Command, frozen=True):
@@ -210,6 +234,9 @@ RunCommand = (
     | FailStart
     | KillRun
     | ConfirmKill
+    | CloseRun
+    | ReleaseRun
+    | MarkRetried
     | MarkUnresponsive
     | MarkResponsive
     | MarkCrashed

@@ -12,6 +12,7 @@ from events.commands import (
     ArchiveRun,
     AttachRun,
     ClaimRun,
+    CloseRun,
     ConfirmKill,
     CreateRun,
     DeleteRun,
@@ -21,9 +22,11 @@ from events.commands import (
     KillRun,
     MarkCrashed,
     MarkResponsive,
+    MarkRetried,
     MarkUnresponsive,
     RecordArchive,
     RecordPurge,
+    ReleaseRun,
     ReportIdle,
     ReportPreparation,
     ReportProgress,
@@ -35,6 +38,8 @@ from events.commands import (
     SetPrimaryMetric,
 )
 from events.errors import Erased, Fenced, NotFound, Rejected, TooLarge
+from events.oversight import oversee
+from events.refusals import actions, live, not_superseded, refused, require, same_epoch, words
 from events.run import ACTIVE, ENDED, Run, merge
 from events.run_events import (
     RunAliasSet,
@@ -42,7 +47,6 @@ from events.run_events import (
     RunArtifactSaved,
     RunCompleted,
     RunConfigUpdated,
-    RunCrashed,
     RunDeleted,
     RunEvent,
     RunFailed,
@@ -56,41 +60,18 @@ from events.run_events import (
     RunPurged,
     RunRecovered,
     RunRequeued,
-    RunResponsive,
     RunStarted,
     RunStarting,
     RunStopping,
     RunSummaryUpdated,
     RunTagsChanged,
     RunUnarchived,
-    RunUnresponsive,
 )
 from events.types import Cause, FinalCredits, Mode, Status
 
 S = Status
 
 MAX_DOCUMENT_BYTES: Final = 1 << 20
-
-
-def actions(run: Run) -> tuple[str, ...]:
-    """What a person may do to the run now."""
-    match run.status:
-        case S.QUEUED | S.STARTING | S.RUNNING | S.STOPPING | S.IDLE:
-            return ("monitor", "kill")
-        case S.COMPLETED:
-            return ("view metrics", "download model", "delete", "archive", "reproduce")
-        case S.FAILED:
-            return ("view logs", "delete", "archive", "reproduce")
-        case S.KILLED:
-            return ("view progress", "delete", "archive", "reproduce")
-        case S.CRASHED:
-            return ("view logs", "kill", "delete", "archive", "reproduce")
-        case S.DELETED:
-            return ("view transitions",)
-        case S.ABSENT:
-            return ("create",)
-        case _:
-            assert_never(run.status)
 
 
 def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
@@ -100,28 +81,28 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
     """
     if isinstance(command, CreateRun):
         if run.status is not S.ABSENT:
-            raise _refused(run, "create", "this run exists already")
+            raise refused(run, "create", "this run exists already")
         return (command.created,)
     if run.status is S.ABSENT:
-        raise NotFound("there is no such run", state=run.status, asked=_words(command), allowed=actions(run))
+        raise NotFound("there is no such run", state=run.status, asked=words(command), allowed=actions(run))
     if run.status is S.DELETED and not isinstance(command, RecordPurge | DeleteRun):
         raise Erased(
             "the run was deleted, and nothing of it can be brought back",
             state=run.status,
-            asked=_words(command),
+            asked=words(command),
             allowed=actions(run),
         )
     match command:
         case ClaimRun():
             return _claim(command, run)
         case RequeueRun():
-            _same_epoch(command.epoch, run, "requeue")
-            _require(run, "requeue", {S.STARTING})
+            same_epoch(command.epoch, run, "requeue")
+            require(run, "requeue", {S.STARTING})
             if run.kill is not None:
                 return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
             return (RunRequeued(epoch=run.epoch, reason=command.reason),)
         case ReportPreparation():
-            _live(command.epoch, run, "report a preparation stage", ACTIVE)
+            live(command.epoch, run, "report a preparation stage", ACTIVE)
             return (
                 RunPreparationReported(
                     epoch=run.epoch, stage=command.stage, message=command.message, fraction=command.fraction
@@ -132,36 +113,32 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
         case AttachRun():
             return _attach(command, run)
         case ReportStopping():
-            _live(command.epoch, run, "stop", {S.RUNNING})
+            live(command.epoch, run, "stop", {S.RUNNING})
             return (RunStopping(epoch=run.epoch, exit_code=command.exit_code),)
         case ReportIdle():
-            _live(command.epoch, run, "idle", {S.RUNNING, S.STOPPING})
+            live(command.epoch, run, "idle", {S.RUNNING, S.STOPPING})
             if not run.protection:
-                raise _refused(run, "idle", "termination protection is off")
+                raise refused(run, "idle", "termination protection is off")
             return (RunIdled(epoch=run.epoch, exit_code=command.exit_code),)
         case EndRun():
             return _end(command, run)
         case FailStart():
-            _require(run, "fail the start of", {S.QUEUED, S.STARTING})
+            require(run, "fail the start of", {S.QUEUED, S.STARTING})
             return (RunFailed(epoch=run.epoch, cause=command.cause, error=command.error),)
         case KillRun():
             return _kill(command, run)
-        case ConfirmKill():
-            if run.kill is None or run.status not in ACTIVE:
-                return ()
-            return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
-        case MarkUnresponsive():
-            if run.status not in ACTIVE or run.unresponsive or command.epoch != run.epoch:
-                return ()
-            return (
-                RunUnresponsive(last_heartbeat_at=command.last_heartbeat_at, silence_seconds=command.silence_seconds),
-            )
-        case MarkResponsive():
-            return _responsive(command, run)
-        case MarkCrashed():
-            return _crash(command, run)
+        case (
+            ConfirmKill()
+            | CloseRun()
+            | ReleaseRun()
+            | MarkRetried()
+            | MarkUnresponsive()
+            | MarkResponsive()
+            | MarkCrashed()
+        ):
+            return oversee(command, run)
         case ReportProgress():
-            _live(command.epoch, run, "report progress", ACTIVE)
+            live(command.epoch, run, "report progress", ACTIVE)
             return (RunProgressReported(epoch=run.epoch, done=command.done, total=command.total, unit=command.unit),)
         case EditRun():
             return _edit(command, run)
@@ -176,12 +153,12 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
         case RecordArchive():
             written = command.archived
             if written.first_position <= run.archived_through.get(written.kind, 0):
-                raise _refused(run, "archive telemetry of", "these positions are archived already")
+                raise refused(run, "archive telemetry of", "these positions are archived already")
             return (written,)
         case DeleteRun():
             return _delete(command, run)
         case RecordPurge():
-            _require(run, "purge", {S.DELETED})
+            require(run, "purge", {S.DELETED})
             return () if run.receipt is not None else (RunPurged(receipt=command.receipt),)
         case _:
             assert_never(command)
@@ -190,9 +167,15 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
 def _claim(command: ClaimRun, run: Run) -> tuple[RunEvent, ...]:
     if run.status in ACTIVE and (run.worker, run.command_id) == (command.worker, command.command_id):
         return ()
+    if command.epoch is not None and command.epoch != run.epoch:
+        raise Fenced(
+            f"the order was given when the run's latest attempt was {command.epoch}; it is {run.epoch} by now",
+            state=run.status,
+            asked="claim",
+        )
     if run.mode is not Mode.MANAGED:
-        raise _refused(run, "claim", "it is tracked: its own process starts it")
-    _require(run, "claim", {S.QUEUED})
+        raise refused(run, "claim", "it is tracked: its own process starts it")
+    require(run, "claim", {S.QUEUED})
     return (
         RunStarting(
             worker=command.worker,
@@ -200,24 +183,25 @@ def _claim(command: ClaimRun, run: Run) -> tuple[RunEvent, ...]:
             epoch=run.epoch + 1,
             accelerators=command.accelerators,
             rate=command.rate,
+            kinds=command.kinds,
         ),
     )
 
 
 def _started(command: ReportStarted, run: Run) -> tuple[RunEvent, ...]:
-    _same_epoch(command.epoch, run, "start")
+    same_epoch(command.epoch, run, "start")
     if run.status is S.RUNNING:
         return ()
-    _require(run, "start", {S.STARTING})
+    require(run, "start", {S.STARTING})
     return (RunStarted(epoch=run.epoch, pid=command.pid, host=dict(command.host)),)
 
 
 def _attach(command: AttachRun, run: Run) -> tuple[RunEvent, ...]:
     if run.mode is not Mode.TRACKED:
-        raise _refused(run, "start", "it is managed: a GPU worker starts it")
-    _require(run, "start", {S.QUEUED, S.RUNNING, S.CRASHED})
+        raise refused(run, "start", "it is managed: a GPU worker starts it")
+    require(run, "start", {S.QUEUED, S.RUNNING, S.CRASHED})
     if run.kill is not None and run.status is S.RUNNING:
-        raise _refused(run, "start", "it is being killed")
+        raise refused(run, "start", "it is being killed")
     return (
         RunStarted(
             epoch=run.epoch + 1,
@@ -230,26 +214,27 @@ def _attach(command: AttachRun, run: Run) -> tuple[RunEvent, ...]:
 
 
 def _end(command: EndRun, run: Run) -> tuple[RunEvent, ...]:
-    _same_epoch(command.epoch, run, "end")
+    same_epoch(command.epoch, run, "end")
     if run.status in ENDED - {S.CRASHED}:
         return ()
     end = _end_event(command, run)
     if run.status is S.CRASHED:
+        not_superseded(run)
         if run.before_crash is S.STARTING and isinstance(end, RunCompleted):
-            raise _refused(run, "complete", "it never reported that it had started")
+            raise refused(run, "complete", "it never reported that it had started")
         recovered = RunRecovered(epoch=run.epoch, silence_seconds=0.0)
         kept = run.before_crash is S.IDLE or (run.protection and run.mode is Mode.MANAGED)
         if kept and run.before_crash is not S.STARTING and not isinstance(end, RunKilled):
             return (recovered,)  # as below: it keeps its resources, and only a kill ends it
         return (recovered, end)
     if isinstance(end, RunKilled):
-        _require(run, "end as killed", ACTIVE)
+        require(run, "end as killed", ACTIVE)
     elif run.protection and run.mode is Mode.MANAGED and run.status in {S.RUNNING, S.STOPPING, S.IDLE}:
         return ()  # its worker reports it idle once the commands are gone; only a kill ends it
     elif isinstance(end, RunFailed):
-        _require(run, "fail", {S.STARTING, S.RUNNING, S.STOPPING})
+        require(run, "fail", {S.STARTING, S.RUNNING, S.STOPPING})
     else:
-        _require(run, "complete", {S.RUNNING, S.STOPPING})
+        require(run, "complete", {S.RUNNING, S.STOPPING})
     return (end,)
 
 
@@ -282,46 +267,16 @@ def _kill(command: KillRun, run: Run) -> tuple[RunEvent, ...]:
     if run.status in {S.QUEUED, S.CRASHED}:
         return (RunKilled(epoch=run.epoch, cause=command.cause, reason=command.reason, fenced=run.epoch > 0),)
     if run.status not in ACTIVE:
-        raise _refused(run, "kill", "it has ended already")
+        raise refused(run, "kill", "it has ended already")
     if run.kill is not None:
         return ()
     return (RunKillRequested(cause=command.cause, grace_seconds=command.grace_seconds, reason=command.reason),)
 
 
-def _crash(command: MarkCrashed, run: Run) -> tuple[RunEvent, ...]:
-    if run.status not in ACTIVE or command.epoch != run.epoch:
-        return ()
-    if run.kill is not None:
-        return (RunKilled(epoch=run.epoch, cause=run.kill.cause, reason=run.kill.reason, fenced=True),)
-    return (
-        RunCrashed(
-            epoch=run.epoch,
-            cause=command.cause,
-            last_heartbeat_at=command.last_heartbeat_at,
-            silence_seconds=command.silence_seconds,
-        ),
-    )
-
-
-def _responsive(command: MarkResponsive, run: Run) -> tuple[RunEvent, ...]:
-    if command.epoch != run.epoch:
-        raise Fenced(
-            "a newer attempt has taken over; this process must stop",
-            state=run.status,
-            asked="heartbeat",
-            allowed=actions(run),
-        )
-    if run.status is S.CRASHED:
-        return (RunRecovered(epoch=run.epoch, silence_seconds=command.silence_seconds),)
-    if run.status in ACTIVE and run.unresponsive:
-        return (RunResponsive(silence_seconds=command.silence_seconds),)
-    return ()
-
-
 def _edit(command: EditRun, run: Run) -> tuple[RunEvent, ...]:
     events: list[RunEvent] = []
     if command.config is not msgspec.UNSET:
-        _require(run, "change the configuration of", ACTIVE | {S.QUEUED})
+        require(run, "change the configuration of", ACTIVE | {S.QUEUED})
         _bounded("configuration", merge(run.config, command.config))
         events.append(RunConfigUpdated(patch=command.config))
     if command.summary is not msgspec.UNSET:
@@ -346,38 +301,6 @@ def _delete(command: DeleteRun, run: Run) -> tuple[RunEvent, ...]:
     if run.status is S.DELETED:
         return ()
     if run.status not in ENDED:
-        raise _refused(run, "delete", "it is active; kill it, wait until it is killed, then delete it")
+        raise refused(run, "delete", "it is active; kill it, wait until it is killed, then delete it")
     cost = command.credits or FinalCredits()
     return (RunDeleted(reason=command.reason, epoch=run.epoch, mode=run.mode, credits=cost),)
-
-
-def _same_epoch(epoch: int, run: Run, asked: str) -> None:
-    if epoch != run.epoch:
-        raise Fenced(
-            f"epoch {epoch} is not the run's latest attempt ({run.epoch}); this process must stop",
-            state=run.status,
-            asked=asked,
-            allowed=actions(run),
-        )
-
-
-def _live(epoch: int, run: Run, asked: str, states: set[Status] | frozenset[Status]) -> None:
-    _same_epoch(epoch, run, asked)
-    _require(run, asked, states)
-
-
-def _require(run: Run, asked: str, states: set[Status] | frozenset[Status]) -> None:
-    if run.status not in states:
-        wanted = ", ".join(sorted(states))
-        raise _refused(run, asked, f"that needs {wanted}")
-
-
-def _words(command: RunCommand) -> str:
-    """Return a command's name as words: `KillRun` is "kill run"."""
-    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(command).__name__).strip()
-
-
-def _refused(run: Run, asked: str, why: str) -> Rejected:
-    return Rejected(
-        f"cannot {asked} a run that is {run.status}: {why}", state=run.status, asked=asked, allowed=actions(run)
-    )

@@ -4,7 +4,8 @@ LedgerError
 ├── Rejected            the state does not allow it: tell the user, do not retry
 │   ├── NotFound        no such stream
 │   ├── Fenced          an older attempt spoke: it must stop
-│   └── Erased          the payload was deleted: gone for good
+│   ├── Erased          the payload was deleted: gone for good
+│   └── QuotaReached    as much is in use as may be: later
 ├── VersionConflict     somebody was faster: read, decide again, retry
 ├── IdReused            the same event id or telemetry key with another request
 ├── TooLarge            a bound was passed; names the limit
@@ -43,6 +44,19 @@ class Fenced(Rejected):
 
 class Erased(Rejected):
     """The stream was deleted and its payloads are gone."""
+
+
+class QuotaReached(Rejected):
+    """As much is in use as may be; `scope` whose limit it is, `kind` of what (None: active runs)."""
+
+    def __init__(self, scope: str, kind: str | None, bound: int, in_use: int) -> None:
+        super().__init__(
+            f"the {scope} allows {bound} {f'{kind} accelerators' if kind else 'active runs'}, and {in_use} are in use",
+            state="queued",
+            asked="claim",
+            allowed=("monitor", "kill"),
+        )
+        self.scope, self.kind, self.bound, self.in_use = scope, kind, bound, in_use
 
 
 class VersionConflict(LedgerError):

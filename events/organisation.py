@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from events.types import Event, Resources, StartCommand, Value, Volume
+from events.types import Event, Limits, Resources, StartCommand, Value, Volume
 
 
 class ProjectCreated(Event, frozen=True, tag="project.created"):
@@ -15,10 +15,11 @@ class ProjectCreated(Event, frozen=True, tag="project.created"):
 
 
 class ProjectChanged(Event, frozen=True, tag="project.changed"):
-    """A project's name or description, replaced where given."""
+    """A project's name, description or limits, replaced where given."""
 
     name: str | None = None
     description: str | None = None
+    limits: Limits | None = None
 
 
 class WorkflowCreated(Event, frozen=True, tag="workflow.created"):
@@ -85,6 +86,14 @@ class OrganisationCreated(Event, frozen=True, tag="organisation.created"):
     max_active_runs: int = 5
 
 
+class PlanChanged(Event, frozen=True, tag="plan.changed"):
+    """What the tenant's plan allows from now on, and what the tenant allows itself within it."""
+
+    plan: str
+    plan_limits: Limits
+    limits: Limits = Limits()
+
+
 class KeyIssued(Event, frozen=True, tag="key.issued"):
     """An API key was made; only its SHA-256 is known to us."""
 
@@ -123,6 +132,14 @@ class WorkerLost(Event, frozen=True, tag="worker.lost"):
     last_heartbeat_at: datetime | None = None
 
 
+class WorkerReturned(Event, frozen=True, tag="worker.returned"):
+    """A GPU worker that had been declared lost was heard again."""
+
+    worker: UUID
+
+
 ProjectEvent = ProjectCreated | ProjectChanged
 WorkflowEvent = WorkflowCreated | WorkflowRenamed | WorkflowChanged | WorkflowArchived | WorkflowUnarchived
-OrganisationEvent = OrganisationCreated | KeyIssued | KeyRevoked | WorkerRegistered | WorkerLost
+OrganisationEvent = (
+    OrganisationCreated | PlanChanged | KeyIssued | KeyRevoked | WorkerRegistered | WorkerLost | WorkerReturned
+)

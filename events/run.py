@@ -35,8 +35,10 @@ from events.run_events import (
     RunProgressReported,
     RunPurged,
     RunRecovered,
+    RunReleased,
     RunRequeued,
     RunResponsive,
+    RunRetried,
     RunStarted,
     RunStarting,
     RunStopping,
@@ -107,6 +109,8 @@ ALLOWED_IN: Final[Mapping[type[RunEvent], frozenset[Status]]] = MappingProxyType
         RunAliasSet: EXISTING,
         RunArchived: EXISTING,
         RunUnarchived: EXISTING,
+        RunReleased: frozenset({S.FAILED, S.KILLED, S.CRASHED}),
+        RunRetried: frozenset({S.FAILED, S.CRASHED}),
         RunTelemetryArchived: EXISTING,
         RunPurged: frozenset({S.DELETED}),
     }
@@ -171,9 +175,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retries: int = 0
     retry_of: UUID | None = None
     priority: int = 0
+    retried_by: UUID | None = None
     worker: UUID | None = None
     command_id: UUID | None = None
     accelerators: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    holding: bool = False
     rate: Rate | None = None
     host: dict[str, Any] = {}
     pid: int | None = None
@@ -238,12 +245,22 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
                 worker=event.worker,
                 command_id=event.command_id,
                 accelerators=event.accelerators,
+                kinds=event.kinds or tuple("cpu" if slot.startswith("cpu") else "gpu" for slot in event.accelerators),
+                holding=True,
                 rate=event.rate,
                 stage=None,
             )
         case RunRequeued():
             return replace(
-                run, worker=None, command_id=None, accelerators=(), rate=None, stage=None, unresponsive=False
+                run,
+                worker=None,
+                command_id=None,
+                accelerators=(),
+                kinds=(),
+                holding=False,
+                rate=None,
+                stage=None,
+                unresponsive=False,
             )
         case RunPreparationReported():
             return replace(run, stage=event.stage)
@@ -293,14 +310,26 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
         case RunCompleted():
             return _ended(run, event.cause, event.exit_code, None, event.last_seq, at)
         case RunFailed():
-            return _ended(run, event.cause, event.exit_code, event.error, event.last_seq, at)
+            ended = _ended(run, event.cause, event.exit_code, event.error, event.last_seq, at)
+            return replace(ended, holding=run.holding and event.cause is Cause.START_DEADLINE)
         case RunKilled():
             ended = _ended(run, event.cause, event.exit_code, None, event.last_seq, at)
-            return replace(ended, epoch=run.epoch + 1) if event.fenced else ended
+            return replace(ended, epoch=run.epoch + 1, holding=run.holding) if event.fenced else ended
         case RunCrashed():
             return replace(run, cause=event.cause, ended_at=at, before_crash=former, unresponsive=False)
         case RunRecovered():
-            return replace(run, before_crash=None, cause=None, ended_at=None, unresponsive=False)
+            return replace(
+                run,
+                before_crash=None,
+                cause=None,
+                ended_at=None,
+                unresponsive=False,
+                holding=run.mode is Mode.MANAGED,
+            )
+        case RunReleased():
+            return replace(run, holding=False)
+        case RunRetried():
+            return replace(run, retried_by=event.retry)
         case RunTelemetryArchived():
             return replace(run, archived_through={**run.archived_through, event.kind: event.last_position})
         case RunDeleted():
@@ -329,6 +358,7 @@ def _ended(
         ended_at=at,
         before_crash=None,
         unresponsive=False,
+        holding=False,
     )
 
 

@@ -65,6 +65,7 @@ class RunStarting(Event, frozen=True, tag="run.starting"):
     epoch: int
     accelerators: tuple[str, ...]
     rate: Rate
+    kinds: tuple[str, ...] = ()
 
 
 class RunRequeued(Event, frozen=True, tag="run.requeued"):
@@ -239,6 +240,19 @@ class RunRecovered(Event, frozen=True, tag="run.recovered"):
     silence_seconds: float
 
 
+class RunReleased(Event, frozen=True, tag="run.released"):
+    """What an ended attempt may still have held is free: its worker says so, or was declared lost."""
+
+    epoch: int
+    worker_lost: bool = False
+
+
+class RunRetried(Event, frozen=True, tag="run.retried"):
+    """Another run follows this one, as it asked for; one that crashed does not come back from here."""
+
+    retry: UUID
+
+
 class RunTelemetryArchived(Event, frozen=True, tag="run.telemetry_archived"):
     """A Parquet file now holds the run's telemetry of `kind` (metrics, logs) in these positions."""
 
@@ -296,6 +310,8 @@ RunEvent = (
     | RunKilled
     | RunCrashed
     | RunRecovered
+    | RunReleased
+    | RunRetried
     | RunTelemetryArchived
     | RunDeleted
     | RunPurged

@@ -49,6 +49,7 @@ class Cause(StrEnum):
     PREPARE_FAILED = "prepare_failed"
     OUT_OF_MEMORY = "out_of_memory"
     PREEMPTED = "preempted"
+    CLOSED_BY_OPERATOR = "closed_by_operator"
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,16 @@ class Change(Value, frozen=True):
     path: str
     old: Any
     new: Any
+
+
+class Limits(Value, frozen=True):
+    """What may be in use at once; None and kinds that are not named are unlimited.
+
+    `accelerators` bounds slots by kind: a kind's own name, a wider one (`cuda` of `cuda:h200`), `gpu` for any, `cpu`.
+    """
+
+    max_active_runs: int | None = None
+    accelerators: dict[str, int] = {}
 
 
 class Liveness(Value, frozen=True):

@@ -58,8 +58,12 @@ def draft(event: codec.LifecycleEvent) -> Draft:
     )
 
 
-async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request) -> Outcome:
+async def execute(
+    ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request, *, guard: Rows | None = None
+) -> Outcome:
     """Carry out a command on a run and return the run after it.
+
+    `guard` is what the append's transaction checks beside it (see `check_quota.sql`).
 
     A named request that was recorded before gives the first answer again; one that changed nothing left no event, and
     is decided anew. Raises what `decide` and `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
@@ -73,7 +77,7 @@ async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCom
             if answered is not None:  # asked after the state was read, which may be what this very request led to
                 return answered
         try:
-            outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known)
+            outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known, guard or {})
         except VersionConflict:
             outcome = None
         except (Rejected, TooLarge):
@@ -88,7 +92,13 @@ async def execute(ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCom
 
 
 async def _carry_out(
-    ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request, known: StoredRun | None
+    ledger: Ledger,
+    ledger_id: UUID,
+    run_id: UUID,
+    command: RunCommand,
+    request: Request,
+    known: StoredRun | None,
+    guard: Rows,
 ) -> Outcome:
     """Decide on a known state and append. What is rejected may be rejected because that state is old."""
     run = NO_RUN if known is None else known.run
@@ -110,7 +120,7 @@ async def _carry_out(
         expected_version=run.version,
         epoch=after.epoch,
         gate=gate(after),
-        inline=inline,
+        inline={**inline, **guard},
     )
     appended = await ledger.append(proposal)
     if appended.repeated:

@@ -22,10 +22,12 @@ from events.organisation import (
     KeyIssued,
     KeyRevoked,
     OrganisationCreated,
+    PlanChanged,
     ProjectChanged,
     ProjectCreated,
     WorkerLost,
     WorkerRegistered,
+    WorkerReturned,
     WorkflowArchived,
     WorkflowChanged,
     WorkflowCreated,
@@ -98,7 +100,7 @@ class Runs:
     """Run states, their transitions, and the manifest."""
 
     name = "runs"
-    tables = ("run", "run_transition", "segment")
+    tables = ("run", "run_transition", "segment", "demand")
     types = tuple(sorted(kind for kind in EVENT_TYPES if kind.startswith("run.")))
     page_events = 1_000
 
@@ -110,7 +112,7 @@ class Runs:
         )
         states: dict[UUID, Run] = {row["run_id"]: runs.stored_run(row).run for row in stored}
         rows: dict[str, list[InlineRow]] = {}
-        last: dict[UUID, InlineRow] = {}
+        last: dict[str, dict[UUID, InlineRow]] = {}
         for index, recorded in enumerate(events, 1):
             run_id = recorded.stream
             event = bare(recorded) if recorded.payload is None else recorded.event()
@@ -119,11 +121,11 @@ class Runs:
             )
             for function, (row,) in written.items():
                 numbered = InlineRow(index, row.row)
-                if function == runs.PROJECT_RUN:
-                    last[run_id] = numbered
+                if function in runs.LAST_COUNTS:
+                    last.setdefault(function, {})[run_id] = numbered
                 else:
                     rows.setdefault(function, []).append(numbered)
-        rows[runs.PROJECT_RUN] = list(last.values())
+        rows |= {function: list(by_run.values()) for function, by_run in last.items()}
         await _write(connection, ledger_id, events, rows)
 
 
@@ -154,6 +156,16 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
         case KeyRevoked():
             await connection.execute("update api_key set revoked_at = $2 where key_id = $1", event.key_id, at)
             return {}
+        case PlanChanged():
+            known = await tenancy.organisation(connection, ledger_id)
+            return tenancy.organisation_row(
+                version=version,
+                name=known.name,
+                max_active_runs=known.max_active_runs,
+                plan=event.plan,
+                plan_limits=event.plan_limits,
+                limits=event.limits,
+            )
         case WorkerRegistered():
             return tenancy.worker_row(event, version=version, at=at.isoformat())
         case WorkerLost():
@@ -161,11 +173,16 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
                 "update worker set lost_at = $2, version = $3 where worker_id = $1", event.worker, at, version
             )
             return {}
+        case WorkerReturned():
+            await connection.execute(
+                "update worker set lost_at = null, version = $2 where worker_id = $1", event.worker, version
+            )
+            return {}
         case ProjectCreated() | ProjectChanged():
             return await _project_row(connection, ledger_id, event, at, version)
         case WorkflowCreated() | WorkflowRenamed() | WorkflowChanged() | WorkflowArchived() | WorkflowUnarchived():
-            known = await tenancy.workflow(connection, recorded.stream)
-            workflow = evolve_workflow(known.workflow if known else Workflow(), event)
+            recipe = await tenancy.workflow(connection, recorded.stream)
+            workflow = evolve_workflow(recipe.workflow if recipe else Workflow(), event)
             return tenancy.workflow_row(recorded.stream, workflow, at=at.isoformat())
         case AlertRuleSet() | WebhookSet():
             return subscriptions.row(recorded.stream, event, version=version, set_at=at.isoformat())
@@ -190,12 +207,14 @@ async def _project_row(
     connection: Connection, ledger_id: UUID, event: ProjectCreated | ProjectChanged, at: datetime, version: int
 ) -> tenancy.Rows:
     name, description = event.name, event.description
+    limits = tenancy.UNLIMITED
     if isinstance(event, ProjectChanged):
-        known = await connection.fetchrow("select name, description from project where project_id = $1", ledger_id)
+        known = await tenancy.project_by_id(connection, ledger_id)
         if known is None:
             raise CorruptHistory("a project is created before it is changed")
-        name = known["name"] if name is None else name
-        description = known["description"] if description is None else description
+        name = known.name if name is None else name
+        description = known.description if description is None else description
+        limits = known.limits if event.limits is None else event.limits
     organisation_id = await connection.fetchval(
         "select organisation_id from ledger.ledger where ledger_id = $1", ledger_id
     )
@@ -204,6 +223,7 @@ async def _project_row(
         version=version,
         name=name or "",
         description=description or "",
+        limits=limits,
         at=at.isoformat(),
     )
 

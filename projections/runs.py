@@ -15,16 +15,20 @@ from msgspec.structs import replace
 
 from events.codec import event_type
 from events.commit import InlineRow
-from events.run import TRANSITIONS, Run, evolve
+from events.retries import may_retry
+from events.run import ACTIVE, TRANSITIONS, Run, evolve
 from events.run_events import RunEvent, RunTelemetryArchived
 from events.sql import load
-from events.types import Status
+from events.types import Mode, Status
 
 PENDING: Final = datetime.max.replace(tzinfo=UTC)
 """Stands for the time that an append is about to have."""
 
 PROJECT_RUN: Final = "projection.project_run"
 """The SQL function that writes a run's row."""
+PROJECT_DEMAND: Final = "projection.project_demand"
+LAST_COUNTS: Final = frozenset({PROJECT_RUN, PROJECT_DEMAND})
+"""The functions of which only a run's last row matters."""
 
 TIMES: Final = ("created_at", "started_at", "status_since", "kill_requested_at", "ended_at", "deleted_at")
 
@@ -60,6 +64,7 @@ def inline_rows(
 ) -> tuple[Run, Mapping[str, list[InlineRow]]]:
     """Return the state after the events, and the rows that say so, by SQL function."""
     transitions, segments = [], []
+    demanded = demand(run)
     for index, event in enumerate(events):
         after = evolve(run, event, at)
         if (run.status, type(event)) in TRANSITIONS:
@@ -69,11 +74,41 @@ def inline_rows(
             segments.append(InlineRow(index, msgspec.Raw(_json.encode(segment))))
         run = after
     rows = {PROJECT_RUN: [InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run)))]}
+    if demand(run) != demanded:
+        rows[PROJECT_DEMAND] = [InlineRow(len(events) - 1, msgspec.Raw(_demand_row(run_id, run)))]
     if transitions:
         rows["projection.project_transition"] = transitions
     if segments:
         rows["projection.project_segment"] = segments
     return run, rows
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """What a run wants of the queue: it waits, holds slots (maybe for an ended attempt), is to be retried."""
+
+    waiting: bool
+    held: tuple[str, ...]
+    ended: bool
+    to_stop: bool
+    retry_due: bool
+
+
+def demand(run: Run) -> Demand:
+    """Return what a run wants of the queue."""
+    held = run.kinds if run.holding else ()
+    ended = bool(held) and run.status not in ACTIVE
+    return Demand(
+        waiting=run.status is Status.QUEUED and run.mode is Mode.MANAGED,
+        held=held,
+        ended=ended,
+        to_stop=ended and (run.status is not Status.CRASHED or run.retried_by is not None),
+        retry_due=may_retry(run),
+    )
+
+
+def _demand_row(run_id: UUID, run: Run) -> bytes:
+    columns = msgspec.structs.asdict(demand(run))
+    return _json.encode({"run_id": run_id, "priority": run.priority, "created_at": _time(run.created_at), **columns})
 
 
 def run_row(run_id: UUID, run: Run) -> bytes:

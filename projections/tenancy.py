@@ -1,6 +1,6 @@
 """Organisations, API keys, workers, projects and workflows: inline projections and their queries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -11,21 +11,41 @@ import msgspec
 from events.commit import InlineRow
 from events.organisation import KeyIssued, Slot, WorkerRegistered
 from events.sql import load
+from events.types import Limits
 from events.workflow import Workflow
 from projections.runs import Reader
 
 Rows = Mapping[str, Sequence[InlineRow]]
 
+UNLIMITED: Final = Limits()
+
 _json: Final = msgspec.json.Encoder()
+_limits: Final = msgspec.json.Decoder(Limits).decode
 
 
 def _row(function: str, event: int = 0, /, **columns: object) -> Rows:
     return {f"projection.{function}": [InlineRow(event, msgspec.Raw(_json.encode(columns)))]}
 
 
-def organisation_row(*, version: int, name: str, max_active_runs: int) -> Rows:
-    """Return the row of an organisation."""
-    return _row("project_organisation", version=version, name=name, max_active_runs=max_active_runs)
+def organisation_row(
+    *,
+    version: int,
+    name: str,
+    max_active_runs: int,
+    plan: str = "default",
+    plan_limits: Limits | None = None,
+    limits: Limits = UNLIMITED,
+) -> Rows:
+    """Return the row of an organisation; its first plan is what it was opened with."""
+    return _row(
+        "project_organisation",
+        version=version,
+        name=name,
+        max_active_runs=max_active_runs,
+        plan=plan,
+        plan_limits=plan_limits or Limits(max_active_runs=max_active_runs),
+        limits=limits,
+    )
 
 
 def key_row(issued: KeyIssued, *, issued_at: str = "infinity", revoked_at: str | None = None) -> Rows:
@@ -48,7 +68,15 @@ def worker_row(registered: WorkerRegistered, *, version: int, at: str = "infinit
     )
 
 
-def project_row(*, organisation_id: UUID, version: int, name: str, description: str, at: str = "infinity") -> Rows:
+def project_row(
+    *,
+    organisation_id: UUID,
+    version: int,
+    name: str,
+    description: str,
+    limits: Limits = UNLIMITED,
+    at: str = "infinity",
+) -> Rows:
     """Return the row of a project."""
     return _row(
         "project_project",
@@ -57,6 +85,7 @@ def project_row(*, organisation_id: UUID, version: int, name: str, description: 
         name=name,
         description=description,
         created_at=at,
+        limits=limits,
     )
 
 
@@ -81,6 +110,9 @@ class Organisation(msgspec.Struct, frozen=True):
     version: int
     name: str
     max_active_runs: int
+    plan: str
+    plan_limits: Limits
+    limits: Limits
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -99,6 +131,7 @@ class Project(msgspec.Struct, frozen=True):
     name: str
     description: str
     created_at: datetime
+    limits: Limits
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -125,7 +158,22 @@ class StoredWorkflow(msgspec.Struct, frozen=True):
 async def organisations(reader: Reader) -> list[Organisation]:
     """Return all tenants, oldest first."""
     rows = await reader.fetch("select * from organisation order by organisation_id")
-    return [Organisation(**row) for row in rows]
+    return [_organisation(row) for row in rows]
+
+
+async def organisation(reader: Reader, organisation_id: UUID) -> Organisation:
+    """Return a tenant that exists."""
+    return _organisation(
+        await reader.fetchrow("select * from organisation where organisation_id = $1", organisation_id)
+    )
+
+
+def _organisation(row: asyncpg.Record) -> Organisation:
+    return Organisation(**{**row, "plan_limits": _limits(row["plan_limits"]), "limits": _limits(row["limits"])})
+
+
+def _project(row: asyncpg.Record) -> Project:
+    return Project(**{**row, "limits": _limits(row["limits"])})
 
 
 async def api_key(reader: Reader, sha256: bytes) -> ApiKey | None:
@@ -148,7 +196,19 @@ async def project(reader: Reader, organisation_id: UUID, name_or_id: str) -> Pro
         identity,
         name_or_id,
     )
-    return None if row is None else Project(**row)
+    return None if row is None else _project(row)
+
+
+async def project_by_id(reader: Reader, project_id: UUID) -> Project | None:
+    """Return a project of whatever organisation by its id."""
+    row = await reader.fetchrow("select * from project where project_id = $1", project_id)
+    return None if row is None else _project(row)
+
+
+async def projects_by_id(reader: Reader, ids: Collection[UUID]) -> list[Project]:
+    """Return projects of whatever organisations."""
+    rows = await reader.fetch("select * from project where project_id = any($1)", list(ids))
+    return [_project(row) for row in rows]
 
 
 async def projects(reader: Reader, organisation_id: UUID, after: str, limit: int) -> list[Project]:
@@ -159,7 +219,7 @@ async def projects(reader: Reader, organisation_id: UUID, after: str, limit: int
         after,
         limit,
     )
-    return [Project(**row) for row in rows]
+    return [_project(row) for row in rows]
 
 
 def _workflow(row: asyncpg.Record) -> StoredWorkflow:

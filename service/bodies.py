@@ -8,7 +8,7 @@ from litestar import Request as HttpRequest
 from msgspec import Meta
 
 from events.organisation import Slot
-from events.types import Cause, Failure, Mode
+from events.types import Cause, Failure, Limits, Mode
 from service.recipes import (
     Arguments,
     Body,
@@ -48,6 +48,20 @@ Retries = Annotated[int, Meta(ge=0, le=100)]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 
 
+class LimitsBody(Body, frozen=True):
+    """What may be in use at once; what is left out is unlimited. Accelerators by kind; `gpu` means any."""
+
+    max_active_runs: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    accelerators: Annotated[
+        dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[int, Meta(ge=0, le=1_000_000)]],
+        Meta(max_length=100),
+    ] = {}
+
+    def value(self) -> Limits:
+        """Return it as events hold it."""
+        return Limits(max_active_runs=self.max_active_runs, accelerators=self.accelerators)
+
+
 class NewProject(Body, frozen=True):
     """A project to open."""
 
@@ -60,6 +74,7 @@ class ChangedProject(Body, frozen=True):
 
     name: ProjectName | msgspec.UnsetType = msgspec.UNSET
     description: Text | msgspec.UnsetType = msgspec.UNSET
+    limits: LimitsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkflowBody(Body, frozen=True):
@@ -192,6 +207,7 @@ class ClaimBody(Body, frozen=True):
     worker: UUID
     command_id: UUID
     slots: tuple[Annotated[str, Meta(max_length=128)], ...]
+    epoch: Epoch | None = None
 
 
 class Preparing(Body, frozen=True, tag_field="report", tag="preparing"):

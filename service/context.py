@@ -12,11 +12,11 @@ from litestar import Request as HttpRequest
 from litestar import Response
 from nats.aio.client import Client
 
-from events.decisions import actions
 from events.errors import Fenced, NotFound
 from events.ids import derived, uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
+from events.refusals import actions
 from events.settings import Settings
 from events.types import Status
 from projections import credits, runs, tenancy

@@ -23,6 +23,8 @@ FUNCTIONS: Final = (
     ("projections.sql", "project_transition"),
     ("projections.sql", "project_segment"),
     ("projections.sql", "project_subscription"),
+    ("projections.sql", "project_demand"),
+    ("projections.sql", "check_quota"),
     ("projections.sql", "rewrite"),
 )
 APPLICATION_ROLE: Final = "tachograph"

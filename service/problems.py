@@ -21,6 +21,7 @@ from events.errors import (
     IdReused,
     LedgerError,
     NotFound,
+    QuotaReached,
     Rejected,
     TooLarge,
     Unavailable,
@@ -105,6 +106,9 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
         case UnknownWord():
             errors = [{"path": error.parameter, "message": str(error)}]
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), errors=errors)
+        case QuotaReached():
+            members = {"asked": error.asked, "state": error.state, "allowed": error.allowed, "limit": error.bound}
+            members |= {"scope": error.scope, "accelerator": error.kind, "in_use": error.in_use}
         case Rejected():
             members = {"asked": error.asked or None}
             if error.state:

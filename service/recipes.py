@@ -10,6 +10,8 @@ from msgspec import Meta
 from events.types import Liveness, Resources, StartCommand, Volume
 from service.problems import Invalid
 
+MIN_SILENCE_SECONDS: Final = 2.0
+"""Beats of tracked runs reach the monitor once a second: silence cannot be told from less."""
 MAX_SILENCE_SECONDS: Final = 7 * 86_400
 
 Text = Annotated[str, Meta(max_length=65_536)]
@@ -60,8 +62,8 @@ class LivenessBody(Body, frozen=True):
     """How often a run beats, and how long its silence is borne."""
 
     beat_seconds: Annotated[float, Meta(ge=0.01, le=MAX_SILENCE_SECONDS)] = 5.0
-    unresponsive_seconds: Annotated[float, Meta(gt=0, le=MAX_SILENCE_SECONDS)] = 15.0
-    crashed_seconds: Annotated[float, Meta(gt=0, le=MAX_SILENCE_SECONDS)] = 45.0
+    unresponsive_seconds: Annotated[float, Meta(ge=MIN_SILENCE_SECONDS, le=MAX_SILENCE_SECONDS)] = 15.0
+    crashed_seconds: Annotated[float, Meta(gt=MIN_SILENCE_SECONDS, le=MAX_SILENCE_SECONDS)] = 45.0
 
     def value(self) -> Liveness:
         """Return it as events hold it. Raises `Invalid`."""

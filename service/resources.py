@@ -6,8 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from events.decisions import actions
 from events.organisation import Slot
+from events.refusals import actions
 from events.run import ACTIVE, PrimaryMetric, Progress
 from events.types import Change, Failure, Liveness, Resources, StartCommand, StoreReceipt, Volume, WorkflowRef
 from projections.runs import StoredRun

@@ -6,8 +6,9 @@ from uuid import UUID
 
 from events import commands as c
 from events.codec import event_type
-from events.decisions import actions, decide
+from events.decisions import decide
 from events.errors import Rejected
+from events.refusals import actions
 from events.run import ALLOWED_IN, NO_RUN, TRANSITIONS, Run
 from events.run_events import RunCreated, RunEvent, RunTelemetryArchived
 from events.types import Cause, Failure, Mode, Rate, Status
@@ -36,6 +37,9 @@ COMMANDS: Final[Sequence[tuple[str, c.RunCommand]]] = (
     ("fail the start", c.FailStart(cause=Cause.START_DEADLINE, error=Failure())),
     ("kill", c.KillRun()),
     ("declare the kill after its grace", c.ConfirmKill()),
+    ("close by force (operator)", c.CloseRun(reason="")),
+    ("release what it held", c.ReleaseRun(epoch=EPOCH)),
+    ("follow with a retry (asked for, worker lost)", c.MarkRetried(retry=_WORKER)),
     ("mark unresponsive", c.MarkUnresponsive(epoch=EPOCH, last_heartbeat_at=None, silence_seconds=15)),
     ("heartbeat after silence", c.MarkResponsive(epoch=EPOCH, silence_seconds=50)),
     (
@@ -57,6 +61,7 @@ COMMANDS: Final[Sequence[tuple[str, c.RunCommand]]] = (
 
 _STATES: Final = tuple(Status)
 _TRACKED: Final = frozenset({"start or re-attach (tracked)"})
+_RETRIED: Final = frozenset({"follow with a retry (asked for, worker lost)"})
 _PROTECTED: Final = frozenset({"report idle (protected)"})
 
 
@@ -136,6 +141,9 @@ def _run(status: Status, name: str) -> Run:
         mode=Mode.TRACKED if name in _TRACKED else Mode.MANAGED,
         protection=name in _PROTECTED,
         before_crash=S.RUNNING if status is S.CRASHED else None,
+        holding=status is S.CRASHED,
+        retries=int(name in _RETRIED),
+        cause=Cause.WORKER_LOST if name in _RETRIED else None,
     )
 
 

@@ -3,13 +3,16 @@
 create or replace function projection.project_organisation(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
 ) returns void language sql as $$
-    insert into organisation
-    select p_ledger_id, r.version, r.name, r.max_active_runs
+    insert into organisation (organisation_id, version, name, max_active_runs, plan, plan_limits, limits)
+    select p_ledger_id, r.version, r.name, r.max_active_runs, r.plan, r.plan_limits, r.limits
     from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
-         jsonb_to_record(x.row) as r(version integer, name text, max_active_runs integer)
+         jsonb_to_record(x.row) as r(
+             version integer, name text, max_active_runs integer, plan text, plan_limits jsonb, limits jsonb)
     where p_position[x.event] is not null
     on conflict (organisation_id) do update
-        set (version, name, max_active_runs) = row (excluded.version, excluded.name, excluded.max_active_runs)
+        set (version, name, max_active_runs, plan, plan_limits, limits)
+            = row (excluded.version, excluded.name, excluded.max_active_runs, excluded.plan, excluded.plan_limits,
+                   excluded.limits)
 $$;
 
 create or replace function projection.project_key(
@@ -47,15 +50,16 @@ $$;
 create or replace function projection.project_project(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
 ) returns void language sql as $$
-    insert into project
+    insert into project (project_id, organisation_id, version, name, description, created_at, limits)
     select p_ledger_id, r.organisation_id, r.version, r.name, r.description,
-           coalesce(nullif(r.created_at, 'infinity'), p_recorded_at)
+           coalesce(nullif(r.created_at, 'infinity'), p_recorded_at), r.limits
     from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
          jsonb_to_record(x.row) as r(
-             organisation_id uuid, version integer, name text, description text, created_at timestamptz)
+             organisation_id uuid, version integer, name text, description text, created_at timestamptz, limits jsonb)
     where p_position[x.event] is not null
     on conflict (project_id) do update
-        set (version, name, description) = row (excluded.version, excluded.name, excluded.description)
+        set (version, name, description, limits)
+            = row (excluded.version, excluded.name, excluded.description, excluded.limits)
 $$;
 
 create or replace function projection.project_workflow(

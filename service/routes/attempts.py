@@ -8,6 +8,7 @@ from litestar import Response, Router, get, post
 from litestar.params import JSONBody
 from msgspec.structs import replace
 
+from events.accelerators import serves
 from events.commands import (
     AttachRun,
     ClaimRun,
@@ -21,13 +22,14 @@ from events.commands import (
     RunCommand,
     SetPrimaryMetric,
 )
-from events.decisions import actions
 from events.errors import Fenced, NotFound, Rejected
 from events.ids import derived
 from events.organisation import WorkerRegistered
+from events.refusals import actions
 from events.run import ACTIVE, Run
 from events.types import Mode, Resources, StartCommand, Status, Volume
 from projections import billing, runs, tenancy
+from projections.claims import claim
 from projections.execute import execute, record
 from projections.tenancy import Worker
 from service.bodies import (
@@ -167,11 +169,18 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     if worker is None or worker.organisation_id != request.user.organisation_id:
         raise NotFound(f"there is no worker {data.worker}")
     resources = stored.run.resources or Resources()
-    _check_slots(data.slots, worker, resources)
+    kinds = _check_slots(data.slots, worker, resources)
     rate = (await billing.account(service.pool, request.user.organisation_id)).rate(resources)
-    command = ClaimRun(worker=data.worker, command_id=data.command_id, accelerators=data.slots, rate=rate)
+    command = ClaimRun(
+        worker=data.worker,
+        command_id=data.command_id,
+        accelerators=data.slots,
+        rate=rate,
+        kinds=kinds,
+        epoch=data.epoch,
+    )
     asked = replace(await service.asked(request, stored.run_id), actor=f"worker:{data.worker}")
-    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked)
+    outcome = await claim(service.ledger, stored.ledger_id, stored.run_id, command, asked)
     claimed: Run = outcome.run
     history = await runs.transitions(service.pool, stored.ledger_id, stored.run_id)
     since = next(row["at"] for row in history if row["event"] == "run.starting" and row["epoch"] == claimed.epoch)
@@ -194,16 +203,19 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     )
 
 
-def _check_slots(slots: tuple[str, ...], worker: Worker, resources: Resources) -> None:
-    """Refuse slots that are not the worker's, or not what the run asks for. Raises `Invalid`."""
-    owned = {slot.id for slot in worker.slots}
+def _check_slots(slots: tuple[str, ...], worker: Worker, resources: Resources) -> tuple[str, ...]:
+    """Return the slots' kinds. Raises `Invalid` for what is not the worker's, or not what the run asks for."""
+    owned = {slot.id: slot.kind for slot in worker.slots}
     for index, slot in enumerate(slots):
         if slot not in owned:
             raise Invalid(f"worker {worker.name} has no slot {slot!r}", path=f"$.slots[{index}]")
+        if not serves(owned[slot], resources.accelerator):
+            raise Invalid(f"slot {slot!r} is no {resources.accelerator}", path=f"$.slots[{index}]")
     if len(set(slots)) != resources.count:
         raise Invalid(
             f"the run takes {resources.count} slots, not {len(set(slots))}", path="$.slots", limit=resources.count
         )
+    return tuple(owned[slot] for slot in slots)
 
 
 @post("/runs/{run:str}/report", status_code=200)

@@ -76,19 +76,24 @@ async def get_project(
 async def change_project(
     request: Http, data: JSONBody[ChangedProject], service: Service, project: str
 ) -> Response[ProjectResource]:
-    """Rename or describe a project."""
+    """Rename, describe or limit a project."""
     known = await service.project(request, project)
     asked = await service.asked(request, known.project_id)
     name = known.name if data.name is msgspec.UNSET else no_id(data.name)
     description = known.description if data.description is msgspec.UNSET else data.description
+    limits = known.limits if data.limits is msgspec.UNSET else data.limits.value()
     appended = await record(
         service.ledger,
         ledger_id=known.project_id,
         stream=known.project_id,
         expected_version=known.version,
-        events=[ProjectChanged(name=name, description=description)],
+        events=[ProjectChanged(name=name, description=description, limits=limits)],
         inline=tenancy.project_row(
-            organisation_id=known.organisation_id, version=known.version + 1, name=name, description=description
+            organisation_id=known.organisation_id,
+            version=known.version + 1,
+            name=name,
+            description=description,
+            limits=limits,
         ),
         request=asked,
     )

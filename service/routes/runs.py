@@ -13,9 +13,9 @@ from litestar.params import JSONBody
 from events import vocabulary as vocabularies
 from events.codec import from_microseconds, microseconds
 from events.commands import ArchiveRun, DeleteRun, EditRun, KillRun
-from events.decisions import actions
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
+from events.refusals import actions
 from events.types import Status
 from projections import runs, tenancy
 from projections.execute import answered_before, execute

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from events.cloudevents import finite
 from events.codec import LOGS, METRICS, SYSTEM_METRICS
-from events.decisions import actions
 from events.errors import Erased, Fenced, NotFound
 from events.ids import derived
 from events.ledger import Draft, Proposal
+from events.refusals import actions
 from projections import buckets as buckets_
 from projections import metrics
 from projections.logs import LogPage

@@ -51,6 +51,7 @@ class Fleet:
         self.ledger = Ledger(pool, Keyring(b"f" * 32))
         self.organisation_id = uuid7()
         self.ledger_id = uuid7()
+        self.kinds: dict[UUID, str] = {}
 
     async def open(self, *, max_active_runs: int) -> None:
         """Open both ledgers."""
@@ -81,6 +82,7 @@ class Fleet:
         registered = WorkerRegistered(worker=uuid7(), name=name, slots=every)
         row = tenancy.worker_row(registered, version=1)
         await self._record(self.organisation_id, registered.worker, registered, row)
+        self.kinds[registered.worker] = kind
         return registered.worker
 
     async def do(self, run_id: UUID, command: RunCommand) -> Run:
@@ -106,7 +108,9 @@ class Fleet:
         needed = (await self.run(run_id)).resources or Resources()
         slots = tuple(f"{needed.accelerator}:{index}" for index in range(needed.count))
         rate = Rate(micro_credits_per_hour=0, count=needed.count)
-        return await self.do(run_id, ClaimRun(worker=worker, command_id=uuid7(), accelerators=slots, rate=rate))
+        kinds = (self.kinds[worker],) * needed.count
+        claim = ClaimRun(worker=worker, command_id=uuid7(), accelerators=slots, rate=rate, kinds=kinds)
+        return await self.do(run_id, claim)
 
     async def managed(self, worker: UUID) -> UUID:
         """Return a run that runs in a worker's hands."""

@@ -13,7 +13,8 @@ from events.commands import EndRun, MarkCrashed, ReportStarted, RequeueRun
 from events.types import Cause, Resources, Status
 from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
 from tests.servers import Database, NatsServer
-from workers.scheduler import CLAIM_SECONDS, KILL_REPEAT_SECONDS, WORKER_ALIVE_SECONDS, Scheduler
+from workers.orders import CLAIM_SECONDS, KILL_REPEAT_SECONDS
+from workers.scheduler import WORKER_ALIVE_SECONDS, Scheduler
 
 
 @pytest.fixture

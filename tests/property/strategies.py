@@ -124,6 +124,9 @@ COMMANDS: st.SearchStrategy[c.RunCommand] = st.one_of(
     st.builds(c.FailStart, cause=st.just(Cause.START_DEADLINE), error=st.just(t.Failure())),
     st.builds(c.KillRun),
     st.builds(c.ConfirmKill),
+    st.builds(c.CloseRun, reason=TEXTS),
+    st.builds(c.ReleaseRun, epoch=EPOCHS),
+    st.builds(c.MarkRetried, retry=st.uuids()),
     st.builds(c.MarkUnresponsive, epoch=EPOCHS, last_heartbeat_at=st.none(), silence_seconds=SECONDS),
     st.builds(c.MarkResponsive, epoch=EPOCHS, silence_seconds=SECONDS),
     st.builds(

@@ -10,8 +10,9 @@ import pytest
 from events import commands as c
 from events import run_events
 from events import types as t
-from events.decisions import actions, decide
+from events.decisions import decide
 from events.errors import CorruptHistory, Erased, Fenced, NotFound, Rejected
+from events.refusals import actions
 from events.run import ALLOWED_IN, NO_RUN, TRANSITIONS, Run, evolve, merge
 from events.types import Cause, Mode, Status
 
@@ -55,6 +56,8 @@ EVENTS: dict[type[run_events.RunEvent], run_events.RunEvent] = {
         run_events.RunKilled(epoch=1, cause=Cause.KILLED_BY_USER),
         run_events.RunCrashed(epoch=1, cause=Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0),
         run_events.RunRecovered(epoch=1, silence_seconds=50.0),
+        run_events.RunReleased(epoch=1),
+        run_events.RunRetried(retry=WORKER),
         ARCHIVED,
         run_events.RunDeleted(),
         run_events.RunPurged(receipt={}),
@@ -114,6 +117,8 @@ UNCHANGED: dict[type[run_events.RunEvent], set[Status]] = {
     **dict.fromkeys(
         (run_events.RunNotesSet, run_events.RunAliasSet, run_events.RunArchived, run_events.RunUnarchived), EXISTING
     ),
+    run_events.RunReleased: {S.FAILED, S.KILLED, S.CRASHED},
+    run_events.RunRetried: {S.FAILED, S.CRASHED},
     run_events.RunTelemetryArchived: EXISTING,
     run_events.RunPurged: {S.DELETED},
 }
@@ -216,6 +221,9 @@ OUTCOMES: list[tuple[str, c.RunCommand, dict[Status, tuple[str, ...]]]] = [
         {S.QUEUED: ("killed",), S.CRASHED: ("killed",), **dict.fromkeys(ACTIVE, ("kill_requested",))},
     ),
     ("confirm kill", c.ConfirmKill(), dict.fromkeys(EXISTING, NOTHING)),
+    ("close", c.CloseRun(reason="hangs"), dict.fromkeys(ACTIVE | {S.QUEUED, S.CRASHED}, ("killed",))),
+    ("release", c.ReleaseRun(epoch=1), {**dict.fromkeys(EXISTING, NOTHING), S.CRASHED: ("released",)}),
+    ("retry", c.MarkRetried(retry=WORKER), {}),
     (
         "silent",
         c.MarkUnresponsive(epoch=1, last_heartbeat_at=None, silence_seconds=15.0),

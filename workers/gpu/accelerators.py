@@ -7,7 +7,8 @@ from types import ModuleType
 
 import msgspec
 
-from workers.gpu.slots import ANY_GPU, CPU, Slot
+from events.accelerators import ANY_GPU, CPU
+from workers.gpu.slots import Slot
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import msgspec
 from nats.aio.client import Client as Nats
 
 import tachograph
+from events.accelerators import CPU
 from events.beats import Beat, Order
 from workers.gpu import accelerators, records
 from workers.gpu.commands import Commands
@@ -29,7 +30,7 @@ from workers.gpu.heartbeat import Heart
 from workers.gpu.records import Kill, RunDirectory, RunRecord
 from workers.gpu.reporting import ATTEMPT_SECONDS, Calls, is_passing
 from workers.gpu.settings import Settings, SettingsError, from_environment
-from workers.gpu.slots import CPU, SlotPool, visible_devices
+from workers.gpu.slots import SlotPool, visible_devices
 from workers.gpu.supervisor import Machine, Supervisor
 
 logger = logging.getLogger("tachograph.gpu")
@@ -137,6 +138,7 @@ class Agent:
             worker_id=worker_id,
             slots=tuple(slot.id for slot in slots),
             deadline_us=int(order.deadline.timestamp() * 1e6),
+            ordered_epoch=order.epoch,
             protection=bool(run["protection"]),
         )
         directory = RunDirectory(self._settings.runs / run_id)
@@ -150,9 +152,9 @@ class Agent:
         return True
 
     def kill(self, order: Order) -> None:
-        """End a run, if it is here."""
+        """End a run, if it is here and not a later attempt than the order means."""
         supervisor = self._runs.get(str(order.run_id))
-        if supervisor is not None:
+        if supervisor is not None and (order.epoch is None or supervisor.record.epoch <= order.epoch):
             cause = order.cause or "killed_by_user"
             supervisor.kill(Kill(cause, order.grace_seconds, time.time_ns() // 1000))
 

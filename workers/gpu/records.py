@@ -68,6 +68,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     worker_id: str
     slots: tuple[str, ...]
     deadline_us: int
+    ordered_epoch: int | None = None
     phase: Phase = Phase.CLAIMING
     protection: bool = False
     project_id: str = ""

@@ -119,6 +119,7 @@ class Conversation:
             worker=record.worker_id,
             command_id=record.command_id,
             slots=list(record.slots),
+            epoch=record.ordered_epoch,
         )
 
     async def standing(self) -> Standing:

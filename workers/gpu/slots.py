@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-ANY_GPU = "gpu"
-CPU = "cpu"
+from events.accelerators import ANY_GPU, serves
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -21,7 +20,7 @@ class Slot(msgspec.Struct, frozen=True):
 
     def serves(self, accelerator: str) -> bool:
         """Say whether a request for `accelerator` can be met here; `gpu` means any GPU."""
-        return accelerator == self.kind or (accelerator == ANY_GPU and bool(self.device))
+        return serves(self.kind, accelerator) or (accelerator == ANY_GPU and bool(self.device))
 
 
 class SlotPool:

@@ -276,9 +276,9 @@ class Client(Artifacts):
         """Register a worker; the same name again is the same worker."""
         return self._post(Worker, "/workers", name=name, host=host, slots=list(slots))
 
-    def claim(self, run: str, *, worker: str, command_id: str, slots: Sequence[str]) -> Claim:
+    def claim(self, run: str, *, worker: str, command_id: str, slots: Sequence[str], epoch: int | None = None) -> Claim:
         """Claim a queued run; a `Conflict` means that it is not queued any more, or another's."""
-        body = {"worker": worker, "command_id": command_id, "slots": list(slots)}
+        body = {"worker": worker, "command_id": command_id, "slots": list(slots), "epoch": epoch}
         return self._post(Claim, route("runs", run, "claim"), **body)
 
     def report(self, run: str, *, epoch: int, report: str, **fields: Any) -> RunResource:
