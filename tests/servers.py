@@ -152,10 +152,10 @@ class superuser:  # noqa: N801 (reads as a function: `async with superuser(serve
         await self._connection.close()
 
 
-async def create_database(server: PostgresServer) -> Database:
+async def create_database(server: PostgresServer, template: str = TEMPLATE) -> Database:
     name = f"test_{uuid7().hex}"
     async with superuser(server) as connection:
-        await connection.execute(f"create database {name} template {TEMPLATE} owner tachograph_owner")
+        await connection.execute(f"create database {name} template {template} owner tachograph_owner")
     return Database(
         name, server.url("tachograph", name), server.url("tachograph_owner", name), server.url("postgres", name)
     )
