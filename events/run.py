@@ -171,6 +171,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reproduced_from: UUID | None = None
     changes: tuple[Change, ...] = ()
     code: str | None = None
+    code_saved: str | None = None
     dataset: str | None = None
     retries: int = 0
     retry_of: UUID | None = None
@@ -297,7 +298,7 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
         case RunUnarchived():
             return replace(run, archived=False)
         case RunArtifactSaved():
-            return run
+            return replace(run, code_saved=event.name) if event.kind == "code" else run
         case RunKillRequested():
             request = KillRequest(event.cause, event.grace_seconds, event.reason)
             return replace(run, kill=request, kill_requested_at=at)

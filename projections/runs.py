@@ -129,6 +129,7 @@ def run_row(run_id: UUID, run: Run) -> bytes:
             "unresponsive": run.unresponsive,
             "archived": run.archived,
             "purged": run.receipt is not None,
+            "reproduced_from": run.reproduced_from,
             **{name: _time(getattr(run, name)) for name in TIMES},
             "state": _state_encoder.encode(state),
         }

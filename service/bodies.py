@@ -10,6 +10,7 @@ from msgspec import Meta
 from events.organisation import Slot
 from events.types import Cause, Failure, Limits, Mode
 from service.recipes import (
+    Argument,
     Arguments,
     Body,
     Commands,
@@ -21,6 +22,7 @@ from service.recipes import (
     Secrets,
     Split,
     Text,
+    Variable,
     Variables,
     Volumes,
 )
@@ -44,6 +46,7 @@ ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00
 Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^(?! )[^\x00-\x1f\x7f]+(?<! )$(?!\n)")]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
+Priority = Annotated[int, Meta(ge=-1_000, le=1_000)]
 Retries = Annotated[int, Meta(ge=0, le=100)]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 
@@ -124,7 +127,33 @@ class NewRun(Body, frozen=True):
     code: Reference | None = None
     dataset: Reference | None = None
     retries: Retries | None = None
-    priority: Annotated[int, Meta(ge=-1_000, le=1_000)] = 0
+    priority: Priority = 0
+
+
+class ReproduceBody(Body, frozen=True):
+    """How a run is to differ from the one that it reproduces; `config` and `environment` are JSON merge patches."""
+
+    name: Name | None = None
+    external_id: ExternalId | None = None
+    alias: Name | None = None
+    notes: Text = ""
+    path: Annotated[str, Meta(max_length=1_000)] | msgspec.UnsetType | None = msgspec.UNSET
+    tags: Tags | msgspec.UnsetType = msgspec.UNSET
+    config: Document | msgspec.UnsetType = msgspec.UNSET
+    command: Arguments | msgspec.UnsetType = msgspec.UNSET
+    commands: Commands | msgspec.UnsetType = msgspec.UNSET
+    environment: Annotated[dict[Variable, Argument | None], Meta(max_length=1_000)] | msgspec.UnsetType = msgspec.UNSET
+    secrets: Secrets | msgspec.UnsetType = msgspec.UNSET
+    resources: ResourcesBody | msgspec.UnsetType = msgspec.UNSET
+    import_volumes: Volumes | msgspec.UnsetType = msgspec.UNSET
+    export_volumes: Volumes | msgspec.UnsetType = msgspec.UNSET
+    protection: bool | msgspec.UnsetType = msgspec.UNSET
+    estimate_seconds: Seconds | msgspec.UnsetType | None = msgspec.UNSET
+    liveness: LivenessBody | msgspec.UnsetType = msgspec.UNSET
+    code: Reference | msgspec.UnsetType | None = msgspec.UNSET
+    dataset: Reference | msgspec.UnsetType | None = msgspec.UNSET
+    retries: Retries | msgspec.UnsetType = msgspec.UNSET
+    priority: Priority | msgspec.UnsetType = msgspec.UNSET
 
 
 class StartBody(Body, frozen=True):

@@ -77,7 +77,7 @@ class Service:
         run unless it is asked for.
         """
         stored = await self._find(http, run)
-        if stored is None or await self._organisation(stored.ledger_id) != http.user.organisation_id:
+        if stored is None or await self.organisation(stored.ledger_id) != http.user.organisation_id:
             raise NotFound(f"there is no run {run!r}")
         if http.user.run_id is not None and (http.user.run_id != stored.run_id or not program):
             raise Forbidden("a run token opens only its own run, and only what a program needs")
@@ -107,7 +107,7 @@ class Service:
                     self._addresses.clear()
                 self._addresses[run] = known
             return known
-        owner = await self._organisation(known[0])
+        owner = await self.organisation(known[0])
         if owner != http.user.organisation_id or http.user.run_id not in (None, known[1]):
             raise NotFound(f"there is no run {run!r}")
         return known
@@ -124,7 +124,8 @@ class Service:
             raise NotFound(f"there is no run {run!r}: an id, or ext:<project>:<external id>") from None
         return await runs.get(self.pool, run_id)
 
-    async def _organisation(self, ledger_id: UUID) -> UUID | None:
+    async def organisation(self, ledger_id: UUID) -> UUID | None:
+        """Return whose ledger it is."""
         known = self._organisations.get(ledger_id)
         if known is None:
             known = await self.pool.fetchval(

@@ -1,6 +1,5 @@
 """From what a caller asks for, and the workflow it is to follow, to a created run with a name of its own."""
 
-from itertools import chain
 from random import Random, SystemRandom
 from typing import Final
 from uuid import UUID
@@ -33,7 +32,7 @@ _SHARED: Final = (
 )
 """What a run and its workflow say in the same words, and `checked` checks."""
 
-_FOR_A_WORKER: Final = ("retries", "priority", "import_volumes", "export_volumes")
+FOR_A_WORKER: Final = ("retries", "priority", "import_volumes", "export_volumes")
 """What only a worker of ours heeds."""
 
 
@@ -44,19 +43,18 @@ async def open_run(
     ledger: Ledger,
     project_id: UUID,
     run_id: UUID,
-    created: RunCreated,
+    wanted: RunCreated,
     asked: Request,
     *,
-    named: bool,
+    workflow: str | None,
     chance: Random = _CHANCE,
 ) -> Outcome:
-    """Record a run's creation; a name that the caller did not choose (`named`) gives way while it is taken.
+    """Record a run's creation with a session id, and with a name of ours if none was chosen: by `workflow`, if given.
 
-    Raises `Rejected` if the name that was chosen, or the external id, is taken.
+    A name of ours gives way while it is taken. Raises `Rejected` if the name that was chosen, or the external id, is.
     """
-    workflow = created.workflow.name if created.workflow else None
-    for name, session in chain([(created.name, created.session_id)], names(workflow, chance)):
-        created = replace(created, name=name, session_id=session)
+    for name, session in names(workflow, chance):
+        created = replace(wanted, name=wanted.name or name, session_id=session)
         taken = await _taken(ledger, project_id, created)
         if taken is None:
             try:
@@ -68,7 +66,7 @@ async def open_run(
         answered = await answered_before(ledger, project_id, run_id, asked)
         if answered is not None:  # taken by this very request, which came twice
             return answered
-        if named or taken != "name":
+        if wanted.name or taken != "name":
             value = getattr(created, taken)
             raise Rejected(f"{taken} {value!r} is taken by another run of this project", state="exists", asked="create")
     raise Rejected(f"{TRIES} names were taken; choose one in `name`", state="exists", asked="create")
@@ -85,7 +83,10 @@ async def _taken(ledger: Ledger, project_id: UUID, created: RunCreated) -> str |
 
 
 def created(data: NewRun, stored: StoredWorkflow | None) -> RunCreated:
-    """Return the creation of a run; what is not asked for comes from the workflow. Raises `Invalid`."""
+    """Return the creation of a run; what is not asked for comes from the workflow, and a name later.
+
+    Raises `Invalid`.
+    """
     base = stored.workflow if stored else Workflow()
     own = checked({name: value for name in _SHARED if (value := getattr(data, name))})
     asked_to_start = "command" in own
@@ -95,13 +96,12 @@ def created(data: NewRun, stored: StoredWorkflow | None) -> RunCreated:
     managed = mode is Mode.MANAGED
     if managed and not (own["command"] or own["commands"]):
         raise Invalid("a managed run needs a command, its own or its workflow's", path="$.command")
-    for name in _FOR_A_WORKER:
+    for name in FOR_A_WORKER:
         if not managed and getattr(data, name):
             raise Invalid("this is for managed runs: a tracked run's own process starts it", path=f"$.{name}")
-    name, session = next(names(base.name or None, _CHANCE))
     return RunCreated(
-        name=data.name or name,
-        session_id=session,
+        name=data.name or "",
+        session_id="",
         mode=mode,
         workflow=_reference(stored),
         external_id=data.external_id,

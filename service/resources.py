@@ -89,6 +89,7 @@ class RunResource(msgspec.Struct, frozen=True, kw_only=True):
     credits: Credits
     actions: tuple[str, ...]
     synced: bool | None
+    reproductions: tuple[UUID, ...] | None
 
 
 class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +168,7 @@ def run_resource(stored: StoredRun, credits_: Credits, now: datetime, *, synced:
         credits=credits_,
         actions=actions(run),
         synced=synced,
+        reproductions=None,
         kill_requested=run.kill is not None and run.status in ACTIVE,
         reason=run.kill.reason or None if run.kill else None,
         progress=_progress(run.progress, run.started_at, end),
@@ -186,6 +188,7 @@ _SHARED = tuple(
         "credits",
         "actions",
         "synced",
+        "reproductions",
         "kill_requested",
         "reason",
         "progress",

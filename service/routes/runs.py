@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -19,15 +20,17 @@ from events.refusals import actions
 from events.types import Status
 from projections import runs, tenancy
 from projections.execute import answered_before, execute
+from projections.past import Moment
 from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
 from service import new_runs
-from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun, optional
+from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
 from service.moments import MAX_POSITION
 from service.paging import Page, Size, Vocabulary, page
 from service.past import PastRuns, run_then, runs_then
 from service.problems import Invalid
+from service.reproduction import reproduced, reproductions, workflow_name
 from service.resources import RunResource, Tombstone
 
 
@@ -47,7 +50,7 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
         )
     created = new_runs.created(data, workflow)
     outcome = await new_runs.open_run(
-        service.ledger, known.project_id, run_id, created, asked, named=data.name is not None
+        service.ledger, known.project_id, run_id, created, asked, workflow=workflow.workflow.name if workflow else None
     )
     return await service.answer(outcome, status=201)
 
@@ -120,10 +123,7 @@ async def get_run_by_name(
     if stored is None:
         raise NotFound(f"there is no run named {name!r} in this project")
     (resource,) = await service.shown([stored])
-    return Response(
-        msgspec.structs.replace(resource, synced=await _synced(service, stored), status=words[stored.run.status]),
-        headers={"Tachograph-Position": str(stored.position)},
-    )
+    return await _whole(service, stored, resource, words)
 
 
 @get("/runs/{run:str}")
@@ -138,12 +138,23 @@ async def get_run(
     stored = await service.run(request, run, program=True)
     if at is None:
         (resource,) = await service.shown([stored])
-        synced = await _synced(service, stored)
-    else:
-        stored, moment, resource = await run_then(request, service, stored, at)
-        synced = await _synced(service, stored, moment.position)
+        return await _whole(service, stored, resource, words)
+    stored, moment, resource = await run_then(request, service, stored, at)
+    return await _whole(service, stored, resource, words, moment)
+
+
+async def _whole(
+    service: Service,
+    stored: StoredRun,
+    resource: RunResource,
+    words: Mapping[Status, str],
+    moment: Moment | None = None,
+) -> Response[RunResource]:
+    """Answer with all that one run shows: also whether it is synced, and what reproduces it."""
+    synced = await _synced(service, stored, moment.position if moment else MAX_POSITION)
+    again = await reproductions(service, stored.ledger_id, stored.run_id, moment.at if moment else None)
     return Response(
-        msgspec.structs.replace(resource, synced=synced, status=words[stored.run.status]),
+        msgspec.structs.replace(resource, synced=synced, reproductions=again, status=words[stored.run.status]),
         headers={"Tachograph-Position": str(stored.position)},
     )
 
@@ -166,6 +177,23 @@ async def _synced(service: Service, stored: StoredRun, up_to: int = MAX_POSITION
     )
     came = {row["source"]: row["batches"] for row in rows}
     return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())
+
+
+@post("/runs/{run:str}/reproduce", status_code=201)
+async def reproduce_run(request: Http, service: Service, run: str) -> Response[RunResource]:
+    """Create a run of the same configuration, dataset and code; what is given differs, and is named in `changes`."""
+    original = await service.run(request, run)
+    data = await optional(request, ReproduceBody)
+    asked = await service.asked(request, original.run_id)
+    run_id = derived(asked.event_id, "run") if asked.named else uuid7()
+    answered = await answered_before(service.ledger, original.ledger_id, run_id, asked)
+    if answered is not None:  # what it reproduces may be another by now
+        return await service.answer(answered, status=201)
+    created = await reproduced(service, request.user.organisation_id, original, data)
+    outcome = await new_runs.open_run(
+        service.ledger, original.ledger_id, run_id, created, asked, workflow=await workflow_name(service, original)
+    )
+    return await service.answer(outcome, status=201)
 
 
 @get("/runs/{run:str}/transitions")
@@ -234,6 +262,7 @@ ROUTES = Router(
         list_runs,
         get_run_by_name,
         get_run,
+        reproduce_run,
         get_transitions,
         edit_run,
         archive_run,

@@ -106,14 +106,14 @@ async def test_a_name_of_ours_gives_way_while_it_is_taken(database: Database):
     async with opened_project(database.url) as project:
 
         async def opened() -> str:
-            created = RunCreated(name=wanted[0], session_id="s", mode=Mode.TRACKED)
+            created = RunCreated(name="", session_id="", mode=Mode.TRACKED)
             outcome = await open_run(
                 project.ledger,
                 project.ledger_id,
                 uuid7(),
                 created,
                 asked_by("test"),
-                named=False,
+                workflow=None,
                 chance=Random(7),  # the worst: all are given the same names in the same order
             )
             return outcome.run.name

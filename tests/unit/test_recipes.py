@@ -76,7 +76,6 @@ def test_a_run_takes_from_its_workflow_what_it_does_not_say_itself() -> None:
     assert (plain.config, plain.dataset) == ({"lr": 0.1, "n": 3}, "digits@7")
     assert plain.workflow is not None
     assert (plain.workflow.version, plain.workflow.dataset_split) == (4, {"train": 0.8})
-    assert plain.name == f"digits-{plain.session_id}"
     own = run_of(
         STORED,
         command=["other"],
