@@ -6,7 +6,7 @@ Any number of processes may advance the same projection; of two that read from t
 other rolls back. Nothing here needs NATS.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol, TypeAlias
 from uuid import UUID
 
@@ -76,11 +76,13 @@ async def advance(
     into: Connection | None = None,
     up_to: int | None = None,
     limit: int | None = None,
+    without: Collection[int] = (),
 ) -> int:
     """Apply the next page and return how many positions were passed.
 
     `into` is a connection to write by (its search path chooses the schema) instead of one of the pool; `up_to` a
-    position not to go past; `limit` a smaller page. Raises whatever `apply` raises, with nothing written.
+    position not to go past; `limit` a smaller page; `without` positions to pass over. Raises whatever `apply` raises,
+    with nothing written.
     """
     stands = await checkpoint(into or ledger.pool, projection.name, ledger_id)
     end = min(stands.head if up_to is None else min(up_to, stands.head), stands.position + WINDOW_POSITIONS)
@@ -89,6 +91,7 @@ async def advance(
     size = limit or projection.page_events
     page = await ledger.read(ledger_id, after=stands.position, up_to=end, limit=size, types=projection.types)
     reached = page[-1].position if page else end
+    page = [recorded for recorded in page if recorded.position not in without]
     try:
         if into is not None:
             await _commit(into, projection, ledger_id, page, stands.position, reached)

@@ -15,14 +15,14 @@ from events.ledger import Recorded
 from events.telemetry import MetricColumns
 from projections.apply import Connection
 from projections.metrics import Metrics
-from projections.restore import Restorer
+from projections.restore import WINDOW_ROWS, Restorer
 
 
 class ArchivedMetrics(Metrics):
     """`Metrics`, with the files below `root` for the batches that Postgres does not have any more."""
 
-    def __init__(self, root: Path) -> None:
-        self._restorer = Restorer(root)
+    def __init__(self, root: Path, *, window_rows: int = WINDOW_ROWS) -> None:
+        self._restorer = Restorer(root, window_rows=window_rows)
 
     async def columns(
         self, connection: Connection, ledger_id: UUID, batches: Sequence[Recorded]

@@ -18,8 +18,9 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 
-from events.errors import Busy, LedgerError
+from events.errors import Busy, CorruptHistory, LedgerError
 from events.ledger import Ledger
 from events.verification import Progress
 from projections.apply import Projection, TelemetryMovedError, advance
@@ -32,6 +33,7 @@ log = logging.getLogger("tachograph.rebuild")
 SCHEMA: Final = "projection_next"
 OLD: Final = "projection_old"
 SWAPS: Final = 10
+COMPARISONS: Final = 3
 SWAP_PAUSE_SECONDS: Final = 0.5
 LOCK_SECONDS: Final = 3
 SHOWN_DIFFERENCES: Final = 20
@@ -39,7 +41,12 @@ SHOWN_DIFFERENCES: Final = 20
 INLINE: Final[Mapping[str, Projection]] = {one.name: one for one in (Runs(), Tenancy())}
 ASYNCHRONOUS: Final[Mapping[str, Projection]] = {one.name: one for one in (Credits(), Metrics())}
 PROJECTIONS: Final[Mapping[str, Projection]] = {**INLINE, **ASYNCHRONOUS}
-"""Everything that can be rebuilt, by name."""
+"""Everything that can be rebuilt, by name: all tables of the schema `projection` but those in `NOT_PROJECTED`."""
+
+NOT_PROJECTED: Final[Mapping[str, str]] = {
+    "checkpoint": "how far each projection is; rebuilt with it",
+    "purge": "what a purge under way has found so far; gone once its receipt is an event",
+}
 
 NOT_COMPARED: Final[Mapping[str, str]] = {
     # a purge removes these rows some time between the deletion and its receipt
@@ -48,7 +55,7 @@ NOT_COMPARED: Final[Mapping[str, str]] = {
 
 
 class RebuildRefusedError(LedgerError):
-    """The ledger's tables alone do not hold what this projection is made of any more."""
+    """What this projection is made of is neither in Postgres nor where it can look."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -69,6 +76,8 @@ class Rebuilt(msgspec.Struct, frozen=True):
     swapped: bool = False
     stopped_seconds: float = 0.0
     """How long writers waited for the swap."""
+    left_out: int = 0
+    """How many events are in neither, because somebody discarded them as dead letters of this projection."""
 
 
 async def rebuild(
@@ -96,14 +105,30 @@ async def rebuild(
                 break
         if swap:
             await finish_copies(connection, projection.tables)
-            return await _swapped(ledger, connection, projection)
-        async with connection.transaction(isolation="repeatable_read"):
-            await keep_whole(connection, projection.tables)
-            live = await _live(connection, projection)
-            while await _level(ledger, connection, projection, live):
-                pass
-            rows, differences = await _differences(connection, projection)
-        return Rebuilt(projection.name, rows, differences, live)
+            rebuilt = await _swapped(ledger, connection, projection)
+        else:
+            rebuilt = await _beside_live(ledger, connection, projection)
+        left_out = sum(map(len, (await _discarded(connection, projection)).values()))
+        return replace(rebuilt, left_out=left_out)
+
+
+async def _beside_live(ledger: Ledger, connection: asyncpg.Connection, projection: Projection) -> Rebuilt:
+    """Bring the rebuilt tables level inside one snapshot, and compare."""
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            async with connection.transaction(isolation="repeatable_read"):
+                await keep_whole(connection, projection.tables)
+                live = await _live(connection, projection)
+                while await _level(ledger, connection, projection, live):
+                    pass
+                rows, differences = await _differences(connection, projection)
+            return Rebuilt(projection.name, rows, differences, live)
+        except (RebuildRefusedError, CorruptHistory) as error:
+            if attempt == COMPARISONS:
+                raise
+            log.info("%s: perhaps a run was erased since the snapshot; once more (%s)", projection.name, error)
 
 
 async def _differences(
@@ -230,12 +255,24 @@ async def _level(
 ) -> int:
     """Apply one page of each ledger; returns how many positions were passed."""
     passed = 0
+    discarded = await _discarded(connection, projection)
     try:
         for ledger_id, position in targets.items():
-            passed += await advance(ledger, projection, ledger_id, into=connection, up_to=position)
+            without = discarded.get(ledger_id, ())
+            passed += await advance(ledger, projection, ledger_id, into=connection, up_to=position, without=without)
     except TelemetryMovedError as moved:
-        raise RebuildRefusedError(f"{projection.name} cannot be rebuilt from Postgres alone: {moved}") from moved
+        raise RebuildRefusedError(f"{projection.name} cannot be rebuilt from what is there: {moved}") from moved
     return passed
+
+
+async def _discarded(connection: asyncpg.Connection, projection: Projection) -> dict[UUID, list[int]]:
+    """Return the positions that the live projection was told to go on without."""
+    rows = await connection.fetch(
+        "select ledger_id, array_agg(position) as positions from operation.dead_letter"
+        " where reader = $1 and state = 'discarded' group by ledger_id",
+        f"projector.{projection.name}",
+    )
+    return {row["ledger_id"]: row["positions"] for row in rows}
 
 
 async def _compared(connection: asyncpg.Connection, table: str) -> list[Difference]:

@@ -64,6 +64,7 @@ def said(report: Rebuilt) -> str:
     rows = ", ".join(f"{count} {table}" for table, count in report.rows.items())
     events = sum(report.positions.values())
     swapped = f"; swapped, writers waited {report.stopped_seconds * 1000:.0f} ms" if report.swapped else ""
-    lines = [f"{report.projection}: {events} positions of {len(report.positions)} ledgers, {rows}{swapped}"]
+    without = f"; without {report.left_out} discarded events" if report.left_out else ""
+    lines = [f"{report.projection}: {events} positions of {len(report.positions)} ledgers, {rows}{swapped}{without}"]
     lines += [f"  differs: {one.table}, {one.side} only: {one.row}" for one in report.differences]
     return "\n".join(lines) if report.differences else f"{lines[0]}; nothing differs"

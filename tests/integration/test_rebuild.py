@@ -5,21 +5,32 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
 import pytest
 
+from events import codec
 from events.errors import Busy
 from events.ids import uuid7
+from events.ledger import Recorded
+from events.telemetry import MetricColumns
+from projections import archive, dead_letters
 from projections import rebuild as rebuilding
+from projections.apply import Connection
 from projections.archived_metrics import ArchivedMetrics
 from projections.metrics import Metrics
-from projections.rebuild import PROJECTIONS, RebuildRefusedError, rebuild
+from projections.rebuild import ASYNCHRONOUS, NOT_PROJECTED, PROJECTIONS, RebuildRefusedError, rebuild
 from stack.process import ROOT
 from tests.integration.histories import opened_project
-from tests.integration.telemetry import MASTER_KEY, World
+from tests.integration.telemetry import MASTER_KEY, World, metric_batch
 from tests.servers import Database
+from workers.projector import PROJECTIONS as PROJECTED
 from workers.projector import Projector
 
 NAN = float("nan")
@@ -136,6 +147,77 @@ async def test_metric_summaries_come_from_the_archive(
     world.files()[0].unlink()
     with pytest.raises(RebuildRefusedError, match="which is missing"):
         await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.root))
+
+
+async def test_metric_summaries_come_from_merged_files(
+    world: World, database: Database, owner: asyncpg.Connection
+) -> None:
+    """A file that took the place of several, as large as it may be, holds all batches of theirs."""
+    await archived_world(world, owner)
+    rows = await owner.fetch(
+        "select run_id, array_agg(path order by first_position) as paths, min(first_position) as first,"
+        " max(last_position) as last, sum(rows)::bigint as rows"
+        " from projection.segment where kind = 'metrics' group by run_id"
+    )
+    for row in rows:
+        assert len(row["paths"]) == 3
+        files = [pq.ParquetFile(world.root / path).read() for path in row["paths"]]
+        whole = pa.concat_tables(files)
+        order = pa.compute.sort_indices(
+            whole.append_column("arrival", pa.array(range(whole.num_rows))),
+            [("metric", "ascending"), ("step", "ascending"), ("position", "ascending"), ("arrival", "ascending")],
+        )
+        merged = archive.segment_path(world.ledger_id, row["run_id"], "metrics", uuid7())
+        pq.write_table(whole.take(order), world.root / merged, row_group_size=7)
+        await owner.execute(
+            "delete from projection.segment where run_id = $1 and path <> $2", row["run_id"], row["paths"][0]
+        )
+        await owner.execute(
+            "update projection.segment set path = $2, first_position = $3, last_position = $4, rows = $5"
+            " where run_id = $1",
+            row["run_id"], merged, row["first"], row["last"], row["rows"],
+        )  # fmt: skip
+        for path in row["paths"]:
+            (world.root / path).unlink()
+    for projection in (ArchivedMetrics(world.root), ArchivedMetrics(world.root, window_rows=5)):
+        assert (await rebuild(world.ledger, database.owner_url, projection)).differences == []
+
+
+async def test_what_was_discarded_live_is_left_out_of_the_rebuilt_too(
+    world: World, database: Database, owner: asyncpg.Connection
+) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"a": ([1], [1.0])})
+    bad = await world.log(run_id, codec.METRICS, metric_batch({"a": ([2], [2.0])}))
+    await world.metrics(run_id, {"a": ([3], [0.5])})
+
+    class Fails(Metrics):
+        async def columns(
+            self, connection: Connection, ledger_id: UUID, batches: Sequence[Recorded]
+        ) -> list[tuple[UUID, MetricColumns]]:
+            if any(one.position == bad.position for one in batches):
+                raise ValueError("cannot be taken")
+            return await super().columns(connection, ledger_id, batches)
+
+    projector = Projector(world.ledger, [Fails()])
+    while await projector.step():
+        pass
+    await dead_letters.decide(world.pool, "projector.metrics", world.ledger_id, bad.position, "discarded", "key:test")
+    while await projector.step():
+        pass
+    done = await rebuild(world.ledger, database.owner_url, Metrics(), swap=True)
+    assert (done.differences, done.left_out) == ([], 1)
+    assert await owner.fetchval("select count from projection.metric_summary") == 2
+
+
+async def test_every_table_is_rebuilt_or_said_not_to_be(owner: asyncpg.Connection) -> None:
+    tables = {row["relname"] for row in await owner.fetch(
+        "select relname from pg_class where relnamespace = 'projection'::regnamespace and relkind = 'r'"
+    )}  # fmt: skip
+    rebuilt = {table for projection in PROJECTIONS.values() for table in projection.tables}
+    assert tables == rebuilt | NOT_PROJECTED.keys()
+    assert not rebuilt & NOT_PROJECTED.keys()
+    assert {projection.name for projection in PROJECTED} == ASYNCHRONOUS.keys()
 
 
 async def test_the_command_line_reports(
