@@ -5,9 +5,10 @@ However the batches are cut into pages, the rows come out the same, bit for bit.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
+import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,26 +20,40 @@ from events.telemetry import MetricColumns
 from projections.apply import Connection, present
 from projections.runs import Reader, StoredRun
 
+Summary: TypeAlias = dict[str, Any]
+
 _DELETED: Final = "run.deleted"
 _INT64_MAX: Final = np.iinfo(np.int64).max
 
 
-async def summaries(reader: Reader, stored: StoredRun) -> list[dict[str, Any]]:
+async def summaries(reader: Reader, stored: StoredRun) -> list[Summary]:
     """Return a run's metrics by name, ready for JSON.
 
     Of `count` points `nan_count` are NaN; `min` and `max` are None where all are. Infinities and NaN are strings.
     `best` is there for the run's primary metric.
     """
     rows = await reader.fetch(load("projections.sql", "metric_summaries"), stored.ledger_id, stored.run_id)
-    found = []
-    for row in rows:
-        summary = {name: _plain(value) for name, value in row.items() if name not in {"ledger_id", "run_id"}}
-        primary = stored.run.primary_metric
-        if primary is not None and primary.name == summary["name"]:
-            summary["best"] = summary["max" if primary.mode == "max" else "min"]
-            summary["best_step"] = summary["max_step" if primary.mode == "max" else "min_step"]
-        found.append(summary)
+    return [_summary(row, stored) for row in rows]
+
+
+async def metrics_of(
+    reader: Reader, ledger_id: UUID, stored: Sequence[StoredRun], names: Sequence[str]
+) -> dict[UUID, dict[str, Summary]]:
+    """Return these metrics' summaries by run and name, as `summaries` does."""
+    runs = {one.run_id: one for one in stored}
+    found: dict[UUID, dict[str, Summary]] = {}
+    for row in await reader.fetch(load("projections.sql", "metrics_of_runs"), ledger_id, list(runs), names):
+        found.setdefault(row["run_id"], {})[row["name"]] = _summary(row, runs[row["run_id"]])
     return found
+
+
+def _summary(row: asyncpg.Record, stored: StoredRun) -> Summary:
+    summary = {name: _plain(value) for name, value in row.items() if name not in {"ledger_id", "run_id"}}
+    primary = stored.run.primary_metric
+    if primary is not None and primary.name == summary["name"]:
+        summary["best"] = summary["max" if primary.mode == "max" else "min"]
+        summary["best_step"] = summary["max_step" if primary.mode == "max" else "min_step"]
+    return summary
 
 
 def _plain(value: Any) -> Any:

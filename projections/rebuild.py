@@ -27,6 +27,7 @@ from projections.apply import Projection, TelemetryMovedError, advance
 from projections.credits import Credits
 from projections.inline import Runs, Tenancy
 from projections.metrics import Metrics
+from projections.search import Search
 
 log = logging.getLogger("tachograph.rebuild")
 
@@ -39,7 +40,7 @@ LOCK_SECONDS: Final = 3
 SHOWN_DIFFERENCES: Final = 20
 
 INLINE: Final[Mapping[str, Projection]] = {one.name: one for one in (Runs(), Tenancy())}
-ASYNCHRONOUS: Final[Mapping[str, Projection]] = {one.name: one for one in (Credits(), Metrics())}
+ASYNCHRONOUS: Final[Mapping[str, Projection]] = {one.name: one for one in (Credits(), Metrics(), Search())}
 PROJECTIONS: Final[Mapping[str, Projection]] = {**INLINE, **ASYNCHRONOUS}
 """Everything that can be rebuilt, by name: all tables of the schema `projection` but those in `NOT_PROJECTED`."""
 

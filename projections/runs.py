@@ -185,23 +185,6 @@ async def by_name(reader: Reader, ledger_id: UUID, name: str) -> StoredRun | Non
     return None if row is None else stored_run(row)
 
 
-async def listed(
-    reader: Reader,
-    ledger_id: UUID,
-    *,
-    statuses: Sequence[Status] | None,
-    workflow_id: UUID | None,
-    before: tuple[datetime, UUID] | None,
-    limit: int,
-) -> list[StoredRun]:
-    """Return a project's runs, newest first, after the key (created_at, run_id) of the last one seen."""
-    moment, run_id = before or (PENDING, UUID(int=(1 << 128) - 1))
-    rows = await reader.fetch(
-        load("projections.sql", "list_runs"), ledger_id, statuses, workflow_id, moment, run_id, limit
-    )
-    return [stored_run(row) for row in rows]
-
-
 async def with_status(reader: Reader, statuses: Sequence[Status]) -> list[StoredRun]:
     """Return every run of every project that is in one of the (active) states, oldest first."""
     return [stored_run(row) for row in await reader.fetch(load("projections.sql", "runs_with_status"), statuses)]

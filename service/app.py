@@ -15,7 +15,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from nats.aio.msg import Msg
 
 from events import bus
-from events.database import open_pool
+from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
 from service.auth import Authentication
@@ -30,6 +30,7 @@ from service.routes import (
     billing,
     dead_letters,
     history,
+    listing,
     projects,
     replay,
     runs,
@@ -50,7 +51,8 @@ def create_app(settings: Settings) -> Litestar:
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         pool = await open_pool(settings.database_url, name="service", size=12)
-        service = Service(settings, pool, Keyring.from_file(settings.master_key))
+        sets = await open_pool(settings.database_url, name="service-lists", size=4, planning=SETS)
+        service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
         app.state.service = service
         transport = asyncio.create_task(_transport(service), name="transport")
         try:
@@ -64,6 +66,7 @@ def create_app(settings: Settings) -> Litestar:
             if service.nats is not None:
                 await service.nats.close()
             service.analytics.close()
+            await sets.close()
             await pool.close()
 
     def provide_service() -> Service:
@@ -77,6 +80,7 @@ def create_app(settings: Settings) -> Litestar:
             projects.ROUTES,
             workflows.ROUTES,
             runs.ROUTES,
+            listing.ROUTES,
             attempts.ROUTES,
             telemetry.ROUTES,
             history.ROUTES,

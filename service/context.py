@@ -24,6 +24,7 @@ from projections.analytics import Analytics
 from projections.charts import Charts
 from projections.credits import RunCost
 from projections.execute import Outcome, Request
+from projections.listing import Listing
 from projections.logs import Logs
 from projections.objects import ObjectStore
 from projections.runs import StoredRun
@@ -45,7 +46,7 @@ CACHED_ADDRESSES: Final = 50_000
 class Service:
     """The parts of a running API process."""
 
-    def __init__(self, settings: Settings, pool: asyncpg.Pool, keyring: Keyring) -> None:
+    def __init__(self, settings: Settings, pool: asyncpg.Pool, sets: asyncpg.Pool, keyring: Keyring) -> None:
         self.settings = settings
         self.pool = pool
         self.keyring = keyring
@@ -58,6 +59,7 @@ class Service:
         self.analytics = Analytics(settings.parquet)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
+        self.listing = Listing(pool, sets)
         self.stopping = asyncio.Event()
         self.replays: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}

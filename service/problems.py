@@ -13,6 +13,7 @@ from litestar.exceptions import ClientException, HTTPException, ValidationExcept
 from litestar.types import ExceptionHandlersMap
 
 from events.commit import LOST_CONNECTION
+from events.database import SETS_SECONDS
 from events.errors import (
     Busy,
     CorruptHistory,
@@ -30,6 +31,7 @@ from events.errors import (
 from events.heads import HeadRefused
 from events.vocabulary import UnknownWord
 from projections.objects import StoreFull
+from projections.tokens import FilterError
 from service.auth import Forbidden
 
 log = logging.getLogger("tachograph.service")
@@ -103,6 +105,11 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
         case Gone():
             members = {"state": "deleted", "asked": error.asked, "allowed": error.allowed}
             return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone, **members)
+        case FilterError():
+            errors = [
+                {"path": error.parameter, "message": str(error), "position": error.position, "expected": error.expected}
+            ]
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{error.parameter}: {error}", errors=errors)
         case UnknownWord():
             errors = [{"path": error.parameter, "message": str(error)}]
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), errors=errors)
@@ -194,6 +201,11 @@ def _taken(_: Request[Any, Any, Any], __: asyncpg.UniqueViolationError) -> Respo
     return problem(HTTPStatus.CONFLICT, "taken", "the name or external id is taken")
 
 
+def _took_too_long(_: Request[Any, Any, Any], __: asyncpg.QueryCanceledError) -> Response[bytes]:
+    detail = f"this took over {SETS_SECONDS} s; narrow it down"
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "too-slow", detail, limit=SETS_SECONDS)
+
+
 def _cannot_be_stored(_: Request[Any, Any, Any], error: asyncpg.DataError) -> Response[bytes]:
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"a value cannot be stored: {error}")
 
@@ -213,6 +225,7 @@ HANDLERS: Final[ExceptionHandlersMap] = {
     msgspec.DecodeError: _malformed_body,
     **dict.fromkeys(LOST_CONNECTION, _away),
     asyncpg.UniqueViolationError: _taken,
+    asyncpg.QueryCanceledError: _took_too_long,
     asyncpg.DataError: _cannot_be_stored,
     RecursionError: _too_deep,
     OverflowError: _beyond_64_bits,

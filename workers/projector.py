@@ -20,11 +20,12 @@ from projections import dead_letters
 from projections.apply import Projection, advance, checkpoint
 from projections.credits import Credits
 from projections.metrics import Metrics
+from projections.search import Search
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.workers.projector")
 
-PROJECTIONS: Final[Sequence[Projection]] = (Credits(), Metrics())
+PROJECTIONS: Final[Sequence[Projection]] = (Credits(), Metrics(), Search())
 BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 

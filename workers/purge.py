@@ -33,7 +33,7 @@ from workers.crashpoints import crash_point
 log = logging.getLogger("tachograph.archiver")
 
 STREAM_SUBJECTS: Final = (("EVENTS", "tachograph.events"), ("TELEMETRY", "tachograph.telemetry"))
-TABLES: Final = ("run", "metric_summary", "data_key")
+TABLES: Final = ("run", "run_facet", "metric_summary", "data_key")
 """What holds users' texts, or keys, in clear."""
 
 MESSAGES_AT_A_TIME: Final = 32

@@ -13,6 +13,8 @@ begin
     case p_table
         when 'run' then
             alter table projection.run alter column state type bytea using state || ''::bytea;
+        when 'run_facet' then
+            alter table projection.run_facet alter column ordinal type smallint using (ordinal + 0)::smallint;
         when 'metric_summary' then
             alter table projection.metric_summary alter column count type bigint using count + 0;
         when 'data_key' then

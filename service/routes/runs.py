@@ -1,9 +1,6 @@
 """Runs: create, list, look at, edit, kill, delete."""
 
-import base64
-import binascii
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,12 +9,10 @@ from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 
 from events import vocabulary as vocabularies
-from events.codec import from_microseconds, microseconds
 from events.commands import ArchiveRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from events.refusals import actions
-from events.types import Status
 from projections import runs, tenancy
 from projections.execute import answered_before, execute
 from projections.past import Moment
@@ -27,8 +22,8 @@ from service import new_runs
 from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
 from service.moments import MAX_POSITION
-from service.paging import Page, Size, Vocabulary, page
-from service.past import PastRuns, run_then, runs_then
+from service.paging import Vocabulary
+from service.past import run_then
 from service.problems import Invalid
 from service.reproduction import reproduced, reproductions, workflow_name
 from service.resources import RunResource, Tombstone
@@ -65,51 +60,6 @@ async def _workflow(service: Service, project_id: UUID, name_or_id: str | None) 
     if stored is None or stored.ledger_id != project_id:
         raise Invalid(f"there is no workflow {name_or_id!r} in this project", path="$.workflow")
     return stored
-
-
-@get("/projects/{project:str}/runs")
-async def list_runs(
-    request: Http,
-    service: Service,
-    project: str,
-    status: list[Status] | None = None,
-    workflow: str | None = None,
-    limit: Size = 100,
-    cursor: str | None = None,
-    at: str | None = None,
-) -> Response[Page[RunResource]] | Response[PastRuns]:
-    """A project's runs, newest first; `status` may be repeated. With `at`, a position or a time, as they were then."""
-    known = await service.project(request, project)
-    recipe = await _workflow(service, known.project_id, workflow)
-    workflow_id = recipe.workflow_id if recipe else None
-    if at is not None:
-        return await runs_then(
-            request, service, known.project_id, at,
-            statuses=status, workflow_id=workflow_id, limit=limit, cursor=cursor,
-        )  # fmt: skip
-    found = await runs.listed(
-        service.pool,
-        known.project_id,
-        statuses=status,
-        workflow_id=workflow_id,
-        before=_decode(cursor) if cursor else None,
-        limit=limit + 1,
-    )
-    shown = await service.shown(found)
-    return page(request, shown, limit, _encode)
-
-
-def _encode(last: RunResource) -> str:
-    assert last.created_at is not None
-    return base64.urlsafe_b64encode(f"{microseconds(last.created_at)}.{last.id}".encode()).decode()
-
-
-def _decode(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        time_us, _, run_id = base64.urlsafe_b64decode(cursor).decode().partition(".")
-        return from_microseconds(int(time_us)), UUID(run_id)
-    except (ValueError, binascii.Error, OverflowError) as error:
-        raise Invalid("this is no cursor that we gave", path="cursor") from error
 
 
 @get("/projects/{project:str}/runs/by-name")
@@ -259,7 +209,6 @@ ROUTES = Router(
     path="",
     route_handlers=[
         create_run,
-        list_runs,
         get_run_by_name,
         get_run,
         reproduce_run,

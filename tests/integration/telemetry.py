@@ -62,7 +62,7 @@ class World:
         head, _ = await self.ledger.head(self.ledger_id)
         for reader in ("relay", "alerter"):
             await self.pool.execute(load("events.sql", "move_cursor"), reader, self.ledger_id, head)
-        for projection in ("credits", "metrics"):
+        for projection in ("credits", "metrics", "search"):
             await self.pool.execute(
                 "insert into checkpoint values ($1, $2, $3)"
                 " on conflict (projection, ledger_id) do update set position = excluded.position",

@@ -186,7 +186,16 @@ async def messages(client: Client, run_id: Any) -> set[str]:
     return found
 
 
-STEPS = ("erase", "files", "messages", "rewrite_run", "rewrite_metric_summary", "rewrite_data_key", "receipt")
+STEPS = (
+    "erase",
+    "files",
+    "messages",
+    "rewrite_run",
+    "rewrite_run_facet",
+    "rewrite_metric_summary",
+    "rewrite_data_key",
+    "receipt",
+)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -230,7 +239,7 @@ async def test_a_rewrite_keeps_what_lives_while_others_write(world: World, datab
 
     writing = asyncio.create_task(write())
     for _ in range(5):
-        for table in ("run", "metric_summary", "data_key"):
+        for table in ("run", "run_facet", "metric_summary", "data_key"):
             await world.pool.execute("select projection.rewrite($1)", table)
     stop.set()
     await writing
