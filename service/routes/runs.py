@@ -13,6 +13,7 @@ from events.commands import ArchiveRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from events.refusals import actions
+from events.types import Status
 from projections import runs, tenancy
 from projections.execute import answered_before, execute
 from projections.past import Moment
