@@ -37,7 +37,7 @@ class Comparison:
         older, newer = _resolved(self._older, older), _resolved(self._newer, newer)
         were, are = _alternatives(self._older, older), _alternatives(self._newer, newer)
         if taken:
-            yield from (f"{where}: {name} is no longer taken" for name in were if name not in are and "any" not in are)
+            yield from (f"{where}: {name} is no longer taken" for name in were if not _takes(are, name))
         if given:
             yield from (
                 f"{where}: may be {name} now" for name in are if name in TYPES and not {name, "any"} & were.keys()
@@ -95,6 +95,12 @@ def _alternatives(document: Document, schema: Any) -> dict[str, Any]:
         else:
             found[_named(one)] = one
     return found
+
+
+def _takes(alternatives: dict[str, Any], name: str) -> bool:
+    """Return whether something is among what is taken; any text takes the values of an enumeration of texts."""
+    any_text = set(alternatives.get("string", {"pattern"})) <= {"type"}
+    return name in alternatives or "any" in alternatives or (name.startswith("'") and any_text)
 
 
 def _named(schema: Any) -> str:
