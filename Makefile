@@ -1,7 +1,7 @@
 # Every target sets up what it needs; all it asks of the machine is Python 3.11+ with venv, make and a package registry.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help up demo test check format bench lock venv clean
+.PHONY: help up demo test faults check format bench lock venv clean
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -18,6 +18,11 @@ demo: venv  ## The main job from start to end, then exit
 
 test: venv  ## All tests; T=path and ARGS=... narrow them down
 	@exec $(PY) -m pytest $(or $(T),tests sdk/tests) $(ARGS)
+
+faults: venv  ## Faults while clients work; SEED=n or SEEDS=n, SECONDS=n, MOST_SECONDS=n, ONLY="kill nats,…", KEEP=dir
+	@exec $(PY) -m tests.fault $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MOST_SECONDS),--most-seconds $(MOST_SECONDS)) \
+	    $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep "$(KEEP)")
 
 check: venv  ## Format, lint, types, import contracts, schemas, unit and property tests
 	@$(PY) -m ruff format --check --quiet . || { echo "ruff format: run 'make format'"; exit 1; }

@@ -1,15 +1,48 @@
 """The pool of connections to Postgres, with the session settings that our SQL relies on."""
 
+import asyncio
+import logging
 from collections.abc import Mapping
+from itertools import chain, repeat
 from typing import Any, Final
 
 import asyncpg
 
+log = logging.getLogger("tachograph.database")
+
 SEARCH_PATH = "projection, ledger"
+
+CONNECT_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+AWAY: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+"""Postgres is not there, or not yet. Anything else is a mistake that waiting does not mend."""
 
 
 async def _keep(_: Any) -> None:
     """Nothing of a session is ever changed, so there is nothing to reset when it goes back to the pool."""
+
+
+async def wait_until_there(url: str) -> None:
+    """Return once Postgres takes connections, however long that is: parts may be started in any order.
+
+    Raises what asyncpg raises for a URL, a role or a database that is wrong.
+    """
+    for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
+        try:
+            connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+        except AWAY as error:
+            log.warning("waiting for Postgres: %r", error)
+        else:
+            await connection.close(timeout=CONNECT_SECONDS)
+            return
+        await asyncio.sleep(pause)
 
 
 LOOKUPS: Final[Mapping[str, str]] = {

@@ -11,6 +11,7 @@ import asyncpg
 import uvicorn
 from litestar import Litestar
 
+from events.database import wait_until_there
 from events.errors import LedgerError
 from events.settings import Settings, SettingsError, from_environment
 from service import audit, rebuild, replay, schemas
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT."""
     settings.parquet.mkdir(parents=True, exist_ok=True)
+    asyncio.run(wait_until_there(settings.database_url))
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -14,6 +14,7 @@ from events.settings import SettingsError
 
 POINTS: Final[Mapping[str, str]] = {
     "relay.after_rewind": "a cursor went back for what a stream lost; where the streams end is not remembered",
+    "relay.after_erase": "messages of a purged run that an older store brought back are overwritten again",
     "relay.after_tails": "where the streams end is remembered; nothing is published yet",
     "relay.after_publish": "a page is in JetStream; neither its end nor the cursor says so",
     "relay.after_note_tails": "where the streams end now is remembered; the cursor has not moved",

@@ -11,9 +11,10 @@ Source: docs/decisions/0010-erasure.md.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -58,6 +59,9 @@ class Message(msgspec.Struct, frozen=True):
 
     sequence: int
     bytes: int
+
+
+Found = Mapping[str, Sequence[Message]]
 
 
 class Purge:
@@ -148,20 +152,30 @@ class Purge:
         there are still some after `LOOKS` looks.
         """
         for _ in range(LOOKS):
-            found = {
-                stream: await _messages(jetstream, stream, f"{prefix}.{stored.ledger_id}.{stored.run_id}")
-                for stream, prefix in STREAM_SUBJECTS
-            }
+            found = await find_messages(jetstream, stored.ledger_id, stored.run_id)
             every = [message for messages in found.values() for message in messages]
             await self._note(stored, "jetstream", len(every), sum(message.bytes for message in every))
             if not every:
                 return
-            for stream, messages in found.items():
-                for start in range(0, len(messages), MESSAGES_AT_A_TIME):
-                    some = messages[start : start + MESSAGES_AT_A_TIME]
-                    await asyncio.gather(*(_erase(jetstream, stream, message.sequence) for message in some))
-                    crash_point("purge.after_messages")
+            await erase_messages(jetstream, found)
         raise MessagesLeftError(f"run {stored.run_id} still has messages after {LOOKS} looks")
+
+
+async def find_messages(jetstream: JetStreamContext, ledger_id: UUID, run_id: UUID) -> Found:
+    """Return a run's messages by stream, the news of its deletion left out."""
+    return {
+        stream: await _messages(jetstream, stream, f"{prefix}.{ledger_id}.{run_id}")
+        for stream, prefix in STREAM_SUBJECTS
+    }
+
+
+async def erase_messages(jetstream: JetStreamContext, found: Found) -> None:
+    """Overwrite messages one by one."""
+    for stream, messages in found.items():
+        for start in range(0, len(messages), MESSAGES_AT_A_TIME):
+            some = messages[start : start + MESSAGES_AT_A_TIME]
+            await asyncio.gather(*(_erase(jetstream, stream, message.sequence) for message in some))
+            crash_point("purge.after_messages")
 
 
 async def _erase(jetstream: JetStreamContext, stream: str, sequence: int) -> None:

@@ -2,7 +2,8 @@
 
 An event that cannot be published holds up its own ledger alone and becomes a dead letter. When JetStream ends
 before the last message that we saw stored, it has lost its tail, or everything: the cursors go back to what is
-left of each ledger, and publishing goes on from there.
+left of each ledger, and publishing goes on from there. An older store that was put in its place brings back what
+purged runs had said: that is erased again first.
 """
 
 import logging
@@ -25,12 +26,15 @@ from events.sql import load
 from events.streams import STREAMS
 from projections import dead_letters
 from workers.crashpoints import crash_point
+from workers.purge import erase_messages, find_messages
 
 log = logging.getLogger("tachograph.workers.relay")
 
 READER: Final = "relay"
 PAGE_EVENTS: Final = 256
 BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
+STALLS: Final = 2
+"""How often in a row nothing may be stored, while NATS is connected, before that is an error."""
 
 PUBLISHED: Final = {stream.name: stream for stream in STREAMS if stream.name in {"EVENTS", "TELEMETRY"}}
 
@@ -73,6 +77,7 @@ class Relay:
         self._tails: dict[str, bus.Tail] = {}
         self._reconnects: int | None = None
         self._held: dict[UUID, Held] = {}
+        self._stalls = 0
 
     async def start(self) -> None:
         """Check the server, declare the streams, see that they hold what they held, and what we stood in front of."""
@@ -87,7 +92,7 @@ class Relay:
     async def step(self) -> int:
         """Publish one page of each ledger that is behind; returns how many events were passed."""
         if self._reconnects != self._connection() and await self._try_see_tails() is None:
-            return 0
+            return self._stall()
         behind = await self._ledger.pool.fetch(load("events.sql", "behind"), READER)
         return sum([await self._publish_page(row["ledger_id"], row["position"]) for row in behind])
 
@@ -141,15 +146,31 @@ class Relay:
         return page
 
     async def _publish(self, messages: list[bus.Message]) -> int:
-        """Publish; where nothing is stored, look whether the tail is still what the first message expected."""
+        """Publish; where nothing is stored, look whether the tail is still what the first message expected.
+
+        Raises `TransportRefused` where it is, and JetStream stores nothing all the same.
+        """
         stored = await bus.publish(self._jetstream, messages, self._tails)
         if stored or not messages or not self._jetstream._nc.is_connected:  # noqa: SLF001
+            self._stalls = 0 if stored else self._stalls
             return stored
         before = dict(self._tails)
         lost = await self._try_see_tails()
-        if lost is None or lost or before == self._tails:
+        if lost:
             return 0
+        if lost is None or before == self._tails:
+            return self._stall()
         return await bus.publish(self._jetstream, messages)
+
+    def _stall(self) -> int:
+        """Nothing was stored once more; raises `TransportRefused` when that was too often in a row."""
+        self._stalls += 1
+        if self._stalls >= STALLS and self._jetstream._nc.is_connected:  # noqa: SLF001
+            raise bus.TransportRefused(
+                f"NATS is connected, and JetStream has stored nothing {self._stalls} times in a row: is its disk full? "
+                "Once there is room again, restart NATS"
+            )
+        return 0
 
     async def _hold_up(self, ledger_id: UUID, culprit: int, error: Exception, reached: int) -> int:
         """Stay in front of the culprit, or behind it where it was discarded; returns the position."""
@@ -200,6 +221,8 @@ class Relay:
                 await self._rewind(name)
                 lost.add(name)
             self._tails[name] = now
+        if lost:
+            await self._erase_again()
         await self._note_tails()
         crash_point("relay.after_tails")
         self._reconnects = reconnects
@@ -224,6 +247,17 @@ class Relay:
             if back is not None:
                 log.warning("ledger %s is published again from position %d", ledger_id, back + 1)
                 crash_point("relay.after_rewind")
+
+    async def _erase_again(self) -> None:
+        """Erase what purged runs had said, where an older store has brought it back."""
+        purged = await self._ledger.pool.fetch("select ledger_id, run_id from run where status = 'deleted' and purged")
+        for row in purged:
+            found = await find_messages(self._jetstream, row["ledger_id"], row["run_id"])
+            count = sum(map(len, found.values()))
+            if count:
+                await erase_messages(self._jetstream, found)
+                crash_point("relay.after_erase")
+                log.warning("run %s: %d messages that came back are erased again", row["run_id"], count)
 
     async def _note_tails(self) -> None:
         columns = [(name, one.created_at, one.last_seq, one.last_id) for name, one in sorted(self._tails.items())]

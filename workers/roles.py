@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from events import bus
 from events.commit import LOST_CONNECTION
-from events.database import open_pool
+from events.database import open_pool, wait_until_there
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings
@@ -54,6 +54,7 @@ ROLES: Final[Mapping[str, Build]] = {
 
 async def run_roles(names: list[str], settings: Settings) -> None:
     """Run the roles until SIGTERM or SIGINT."""
+    await wait_until_there(settings.database_url)
     pool = await open_pool(settings.database_url, name="-".join(names)[:40])
     nats = await bus.connect(settings.nats_url, name="roles")
     runners: list[Runner] = []

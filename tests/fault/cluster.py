@@ -1,23 +1,31 @@
-"""The whole system, each part a process of its own that can be killed at any moment or at a named step."""
+"""The whole system, each part a process of its own, and the ways to hurt it."""
 
+import json
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
 
 import asyncpg
 import httpx
+from nats.js.api import RawStreamMsg
 
 from events import bus
+from events.keys import Keyring
 from stack import Process, Stack
 from stack.process import tail
 from tests import servers
 from tests.api import Project, accepted, until
 from tests.fault import messages
+from tests.fault.places import Places, places
 
 ROLES = ("relay", "projector", "archiver", "scheduler", "monitor")
+OURS = ("service", *ROLES)
+PARTS = ("postgres", "nats", *OURS)
+RECOVERY_SECONDS = 60.0
 EAGER = {
     "TACHOGRAPH_ARCHIVE_AGE_SECONDS": "0.2",
     "TACHOGRAPH_ARCHIVE_TAIL_SECONDS": "0.1",
@@ -30,10 +38,14 @@ EAGER = {
 class Cluster:
     """A running system and the ways to hurt it."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, found: Places) -> None:
         self.stack = stack
+        self.places = found
+        self.url = stack.url
+        if found.namespace is not None:
+            self._move(found)
         self.api = httpx.Client(
-            base_url=f"{stack.url}/api/v1", headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=30
+            base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=30
         )
 
     def project(self, name: str) -> Project:
@@ -45,51 +57,82 @@ class Cluster:
         found = {"postgres": self.stack.postgres.process, "nats": self.stack.nats.process}.get(name)
         return found or self.stack.processes[name]
 
+    # --- faults --------------------------------------------------------------------------------------------
+
     def kill(self, name: str) -> None:
         """Kill a part as `kill -9` does; returns when another process stands in its place."""
         process = self.process(name)
         pid = process.pid
         process.crash()
-        until(lambda: self._stands_again(process, pid), f"{name} runs again")
+        until(lambda: self._stands_again(process, pid), f"{name} runs again", RECOVERY_SECONDS)
 
-    def kill_at(self, role: str, point: str) -> None:
-        """Let a role die at a named step; returns when it has, and runs as usual again."""
+    def kill_at(self, role: str, point: str, seconds: float = 20.0) -> bool:
+        """Let a role die at a named step, unless it does not come there in time; it runs as usual again."""
         process = self.process(role)
         assert process.environment is not None
         process.stop()
         before = process.restarts
         process.environment["TACHOGRAPH_CRASH_AT"] = point
         process.start()
-        until(lambda: process.restarts > before or process.failure is not None, f"{role} died at {point}")
-        del process.environment["TACHOGRAPH_CRASH_AT"]
-        pid = process.pid
-        process.crash()  # it may have been started with the crash point still set
-        until(lambda: self._stands_again(process, pid), f"{role} runs again")
+        try:
+            until(lambda: process.restarts > before or process.failure is not None, f"{role} at {point}", seconds)
+        except AssertionError:
+            return False
+        finally:
+            del process.environment["TACHOGRAPH_CRASH_AT"]
+            process.kill()  # it may have been started with the crash point still set
+            process.start()
+        return True
 
-    def restart(self, role: str, **environment: str) -> None:
-        """Stop a role and start it with other settings."""
-        process = self.process(role)
-        assert process.environment is not None
-        process.stop()
-        process.environment.update(environment)
-        process.start()
+    def freeze(self, name: str) -> None:
+        """Stop a part where it is, children and all."""
+        self._signal(name, signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let it go on."""
+        self._signal(name, signal.SIGCONT)
+
+    def stop(self, name: str) -> None:
+        """Stop a part in an orderly way."""
+        self.process(name).stop()
+
+    def start(self, name: str) -> None:
+        """Start a part, whatever else runs."""
+        self.process(name).start()
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        pid = self.process(name).pid
+        if pid is None:
+            return
+        for one in (pid, *_children(pid)):
+            try:
+                os.kill(one, number)
+            except ProcessLookupError:
+                continue
 
     def _stands_again(self, process: Process, former: int | None) -> bool:
         if process.failure is not None:  # it was killed more often in a row than its keeper bears
             process.start()
         return process.pid is not None and process.pid != former
 
+    # --- looking -------------------------------------------------------------------------------------------
+
     def last_words(self) -> list[tuple[str, str]]:
         """Return the end of every log."""
         return [(str(log), "\n".join(tail(log, 60))) for log in sorted(self.stack.home.logs.glob("*.log"))]
 
     def is_ready(self) -> bool:
-        """Return whether the service answers, with Postgres and NATS behind it."""
+        """Return whether the service answers, with Postgres and NATS behind it and every role at work."""
         try:
-            answer = httpx.get(f"{self.stack.url}/readyz", timeout=5)
+            answer = httpx.get(f"{self.url}/readyz", timeout=5)
         except httpx.TransportError:
             return False
-        return answer.status_code == 200 and set(answer.json()["checks"].values()) == {"ok"}
+        said = answer.json()
+        return answer.status_code == 200 and set(said["checks"].values()) == {"ok"}
+
+    def keyring(self) -> Keyring:
+        """Return the keys to what Postgres holds."""
+        return Keyring.from_file(self.stack.home.master_key)
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask Postgres itself."""
@@ -101,19 +144,61 @@ class Cluster:
         finally:
             await connection.close()
 
-    async def published(self, ledger: str) -> dict[str, list[UUID]]:
-        """Return the ids of a ledger's messages, by stream, in the order in which they are stored."""
+    async def published(self, ledger: str) -> dict[str, list[RawStreamMsg]]:
+        """Return a ledger's messages by stream, in the order in which they are stored."""
         client = await bus.connect(self.stack.nats.url("roles"), name="test")
         try:
             return {
-                stream: [
-                    UUID((message.headers or {})["Nats-Msg-Id"])
-                    for message in await messages.stored(client.jetstream(), stream, ledger)
-                ]
-                for stream in ("EVENTS", "TELEMETRY")
+                stream: await messages.stored(client.jetstream(), stream, ledger) for stream in ("EVENTS", "TELEMETRY")
             }
         finally:
             await client.close()
+
+    # --- a namespace ---------------------------------------------------------------------------------------
+
+    def _move(self, found: Places) -> None:
+        """Move service and roles into the namespace; they reach Postgres and NATS, and we them, by cable only."""
+        assert found.namespace is not None
+        assert found.clients is not None
+        assert found.servers is not None
+        for name in reversed(OURS):
+            self.stop(name)
+        here = found.servers.ours
+        configuration = self.stack.nats.data / "nats.conf"
+        said = json.loads(configuration.read_text())
+        for field in ("listen", "http"):
+            said[field] = f"0.0.0.0:{said[field].rpartition(':')[2]}"
+        configuration.write_text(json.dumps(said))
+        rules = self.stack.postgres.data / "pg_hba.conf"
+        rules.write_text(f"{rules.read_text()}\nhost all all {found.servers.theirs}/32 trust\n")
+        postgres = self.process("postgres")
+        postgres.command += ["-c", f"listen_addresses={here}"]
+        for name in ("postgres", "nats"):
+            self.stop(name)
+            self.start(name)
+        for name in OURS:
+            process = self.process(name)
+            assert process.environment is not None
+            process.command = [*found.namespace.prefix, *process.command]
+            nats = process.environment["TACHOGRAPH_NATS_URL"].replace("@127.0.0.1:", f"@{here}:")
+            process.environment |= {
+                "TACHOGRAPH_DATABASE_URL": f"postgresql://tachograph@{here}/tachograph",
+                "TACHOGRAPH_NATS_URL": nats,
+                "TACHOGRAPH_NATS_MONITOR_URL": self.stack.nats.monitor_url.replace("127.0.0.1", here),
+                "TACHOGRAPH_HOST": "0.0.0.0",
+            }
+            self.start(name)
+        self.url = f"http://{found.clients.theirs}:{self.stack.port}"
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except OSError:
+            continue
+    return found + [grandchild for child in found for grandchild in _children(child)]
 
 
 @contextmanager
@@ -121,10 +206,13 @@ def running_cluster() -> Iterator[Cluster]:
     """Start a cluster with a home of its own."""
     home = Path(tempfile.mkdtemp(prefix="tachograph-fault-"))
     try:
-        with Stack(home, servers.free_port(), roles=ROLES, gpu_worker=False, environment=EAGER) as stack:
-            cluster = Cluster(stack)
+        with (
+            places(home) as found,
+            Stack(home, servers.free_port(), roles=ROLES, gpu_worker=False, environment=EAGER) as stack,
+        ):
+            cluster = Cluster(stack, found)
             with cluster.api:
-                until(cluster.is_ready, "the cluster is ready")
+                until(cluster.is_ready, "the cluster is ready", RECOVERY_SECONDS)
                 yield cluster
     finally:
-        shutil.rmtree(home)
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,173 +1,208 @@
-"""Clients that log while parts of the system die: each remembers what it was promised, and repeats what it was not."""
+"""Clients that work while parts of the system die: each remembers what it asked for and what it was told."""
 
 import asyncio
 import random
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+import time
+from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 
 from tests.api import Json, Project
+from tests.fault.operations import Journal, Operation, Violation
 
-SECONDS = 60.0
-PACE_SECONDS = 0.01
-SOURCES = ("sdk", "worker")
-LIVENESS = {"beat_seconds": 100, "unresponsive_seconds": 1_000, "crashed_seconds": 10_000}
-UNKNOWN = frozenset({429, 502, 503, 504})
-"""Answers that leave open whether the request was recorded."""
+SECONDS = 90.0
+PACE_SECONDS = 0.02
+BEAT_SECONDS = 0.3
+IMPATIENCE = 0.2
+"""How often a client does not wait for the outcome of a batch, and goes on with the next one."""
 
-
-class Promise(NamedTuple):
-    """A request that was acknowledged, with the answer to it."""
-
-    request: httpx.Request
-    status: int
-    content: bytes
+PATIENT = {"beat_seconds": 100, "unresponsive_seconds": 1_000, "crashed_seconds": 10_000}
+STRICT = {"beat_seconds": 1, "unresponsive_seconds": 3, "crashed_seconds": 6}
 
 
-class Client:
-    """One source of one run: sends batches one after the other, each until it is acknowledged."""
+class Batch:
+    """One batch of telemetry."""
 
-    def __init__(self, http: httpx.AsyncClient, run: Json, source: str, seed: int) -> None:
-        self.http = http
-        self.run = run
-        self.source = source
-        self.promises: list[Promise] = []
-        self.seqs: list[int] = []
-        self.points: dict[str, dict[int, float | str]] = {f"{source}/loss": {}, f"{source}/acc": {}}
+    def __init__(self, operation: Operation, epoch: int, source: str, seq: int) -> None:
+        self.operation = operation
+        self.key = (epoch, source, seq)
+        self.points: dict[tuple[str, int], float | str] = {}
         self.lines: list[str] = []
-        self.summary: dict[str, int] = {}
-        self.repeated = 0
-        self._random = random.Random(seed)
-        self._seq = 0
 
-    async def send_until(self, stop: asyncio.Event) -> None:
-        """Send until told to stop; what has been begun is brought to its end."""
-        while not stop.is_set():
-            kind = self._random.random()
-            if kind < 0.75:
-                await self._metrics()
-            elif kind < 0.95:
-                await self._logs()
-            else:
-                await self._edit()
+
+class Clients:
+    """What all clients of a round share: the connection, the journal, the seed, and until when they go on."""
+
+    def __init__(self, http: httpx.AsyncClient, project: Project, journal: Journal, seed: int) -> None:
+        self.http = http
+        self.project = project
+        self.journal = journal
+        self.random = random.Random(seed)
+        self.stopping = asyncio.Event()
+
+    def operation(self, client: str, what: str, method: str, path: str, body: Json, *, key: bool = True) -> Operation:
+        headers = {"Idempotency-Key": str(uuid4())} if key else {}
+        return Operation(client, what, self.http.build_request(method, path, json=body, headers=headers))
+
+    async def known(self, operation: Operation) -> Json | None:
+        """Send until the outcome is known; returns the document, None where it was refused."""
+        give_up = time.monotonic() + SECONDS
+        while True:
+            answer = await self.journal.send(self.http, operation)
+            if answer is not None and operation.outcome != "unknown":
+                break
+            if answer is not None and answer.is_client_error and answer.status_code != 429:
+                break  # refused, with an earlier sending in doubt
+            if time.monotonic() > give_up:
+                raise Violation(f"{operation}: no outcome within {SECONDS:g} s, last {answer}")
+            await asyncio.sleep(5 * PACE_SECONDS)
+        document: Json | None = answer.json() if answer.is_success else None
+        return document
+
+
+class Sender:
+    """One source of one attempt of a run."""
+
+    def __init__(self, clients: Clients, run: Json, epoch: int, source: str) -> None:
+        self.clients = clients
+        self.run = run
+        self.epoch = epoch
+        self.source = source
+        self.batches: list[Batch] = []
+        self.last_seq = 0
+        self._step = self._line = 0
+
+    async def send(self, *, patient: bool = False) -> Batch:
+        """Send one batch, most often until its outcome is known."""
+        random_ = self.clients.random
+        self.last_seq += 1
+        whole: Json = {"epoch": self.epoch, "source": self.source, "seq": self.last_seq}
+        kind = "metrics" if random_.random() < 0.8 else "logs"
+        points: dict[tuple[str, int], float | str] = {}
+        lines: list[str] = []
+        if kind == "metrics":
+            whole["series"] = {}
+            for name in (f"{self.source}/loss", f"{self.source}/acc"):
+                steps = list(range(self._step, self._step + random_.randint(1, 12)))
+                values = [_value(random_) for _ in steps]
+                whole["series"][name] = {"step": steps, "value": values}
+                points |= {(name, step): value for step, value in zip(steps, values, strict=True)}
+            self._step += 12
+        else:
+            lines = [f"{self.source}.{self.epoch} {self._line + index}" for index in range(random_.randint(1, 5))]
+            self._line += len(lines)
+            whole["lines"] = [{"text": text} for text in lines]
+        who = f"{self.source} of {self.run['name']}, attempt {self.epoch}"
+        path = f"/runs/{self.run['id']}/{kind}"
+        operation = self.clients.operation(who, f"{kind} {self.last_seq}", "POST", path, whole, key=False)
+        batch = Batch(operation, self.epoch, self.source, self.last_seq)
+        batch.points, batch.lines = points, lines
+        self.batches.append(batch)
+        if not patient and random_.random() < IMPATIENCE:
+            await self.clients.journal.send(self.clients.http, operation)
+        else:
+            await self.clients.known(operation)
+        return batch
+
+
+def _value(random_: random.Random) -> float | str:
+    if random_.random() < 0.05:
+        return random_.choice(["NaN", "Infinity", "-Infinity"])
+    return random_.gauss(0, 1)
+
+
+class Steady:
+    """A run that is written to from beginning to end by two sources, and edited."""
+
+    def __init__(self, clients: Clients, name: str) -> None:
+        self.clients = clients
+        self.name = name
+        self.run = clients.project.started(name=name, liveness=PATIENT)
+        self.senders = [Sender(clients, self.run, 1, source) for source in ("sdk", "worker")]
+        self.edits: dict[str, tuple[Operation, int]] = {}
+
+    def tasks(self) -> list[Any]:
+        return [*map(self._write, self.senders), self._edit()]
+
+    async def _write(self, sender: Sender) -> None:
+        while not self.clients.stopping.is_set():
+            await sender.send()
             await asyncio.sleep(PACE_SECONDS)
 
-    async def _metrics(self) -> None:
-        series: dict[str, Any] = {}
-        for metric, known in self.points.items():
-            steps = range(len(known), len(known) + self._random.randint(0, 12))
-            fresh = {step: self._value() for step in steps}
-            if fresh:
-                series[metric] = {"step": list(fresh), "value": list(fresh.values())}
-        if not series:
-            return
-        await self._batch("metrics", {"series": series})
-        for metric, column in series.items():
-            self.points[metric].update(zip(column["step"], column["value"], strict=True))
-
-    def _value(self) -> float | str:
-        if self._random.random() < 0.05:
-            return self._random.choice(["NaN", "Infinity", "-Infinity"])
-        return self._random.gauss(0, 1)
-
-    async def _logs(self) -> None:
-        texts = [f"{self.source} {len(self.lines) + index}" for index in range(self._random.randint(1, 5))]
-        await self._batch("logs", {"lines": [{"text": text} for text in texts]})
-        self.lines += texts
-
-    async def _batch(self, kind: str, body: Mapping[str, Any]) -> None:
-        self._seq += 1
-        whole = {"epoch": 1, "source": self.source, "seq": self._seq, **body}
-        await self._promised(self.http.build_request("POST", f"/runs/{self.run['id']}/{kind}", json=whole), 202)
-        self.seqs.append(self._seq)
-
     async def _edit(self) -> None:
-        key = f"{self.source}-{len(self.summary)}"
-        patch = {key: self._random.randrange(1_000)}
-        headers = {"Idempotency-Key": key}
-        path = f"/runs/{self.run['id']}"
-        await self._promised(self.http.build_request("PATCH", path, json={"summary": patch}, headers=headers), 200)
-        self.summary |= patch
+        while not self.clients.stopping.is_set():
+            key = f"k{len(self.edits)}"
+            value = self.clients.random.randrange(1_000)
+            body = {"summary": {key: value}}
+            path = f"/runs/{self.run['id']}"
+            operation = self.clients.operation(f"editor of {self.name}", f"edit {key}", "PATCH", path, body)
+            self.edits[key] = (operation, value)
+            await self.clients.known(operation)
+            await asyncio.sleep(10 * PACE_SECONDS)
 
-    async def _promised(self, request: httpx.Request, status: int) -> None:
-        """Send a request again and again until its outcome is known."""
-        async with asyncio.timeout(SECONDS):
-            while True:
-                try:
-                    answer = await self.http.send(request)
-                except httpx.TransportError:
-                    answer = None
-                if answer is not None and answer.status_code not in UNKNOWN:
-                    break
-                self.repeated += 1
-                await asyncio.sleep(5 * PACE_SECONDS)
-        assert answer.status_code == status, f"{request.method} {request.url}: {answer.status_code} {answer.text}"
-        self.promises.append(Promise(request, answer.status_code, answer.content))
+    async def end(self) -> None:
+        body = {"epoch": 1, "status": "completed"}
+        path = f"/runs/{self.run['id']}/finish"
+        await self.clients.known(self.clients.operation(f"program of {self.name}", "finish", "POST", path, body))
 
 
 class Load:
-    """Some runs of a project, each written to by several clients at once."""
+    """Everybody who works on a project during a round."""
 
-    def __init__(self, http: httpx.AsyncClient, project: Project, seed: int, runs: int = 2) -> None:
-        self.project = project
-        self.runs = [project.started(liveness=LIVENESS) for _ in range(runs)]
-        self.clients = [
-            Client(http, run, source, seed * 100 + index)
-            for index, (run, source) in enumerate((run, source) for run in self.runs for source in SOURCES)
-        ]
-        self._stop = asyncio.Event()
+    def __init__(self, http: httpx.AsyncClient, project: Project, journal: Journal, seed: int, lives: int = 3) -> None:
+        from tests.fault.lives import Life
+
+        self.clients = Clients(http, project, journal, seed)
+        self.steady = [Steady(self.clients, f"steady-{number}") for number in range(2)]
+        self.lives = [Life(self.clients, f"life-{number}") for number in range(lives)]
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def promised(self) -> int:
-        """How many requests were acknowledged."""
-        return sum(len(client.promises) for client in self.clients)
+    def senders(self) -> list[Sender]:
+        own = [sender for steady in self.steady for sender in steady.senders]
+        return own + [sender for life in self.lives for sender in life.senders]
+
+    @property
+    def known(self) -> int:
+        """How many requests have an outcome."""
+        return len(self.clients.journal.of(("ok", "fail")))
 
     async def __aenter__(self) -> Self:
-        """Begin to send."""
-        self._tasks = [asyncio.create_task(client.send_until(self._stop)) for client in self.clients]
+        """Begin."""
+        work = [task for steady in self.steady for task in steady.tasks()] + [life.live() for life in self.lives]
+        self._tasks = [asyncio.create_task(one) for one in work]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let nothing go on behind a test that has failed."""
+        """Let nothing go on behind a round that has failed."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def check(self) -> None:
+        """Raise what a client has met."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
     async def more(self, count: int) -> None:
-        """Wait until so many more requests were acknowledged."""
-        wanted = self.promised + count
-        async with asyncio.timeout(SECONDS):
-            while self.promised < wanted:
-                for task in self._tasks:
-                    if task.done():
-                        task.result()
-                await asyncio.sleep(0.02)
+        """Wait until so many more outcomes are known."""
+        wanted = self.known + count
+        give_up = time.monotonic() + SECONDS
+        while self.known < wanted:
+            self.check()
+            if time.monotonic() > give_up:
+                raise Violation(f"only {self.known - wanted + count} of {count} requests came to an end in {SECONDS} s")
+            await asyncio.sleep(0.02)
 
     async def end(self) -> None:
-        """Stop sending and complete the runs."""
-        self._stop.set()
-        await asyncio.gather(*self._tasks)
-        for run in self.runs:
-            last = {one.source: one.seqs[-1] for one in self.clients if one.run is run}
-            body = {"epoch": 1, "status": "completed", "last_seq": last}
-            answer = self.project.api.post(f"/runs/{run['id']}/finish", json=body)
-            assert answer.status_code == 200, answer.text
-
-    def points_of(self, run: Json) -> dict[str, dict[int, float | str]]:
-        """Return what a run's clients logged: value by step, by metric."""
-        own = [client for client in self.clients if client.run is run]
-        return {metric: points for client in own for metric, points in client.points.items()}
-
-    def lines_of(self, run: Json) -> dict[str, list[str]]:
-        """Return what a run's clients wrote, in their order."""
-        return {client.source: client.lines for client in self.clients if client.run is run}
-
-    def summary_of(self, run: Json) -> dict[str, int]:
-        """Return what the run's summary must be."""
-        own = [client for client in self.clients if client.run is run]
-        return {key: value for client in own for key, value in client.summary.items()}
+        """Bring what was begun to its end."""
+        self.clients.stopping.set()
+        async with asyncio.timeout(2 * SECONDS):
+            await asyncio.gather(*self._tasks)
+            for steady in self.steady:
+                await steady.end()
 
 
 def number(value: float | str) -> float:

@@ -17,6 +17,7 @@ from projections.execute import asked_by, record
 from stack.process import ROOT
 from tests import servers
 from tests.api import eventually
+from tests.fault import messages
 from tests.fault.deaths import Stage
 from tests.integration.telemetry import opened_world
 from tests.servers import Database, NatsServer
@@ -50,6 +51,21 @@ async def a_lost_stream(stage: Stage) -> None:
     await a_history(stage)
     await stage.caught_up(stage.relay())
     await servers.wipe_jetstream(stage.nats)
+
+
+async def an_older_store(stage: Stage) -> None:
+    run_id = await stage.run(ended=True)
+    roles = (stage.relay(), Projector(stage.world.ledger), stage.archiver())
+    await stage.caught_up(*roles)
+    jetstream = stage.client.jetstream()
+    kept = [await messages.stored(jetstream, stream, stage.world.ledger_id) for stream in ("EVENTS", "TELEMETRY")]
+    await stage.delete(run_id)
+    await stage.caught_up(*roles)
+    await servers.wipe_jetstream(stage.nats)
+    await bus.ensure_streams(jetstream)
+    for message in [message for stream in kept for message in stream]:
+        assert message.subject is not None
+        await jetstream.publish(message.subject, message.data or b"", headers=dict(message.headers or {}))
 
 
 async def a_spoiled_event(stage: Stage) -> None:
@@ -142,6 +158,7 @@ SCENES: Mapping[str, tuple[Prepare, Die]] = {
     **{point: (a_history, at_once) for point in POINTS if not point.startswith(("purge.", "alerter."))},
     **dict.fromkeys(PURGES, (a_deletion, at_once)),
     "relay.after_rewind": (a_lost_stream, at_once),
+    "relay.after_erase": (an_older_store, at_once),
     "relay.after_hold": (a_spoiled_event, at_once),
     "relay.after_resolve": (a_mended_event, at_once),
     "projector.after_hold": (a_spoiled_event, at_once),

@@ -1,0 +1,64 @@
+"""A disk that is full: the relay says that nothing is stored, and once there is room again nothing is missing."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+
+from events import bus
+from events.commands import EditRun
+from projections.execute import asked_by, execute
+from stack import Nats
+from tests.fault import messages
+from tests.fault.places import Disk, Unavailable, small_disk
+from tests.integration.telemetry import opened_world
+from tests.servers import Database
+from workers.relay import STALLS, Relay
+
+
+@pytest.fixture
+def disk(own_home: Path) -> Iterator[Disk]:
+    try:
+        with small_disk(own_home / "nats" / "jetstream", 16) as disk:
+            yield disk
+    except Unavailable as reason:
+        pytest.skip(f"NO SMALL DISK HERE, A FULL DISK IS NOT TESTED: {reason}")
+
+
+@asynccontextmanager
+async def connected(nats: Nats) -> AsyncIterator[Client]:
+    client = await bus.connect(nats.url("roles"), name="test")
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def test_the_relay_says_that_jetstream_stores_nothing_and_loses_nothing(
+    disk: Disk, own_home: Path, own_nats: Nats, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus, "PUBLISH_SECONDS", 0.5)
+    async with opened_world(database.url, own_home / "parquet") as world, connected(own_nats) as client:
+        relay = Relay(world.ledger, client.jetstream())
+        await relay.start()
+        run_id = await world.started_run()
+        while await relay.step():
+            pass
+        disk.fill()
+        edit = EditRun(notes="n" * 20_000)  # more than what is left of a page
+        await execute(world.ledger, world.ledger_id, run_id, edit, asked_by("key:test"))
+        for _ in range(STALLS - 1):
+            assert await relay.step() == 0
+        with pytest.raises(bus.TransportRefused, match="is its disk full"):
+            await relay.step()
+        disk.free()
+        own_nats.stop()
+        own_nats.start()
+        await relay.start()
+        head, _ = await world.ledger.head(world.ledger_id)
+        while await world.pool.fetchval("select position from ledger.cursor where reader = 'relay'") < head:
+            await relay.step()
+        found = await messages.stored(client.jetstream(), "EVENTS", world.ledger_id)
+        assert messages.applied(found) == list(range(1, head + 1))
