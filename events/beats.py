@@ -8,10 +8,12 @@ import msgspec
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One sender's sign of life: a worker with all its runs, or an API process for the runs that beat over HTTP."""
+    """One sender's sign of life: a worker with all its runs, an API process for the runs that beat over HTTP,
+    or the monitor to itself, to see that beats get through.
+    """
 
     sender: str
-    kind: Literal["worker", "api"]
+    kind: Literal["worker", "api", "canary"]
     runs: dict[UUID, int] = {}
     slots: int = 0
     free_slots: int = 0

@@ -68,6 +68,12 @@ def worker_row(registered: WorkerRegistered, *, version: int, at: str = "infinit
     )
 
 
+def worker_standing(worker_id: UUID, *, version: int, lost: bool) -> Rows:
+    """Return what changes in the row of a worker that is lost, or back."""
+    lost_at = "infinity" if lost else None
+    return _row("project_worker_standing", worker_id=worker_id, version=version, lost_at=lost_at)
+
+
 def project_row(
     *,
     organisation_id: UUID,

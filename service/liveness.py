@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from events.ids import uuid7
 log = logging.getLogger("tachograph.service")
 
 SEND_SECONDS: Final = 1.0
+MAX_RUNS: Final = 10_000
+"""In one message: about half of what a NATS server takes."""
 
 
 class ApiBeats:
@@ -32,10 +35,18 @@ class ApiBeats:
         """Send what came, every second, until cancelled; also when nothing came, as the canary of this path."""
         while True:
             runs, self._runs = self._runs, {}
-            beat = Beat(sender=self._sender, kind="api", runs=runs)
             try:
-                await nats.publish(beat_subject(self._sender), msgspec.json.encode(beat))
+                for some in batched(runs):
+                    beat = Beat(sender=self._sender, kind="api", runs=some)
+                    await nats.publish(beat_subject(self._sender), msgspec.json.encode(beat))
             except (NatsError, OSError) as error:
                 log.warning("heartbeats: %s; sent again with the next", error)
                 self._runs = {**runs, **self._runs}
             await asyncio.sleep(SEND_SECONDS)
+
+
+def batched(runs: dict[UUID, int]) -> Iterator[dict[UUID, int]]:
+    """Yield the runs in parts that fit into a message; one empty part where there are none."""
+    pairs = list(runs.items())
+    for start in range(0, len(pairs) or 1, MAX_RUNS):
+        yield dict(pairs[start : start + MAX_RUNS])

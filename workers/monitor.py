@@ -2,13 +2,14 @@
 
 Only receipt times count, taken from a monotonic clock. Whenever we ourselves were away (a start, a lost connection
 to NATS, a step that came late, API processes that fell silent), every grace period begins afresh: our outage is
-nobody's crash.
+nobody's crash. When many fall silent at once, nothing is declared until canaries say that beats get through.
 """
 
+import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -17,34 +18,40 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
-from events.beats import Beat
+from events.beats import Beat, beat_subject
 from events.commands import MarkCrashed, MarkResponsive, MarkUnresponsive, RequeueRun, RunCommand
 from events.errors import Rejected, VersionConflict
+from events.ids import uuid7
 from events.ledger import Ledger
 from events.run import ACTIVE, Run
 from events.sql import load
 from events.types import Cause, Mode, Status
-from projections import runs
+from projections import incidents, runs
 from projections.execute import asked_by, execute
+from workers.lost_workers import LostWorkers
+from workers.mass_silence import Canary, MassSilence
 
 log = logging.getLogger("tachograph.monitor")
 
 ACTOR: Final = "system:monitor"
 LATE_STEP_SECONDS: Final = 5.0
-API_SILENT_SECONDS: Final = 4.0
-"""API processes beat once a second, with or without runs; without their beats we know nothing of tracked runs."""
+REFRESH_SECONDS: Final = 1.0
+AT_ONCE: Final = 32
+"""How many declarations are under way at a time; they share commits."""
 
 _beat: Final = msgspec.json.Decoder(Beat)
 
 
 class Watched(msgspec.Struct):
-    """A run that should be beating, at the version that was read."""
+    """A run that should be beating, at the version that was read; seen since, and heard (by its epoch) at."""
 
     ledger_id: UUID
-    version: int
     run: Run
     since: float
+    epoch: int = 0
+    heard: float = 0.0
 
 
 class Monitor:
@@ -57,19 +64,24 @@ class Monitor:
         self._ledger = ledger
         self._nats = nats
         self._clock = clock
-        self._heard: dict[UUID, tuple[int, float]] = {}
+        self._sender = f"monitor-{uuid7()}"
         self._watched: dict[UUID, Watched] = {}
-        self._returned: set[tuple[UUID, int, str]] = set()
-        self._stepped = clock()
-        self._fresh_since = clock()
-        self._api_heard = self._api_since = -math.inf
+        self._unknown: dict[tuple[UUID, int, str], float] = {}
+        self._workers = LostWorkers(ledger, ACTOR, clock)
+        self._api, self._over_nats = Canary(), Canary()
+        self._mass = MassSilence()
+        self._stepped = self._fresh_since = clock()
+        self._refreshed = -math.inf
         self._reconnects = -1
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Begin to listen, with fresh grace for everybody."""
         self._watched.clear()
+        self._refreshed = -math.inf
+        self._mass = MassSilence()
         self._fresh_since = self._stepped = self._clock()
+        await incidents.close(self._ledger.pool, incidents.MASS_SILENCE, "the monitor began anew")
         self._subscription = await self._nats.subscribe("tachograph.heartbeats.*", cb=self._hear)
 
     async def stop(self) -> None:
@@ -77,6 +89,8 @@ class Monitor:
         if self._subscription is not None and not self._nats.is_closed:
             await self._subscription.unsubscribe()
             self._subscription = None
+
+    # --- what is heard ----------------------------------------------------------------------------------------
 
     async def _hear(self, message: Msg) -> None:
         try:
@@ -89,19 +103,28 @@ class Monitor:
     def hear(self, beat: Beat) -> None:
         """Take a beat's runs as alive now. For a managed run only its worker's beats count."""
         now = self._clock()
-        if beat.kind == "api":
-            if now - self._api_heard > API_SILENT_SECONDS:
-                self._api_since = now
-            self._api_heard = now
+        match beat.kind:
+            case "api":
+                self._api.sings(now)
+            case "canary":
+                if beat.sender == self._sender:
+                    self._over_nats.sings(now)
+            case "worker":
+                self._workers.hear(UUID(beat.sender))
         for run_id, epoch in beat.runs.items():
             watched = self._watched.get(run_id)
             if watched is None:
-                self._returned.add((run_id, epoch, beat.sender))
-                continue
-            if watched.run.mode is Mode.MANAGED and beat.sender != str(watched.run.worker):
-                continue
-            if epoch >= self._heard.get(run_id, (0, 0.0))[0]:
-                self._heard[run_id] = (epoch, now)
+                self._unknown[run_id, epoch, beat.sender] = now
+            else:
+                self._alive(watched, epoch, beat.sender, now)
+
+    def _alive(self, watched: Watched, epoch: int, sender: str, at: float) -> None:
+        if watched.run.mode is Mode.MANAGED and sender != str(watched.run.worker):
+            return
+        if epoch >= watched.epoch:
+            watched.epoch, watched.heard = epoch, at
+
+    # --- what follows from it ---------------------------------------------------------------------------------
 
     async def step(self) -> int:
         """Compare every active run's silence with its periods; returns how many events that led to."""
@@ -111,79 +134,150 @@ class Monitor:
             self._fresh_since = now
             self._reconnects = reconnects
         self._stepped = now
-        await self._refresh(now)
-        changed = 0
-        for run_id, watched in list(self._watched.items()):
-            command = self._verdict(run_id, watched, now)
-            if command is not None:
-                changed += await self._execute(watched.ledger_id, run_id, command)
-        returned, self._returned = self._returned, set()
-        for run_id, epoch, sender in returned:
-            changed += await self._recover(run_id, epoch, sender)
-        return changed
+        await self._sing()
+        if now - self._refreshed >= REFRESH_SECONDS or self._unknown:
+            await self._refresh(now)
+        unknown, self._unknown = self._unknown, {}
+        changed = await self._recover(unknown)
+        silences = {run_id: self._silence(watched, now) for run_id, watched in self._watched.items()}
+        await self._hold(now, silences)
+        commands = [
+            (run_id, watched.ledger_id, command)
+            for run_id, watched in self._watched.items()
+            if (command := self._verdict(watched, silences[run_id], now)) is not None
+        ]
+        changed += await self._execute(commands)
+        needed = {watched.run.worker for watched in self._watched.values()}
+        held = self._mass.since is not None or not self._over_nats.works(now)
+        return changed + await self._workers.step(self._fresh_since, needed, held=held)
 
-    def _verdict(self, run_id: UUID, watched: Watched, now: float) -> RunCommand | None:
+    async def _sing(self) -> None:
+        """Send a beat to ourselves, to see that beats get through."""
+        beat = Beat(sender=self._sender, kind="canary")
+        try:
+            await self._nats.publish(beat_subject(self._sender), msgspec.json.encode(beat))
+        except (NatsError, OSError) as error:
+            log.warning("a canary was not sent: %s", error)
+
+    def _silence(self, watched: Watched, now: float) -> float:
         run = watched.run
-        if run.mode is Mode.TRACKED and now - self._api_heard > API_SILENT_SECONDS:
+        heard = watched.heard if watched.epoch >= run.epoch else 0.0
+        fresh = self._fresh_since if run.mode is Mode.MANAGED else max(self._fresh_since, self._api.since)
+        return now - max(heard, watched.since, fresh)
+
+    async def _hold(self, now: float, silences: dict[UUID, float]) -> None:
+        """Begin a hold when many are silent at once, end it when they are not any more."""
+        silent = sum(
+            silences[run_id] >= watched.run.liveness.unresponsive_seconds for run_id, watched in self._watched.items()
+        )
+        if not self._mass.look(now, silent, len(self._watched)):
+            return
+        if self._mass.since is not None:
+            log.error("%d of %d runs are silent: held until the canaries worked", silent, len(self._watched))
+            await incidents.open_(self._ledger.pool, incidents.MASS_SILENCE, silent=silent, watched=len(self._watched))
+        else:
+            log.warning("the mass silence is over: %d of %d runs are silent", silent, len(self._watched))
+            outcome = f"{silent} of {len(self._watched)} runs that are still watched are silent"
+            await incidents.close(self._ledger.pool, incidents.MASS_SILENCE, outcome)
+
+    def _verdict(self, watched: Watched, silence: float, now: float) -> RunCommand | None:
+        run, periods = watched.run, watched.run.liveness
+        tracked = run.mode is Mode.TRACKED
+        if tracked and not self._api.works(now):
             return None  # their beats come through the API, and it is the API that is silent
-        epoch, at = self._heard.get(run_id, (0, 0.0))
-        heard = at if epoch == run.epoch else 0.0
-        fresh = self._fresh_since if run.mode is Mode.MANAGED else max(self._fresh_since, self._api_since)
-        silence = now - max(heard, watched.since, fresh)
-        if silence < run.liveness.unresponsive_seconds:
-            if run.unresponsive and now - heard < run.liveness.unresponsive_seconds:
+        if silence < periods.unresponsive_seconds:
+            if run.unresponsive and watched.epoch >= run.epoch and now - watched.heard < periods.unresponsive_seconds:
                 return MarkResponsive(epoch=run.epoch, silence_seconds=round(silence, 3))
             return None
+        ways = (self._over_nats, self._api) if tracked else (self._over_nats,)
+        if self._mass.holds(now, periods.crashed_seconds, *ways):
+            return None
+        heard = watched.epoch >= run.epoch and watched.heard
         last = datetime.now(UTC) - timedelta(seconds=now - heard) if heard else None
-        if silence < run.liveness.crashed_seconds:
+        if silence < periods.crashed_seconds:
             if run.unresponsive:
                 return None
             return MarkUnresponsive(epoch=run.epoch, last_heartbeat_at=last, silence_seconds=round(silence, 3))
         if run.status is Status.STARTING and run.kill is None:
             return RequeueRun(epoch=run.epoch, reason=f"its worker has been silent for {silence:.0f} s")
-        cause = Cause.WORKER_LOST if run.mode is Mode.MANAGED else Cause.HEARTBEAT_LOST
+        cause = Cause.HEARTBEAT_LOST if tracked else Cause.WORKER_LOST
         return MarkCrashed(epoch=run.epoch, cause=cause, last_heartbeat_at=last, silence_seconds=round(silence, 3))
 
     async def _refresh(self, now: float) -> None:
         """Bring `_watched` up to the projection, reading only the runs whose version moved."""
         pool = self._ledger.pool
-        versions = {
-            row["run_id"]: row["version"]
-            for row in await pool.fetch(load("projections.sql", "active_versions"), sorted(ACTIVE))
-        }
+        rows = await pool.fetch(load("projections.sql", "active_versions"), sorted(ACTIVE))
+        versions = {row["run_id"]: row["version"] for row in rows}
         for run_id in self._watched.keys() - versions.keys():
             del self._watched[run_id]
-            self._heard.pop(run_id, None)
         stale = [
             run_id
             for run_id, version in versions.items()
-            if run_id not in self._watched or self._watched[run_id].version != version
+            if (watched := self._watched.get(run_id)) is None or watched.run.version != version
         ]
-        if not stale:
-            return
-        for row in await pool.fetch(load("projections.sql", "runs_by_id"), stale):
+        for row in await pool.fetch(load("projections.sql", "runs_by_id"), stale) if stale else ():
             stored = runs.stored_run(row)
-            known = self._watched.get(stored.run_id)
-            same = known is not None and known.run.epoch == stored.run.epoch
-            since = known.since if known is not None and same else now
-            self._watched[stored.run_id] = Watched(stored.ledger_id, stored.run.version, stored.run, since)
+            if stored.run.status in ACTIVE:
+                self._watch(stored.run_id, stored.ledger_id, stored.run, now)
+        self._refreshed = now
 
-    async def _recover(self, run_id: UUID, epoch: int, sender: str) -> int:
-        stored = await runs.get(self._ledger.pool, run_id)
-        if stored is None or stored.run.status is not Status.CRASHED or stored.run.epoch != epoch:
-            return 0
-        if stored.run.mode is Mode.MANAGED and sender != str(stored.run.worker):
-            return 0
-        ended = stored.run.ended_at
-        silence = (datetime.now(UTC) - ended).total_seconds() if ended else 0.0
-        command = MarkResponsive(epoch=epoch, silence_seconds=round(silence, 3))
-        return await self._execute(stored.ledger_id, run_id, command)
+    def _watch(self, run_id: UUID, ledger_id: UUID, run: Run, now: float) -> None:
+        """Take a run's new state; another epoch has its grace afresh."""
+        known = self._watched.get(run_id)
+        if known is None:
+            self._watched[run_id] = Watched(ledger_id, run, now)
+            return
+        if known.run.epoch != run.epoch:
+            known.since = now
+        known.run = run
 
-    async def _execute(self, ledger_id: UUID, run_id: UUID, command: RunCommand) -> int:
+    async def _recover(self, unknown: dict[tuple[UUID, int, str], float]) -> int:
+        """Let runs that crashed come back; beats that came before a run was watched count from when they came."""
+        strange = []
+        for (run_id, epoch, sender), at in unknown.items():
+            watched = self._watched.get(run_id)
+            if watched is None:
+                strange.append((run_id, epoch, sender))
+            else:
+                self._alive(watched, epoch, sender, at)
+        if not strange:
+            return 0
+        rows = await self._ledger.pool.fetch(
+            load("projections.sql", "runs_by_id"), list({run_id for run_id, _, _ in strange})
+        )
+        found = {row["run_id"]: runs.stored_run(row) for row in rows if row["status"] == Status.CRASHED}
+        commands = {}
+        for run_id, epoch, sender in strange:
+            stored = found.get(run_id)
+            if stored is None or stored.run.epoch != epoch:
+                continue
+            if stored.run.mode is Mode.MANAGED and sender != str(stored.run.worker):
+                continue
+            ended = stored.run.ended_at
+            silence = (datetime.now(UTC) - ended).total_seconds() if ended else 0.0
+            commands[run_id] = (
+                run_id,
+                stored.ledger_id,
+                MarkResponsive(epoch=epoch, silence_seconds=round(max(silence, 0.0), 3)),
+            )
+        return await self._execute(list(commands.values()))
+
+    async def _execute(self, commands: Sequence[tuple[UUID, UUID, RunCommand]]) -> int:
+        """Carry commands out, some at a time; returns how many led to something."""
+        done = 0
+        for start in range(0, len(commands), AT_ONCE):
+            done += sum(await asyncio.gather(*(self._one(*command) for command in commands[start : start + AT_ONCE])))
+        return done
+
+    async def _one(self, run_id: UUID, ledger_id: UUID, command: RunCommand) -> int:
         try:
             outcome = await execute(self._ledger, ledger_id, run_id, command, asked_by(ACTOR))
         except (Rejected, VersionConflict) as refusal:
             log.info("run %s: %s", run_id, refusal)
             return 0
         log.info("run %s: %s after %s", run_id, outcome.run.status, type(command).__name__)
+        if outcome.run.status in ACTIVE:
+            self._watch(run_id, ledger_id, outcome.run, self._clock())
+        else:
+            self._watched.pop(run_id, None)
         return 1

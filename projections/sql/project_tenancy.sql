@@ -47,6 +47,16 @@ create or replace function projection.project_worker(
                    excluded.lost_at)
 $$;
 
+create or replace function projection.project_worker_standing(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    update worker w
+    set version = r.version, lost_at = case r.lost_at when 'infinity' then p_recorded_at else r.lost_at end
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(worker_id uuid, version integer, lost_at timestamptz)
+    where p_position[x.event] is not null and w.worker_id = r.worker_id
+$$;
+
 create or replace function projection.project_project(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
 ) returns void language sql as $$
