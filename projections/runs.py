@@ -173,6 +173,12 @@ async def get(reader: Reader, run_id: UUID) -> StoredRun | None:
     return None if row is None else stored_run(row)
 
 
+async def by_ids(reader: Reader, run_ids: Sequence[UUID]) -> dict[UUID, StoredRun]:
+    """Return runs by their ids."""
+    rows = await reader.fetch(load("projections.sql", "runs_by_id"), run_ids)
+    return {row["run_id"]: stored_run(row) for row in rows}
+
+
 async def by_external_id(reader: Reader, ledger_id: UUID, external_id: str) -> StoredRun | None:
     """Return one run by the id that its client gave it."""
     row = await reader.fetchrow(load("projections.sql", "run_by_external_id"), ledger_id, external_id)

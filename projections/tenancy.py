@@ -217,6 +217,16 @@ async def projects_by_id(reader: Reader, ids: Collection[UUID]) -> list[Project]
     return [_project(row) for row in rows]
 
 
+async def limited_projects(reader: Reader, organisation_id: UUID) -> list[Project]:
+    """Return an organisation's projects that have limits of their own."""
+    rows = await reader.fetch(
+        "select * from project where organisation_id = $1 and limits not in ('{}', $2::jsonb) order by name",
+        organisation_id,
+        _json.encode(UNLIMITED).decode(),
+    )
+    return [_project(row) for row in rows]
+
+
 async def projects(reader: Reader, organisation_id: UUID, after: str, limit: int) -> list[Project]:
     """Return an organisation's projects by name, after a name."""
     rows = await reader.fetch(

@@ -1,6 +1,6 @@
 """What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -51,18 +51,35 @@ Retries = Annotated[int, Meta(ge=0, le=100)]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 
 
+MAX_LIMIT: Final = 1_000_000
+
+
 class LimitsBody(Body, frozen=True):
     """What may be in use at once; what is left out is unlimited. Accelerators by kind; `gpu` means any."""
 
-    max_active_runs: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    max_active_runs: Annotated[int, Meta(ge=0, le=MAX_LIMIT)] | None = None
     accelerators: Annotated[
-        dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[int, Meta(ge=0, le=1_000_000)]],
+        dict[Annotated[str, Meta(min_length=1, max_length=128)], Annotated[int, Meta(ge=0, le=MAX_LIMIT)]],
         Meta(max_length=100),
     ] = {}
 
     def value(self) -> Limits:
         """Return it as events hold it."""
         return Limits(max_active_runs=self.max_active_runs, accelerators=self.accelerators)
+
+
+class PlanBody(Body, frozen=True):
+    """The plan of an organisation, and what the organisation allows itself within it."""
+
+    plan: Name
+    plan_limits: LimitsBody
+    limits: LimitsBody | None = None
+
+
+class CloseBody(Body, frozen=True):
+    """Why a run is closed by force; this sentence stays with the run."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=1_000)]
 
 
 class NewProject(Body, frozen=True):

@@ -18,8 +18,8 @@ from events.keys import Keyring
 from events.ledger import Ledger
 from events.refusals import actions
 from events.settings import Settings
-from events.types import Status
-from projections import credits, runs, tenancy
+from events.types import Resources, Status
+from projections import credits, queue, runs, tenancy
 from projections.analytics import Analytics
 from projections.charts import Charts
 from projections.credits import RunCost
@@ -32,7 +32,15 @@ from projections.tenancy import Project
 from service.auth import Forbidden, Keys, Principal
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
-from service.resources import Credits, RunResource, Tombstone, run_resource, tombstone
+from service.resources import (
+    Credits,
+    RunResource,
+    Tombstone,
+    WaitingResource,
+    run_resource,
+    tombstone,
+    waiting_resource,
+)
 from service.tails import Tails
 
 Http = HttpRequest[Principal, None, Any]
@@ -164,7 +172,19 @@ class Service:
         """Return runs as the API shows them now."""
         now = datetime.now(UTC)
         costs = await credits.of_runs(self.pool, [one.run_id for one in stored], now)
-        return [run_resource(one, _credits(costs.get(one.run_id)), now) for one in stored]
+        waiting = await self._waiting(stored)
+        return [
+            run_resource(one, _credits(costs.get(one.run_id)), now, waiting=waiting.get(one.run_id)) for one in stored
+        ]
+
+    async def _waiting(self, stored: list[StoredRun]) -> dict[UUID, WaitingResource]:
+        queued = {one.run_id: one for one in stored if one.run.status is Status.QUEUED}
+        if not queued:
+            return {}
+        organisation_id = await self.organisation(stored[0].ledger_id)  # what is shown together is of one
+        assert organisation_id is not None
+        found = await queue.of_organisation(self.pool, organisation_id, runs=list(queued))
+        return {one.run_id: waiting_resource(one, queued[one.run_id].run.resources or Resources()) for one in found}
 
     async def answer(self, outcome: Outcome, status: int = 200) -> Response[RunResource]:
         """Return a command's outcome as a response with its ledger position."""

@@ -9,6 +9,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from projections.health import SILENT_SECONDS, Heard
+from projections.incidents import Incident
 
 if TYPE_CHECKING:
     from service.context import Service
@@ -35,6 +36,7 @@ ROLE_RESTARTS: Final = Gauge(
     "tachograph_role_restarts", "How often the copies of a role were started again", ["role"], registry=REGISTRY
 )
 LAG: Final = Gauge("tachograph_reader_lag_events", "Events that a reader has not passed", ["reader"], registry=REGISTRY)
+HELD: Final = Gauge("tachograph_liveness_held_runs", "Silent runs whose crash is held", registry=REGISTRY)
 LETTERS: Final = Gauge("tachograph_dead_letters", "Events that a reader cannot take", ["reader"], registry=REGISTRY)
 
 
@@ -53,6 +55,11 @@ def roles_told(copies: Sequence[Heard], lags: Mapping[str, int], letters: Mappin
         LAG.labels(reader).set(events)
     for reader, waiting in letters.items():
         LETTERS.labels(reader).set(waiting)
+
+
+def incidents_told(latest: Sequence[Incident]) -> None:
+    """Take what operators should look at."""
+    HELD.set(sum(one.silent for one in latest if one.closed_at is None))
 
 
 def exposition(service: "Service") -> bytes:

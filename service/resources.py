@@ -10,6 +10,7 @@ from events.organisation import Slot
 from events.refusals import actions
 from events.run import ACTIVE, PrimaryMetric, Progress
 from events.types import Change, Failure, Liveness, Resources, StartCommand, StoreReceipt, Volume, WorkflowRef
+from projections.queue import Waiting
 from projections.runs import StoredRun
 from projections.tenancy import Project, StoredWorkflow, Worker
 
@@ -29,6 +30,21 @@ class Credits(msgspec.Struct, frozen=True):
     consumed_micro: int = 0
     estimate_micro: int | None = None
     saved_micro: int | None = None
+
+
+class WaitingResource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run stands in its organisation's queue (1 is next), and why it waits, also as a sentence.
+
+    Of a limit, `scope` is whose it is: the plan's, the organisation's, the project's.
+    """
+
+    position: int
+    reason: str | None
+    detail: str
+    scope: str | None = None
+    limit: int | None = None
+    in_use: int | None = None
+    since: datetime | None = None
 
 
 class RunResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +81,7 @@ class RunResource(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str | None
     retries: int
     retry_of: UUID | None
+    retried_by: UUID | None
     priority: int
     reproduced_from: UUID | None
     changes: tuple[Change, ...]
@@ -86,6 +103,7 @@ class RunResource(msgspec.Struct, frozen=True, kw_only=True):
     status_since: datetime | None
     ended_at: datetime | None
     training_seconds: float
+    waiting: WaitingResource | None
     credits: Credits
     actions: tuple[str, ...]
     synced: bool | None
@@ -156,7 +174,36 @@ class WorkerResource(msgspec.Struct, frozen=True, kw_only=True):
     lost_at: datetime | None
 
 
-def run_resource(stored: StoredRun, credits_: Credits, now: datetime, *, synced: bool | None = None) -> RunResource:
+def waiting_resource(waiting: Waiting, needed: Resources) -> WaitingResource:
+    """Return why a run waits as the API shows it."""
+    what = f"{needed.count} x {needed.accelerator}"
+    sentences = {
+        "no_worker": f"no worker has {what}",
+        "workers_away": f"the workers that have {what} are silent or draining",
+        "no_free_slots": f"all workers that have {what} are busy, or kept for runs further ahead",
+        "active_runs_limit": f"the {waiting.scope} allows {waiting.bound} active runs, {waiting.in_use} are active",
+        "accelerator_limit": f"{what} passes the {waiting.scope}'s limit of {waiting.bound}, {waiting.in_use} in use",
+        "ordered": "a worker was told to start it",
+    }
+    return WaitingResource(
+        position=waiting.position,
+        reason=waiting.reason,
+        detail=sentences.get(waiting.reason or "", "the scheduler has not looked at it yet"),
+        scope=waiting.scope,
+        limit=waiting.bound,
+        in_use=waiting.in_use,
+        since=waiting.since,
+    )
+
+
+def run_resource(
+    stored: StoredRun,
+    credits_: Credits,
+    now: datetime,
+    *,
+    synced: bool | None = None,
+    waiting: WaitingResource | None = None,
+) -> RunResource:
     """Return a run as the API shows it at `now`."""
     run = stored.run
     end = run.ended_at or now
@@ -169,6 +216,7 @@ def run_resource(stored: StoredRun, credits_: Credits, now: datetime, *, synced:
         actions=actions(run),
         synced=synced,
         reproductions=None,
+        waiting=waiting,
         kill_requested=run.kill is not None and run.status in ACTIVE,
         reason=run.kill.reason or None if run.kill else None,
         progress=_progress(run.progress, run.started_at, end),
@@ -189,6 +237,7 @@ _SHARED = tuple(
         "actions",
         "synced",
         "reproductions",
+        "waiting",
         "kill_requested",
         "reason",
         "progress",

@@ -9,7 +9,7 @@ from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 
 from events import vocabulary as vocabularies
-from events.commands import ArchiveRun, DeleteRun, EditRun, KillRun
+from events.commands import ArchiveRun, CloseRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from events.refusals import actions
@@ -20,7 +20,7 @@ from projections.past import Moment
 from projections.runs import StoredRun
 from projections.tenancy import StoredWorkflow
 from service import new_runs
-from service.bodies import ArchiveBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
+from service.bodies import ArchiveBody, CloseBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
 from service.moments import MAX_POSITION
 from service.paging import Vocabulary
@@ -194,6 +194,15 @@ async def kill_run(request: Http, service: Service, run: str) -> Response[RunRes
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
+@post("/runs/{run:str}/close", status_code=200)
+async def close_run(request: Http, data: JSONBody[CloseBody], service: Service, run: str) -> Response[RunResource]:
+    """End a run now, by an operator's word: nothing is waited for, and its process is refused from here on."""
+    stored = await service.run(request, run)
+    asked = await service.asked(request, stored.run_id)
+    command = CloseRun(reason=data.reason)
+    return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
+
+
 @delete("/runs/{run:str}", status_code=200)
 async def delete_run(request: Http, service: Service, run: str) -> Response[Tombstone]:
     """Erase an ended run's contents for good; who, when, why and what it cost stay."""
@@ -217,6 +226,7 @@ ROUTES = Router(
         edit_run,
         archive_run,
         kill_run,
+        close_run,
         delete_run,
     ],
     request_max_body_size=256 << 10,
