@@ -45,7 +45,6 @@ class Sent(msgspec.Struct):
     restored: int = 0
     erased: int = 0
     too_large: int = 0
-    position: int = 0
 
 
 def check_subject(subject: str) -> str:
@@ -78,6 +77,8 @@ class Republisher:
         self._client = client
         self._jetstream = client.jetstream()
         self._subject = check_subject(subject)
+        self.position: int | None = None
+        """Up to where everything is surely published, once it has begun."""
 
     async def ready(self, create: str | None = None) -> None:
         """See that a stream keeps what is published; `create` is the name of one to make where there is none.
@@ -105,7 +106,8 @@ class Republisher:
 
         Raises `Unavailable` once nothing gets through any more, naming the position to go on behind.
         """
-        sent = Sent(position=replay.position)
+        sent = Sent()
+        self.position = replay.position
         window: list[tuple[int, Message, bool]] = []
         size = 0
         async with aclosing(replay.steps()) as steps:
@@ -118,10 +120,10 @@ class Republisher:
                 size += len(made[1])
                 if len(window) >= PUBLISH_WINDOW or size >= WINDOW_BYTES:
                     await self._flush(window, sent)
-                    progress(sent.position)
+                    progress(self.position)
                     size = 0
         await self._flush(window, sent)
-        sent.position = replay.position
+        self.position = replay.position
         return sent
 
     async def _flush(self, window: list[tuple[int, Message, bool]], sent: Sent) -> None:
@@ -132,13 +134,13 @@ class Republisher:
             for position, _, restored in window[:stored]:
                 sent.published += 1
                 sent.restored += restored
-                sent.position = position
+                self.position = position
             del window[:stored]
             fruitless = 0 if stored else fruitless + 1
             if not stored and "permissions violation" in str(self._client.last_error).lower():
                 raise Unavailable(f"this NATS user may not publish on {self._subject}.>: {self._client.last_error}")
             if fruitless == FRUITLESS:
-                raise Unavailable(f"NATS takes nothing any more; go on with --after {sent.position}")
+                raise Unavailable(f"NATS takes nothing any more behind position {self.position}")
             if window and not stored:
                 await asyncio.sleep(PAUSE_SECONDS * fruitless)
 
@@ -151,7 +153,7 @@ class Republisher:
 
 async def count(replay: Replay, subject: str, progress: Callable[[int], None] = lambda _: None) -> Sent:
     """Return what publishing a replay would come to, with nothing published."""
-    sent = Sent(position=replay.position)
+    sent = Sent()
     async with aclosing(replay.steps()) as steps:
         async for step in steps:
             made = message_of(step, subject, cloudevents.MAX_BODY_BYTES)
@@ -161,5 +163,4 @@ async def count(replay: Replay, subject: str, progress: Callable[[int], None] = 
                 sent.published += 1
                 sent.restored += step.restored
             progress(step.recorded.position)
-    sent.position = replay.position
     return sent

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -28,6 +29,8 @@ from service.audit import find_project
 from service.bar import Bar
 from service.problems import Invalid
 from service.republish import Target, republish, say
+
+CHUNK_BYTES: Final = 64 << 10
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,9 +71,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     try:
         return asyncio.run(_tell(from_environment(), asked))
-    except BrokenPipeError:  # whoever read us has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return 0  # whoever read us has enough
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,14 +111,10 @@ async def _tell(settings: Settings, asked: Asked) -> int:
             start=asked.start, after=asked.after, until=asked.until, types=asked.types,
         )  # fmt: skip
         replay = Replay(ledger, Restorer(settings.parquet), wanted)
-        try:
-            if asked.target is not None:
-                say(await republish(replay, asked.target, wanted.up_to), asked.target)
-                return 0
-            await _write(replay, wanted, as_json=asked.json)
-        finally:
-            if replay.position < wanted.up_to and asked.target is None:
-                print(f"stopped; go on with --after {replay.position}", file=sys.stderr)
+        if asked.target is not None:
+            say(await republish(replay, asked.target, wanted.up_to), asked.target)
+            return 0
+        await _write(replay, wanted, as_json=asked.json)
         return 0 if run is None else await _agrees(ledger, replay, run.run_id)
     finally:
         await pool.close()
@@ -169,21 +169,32 @@ def _at(text: str, path: str) -> moments.At:
 
 
 async def _write(replay: Replay, wanted: Wanted, *, as_json: bool) -> None:
-    out = sys.stdout.buffer
+    """Write what is told; where that is cut off, say behind which position to go on: all before it is written."""
     terminal = sys.stdout.isatty()
     coloured = terminal and "NO_COLOR" not in os.environ
-    with Bar(shown=not terminal) as bar:
-        async with aclosing(replay.steps()) as steps:
-            async for step in steps:
-                if as_json:
-                    out.write(timeline.as_json(step))
-                else:
-                    for line in timeline.as_text(step, coloured=coloured):
-                        out.write(line.encode(errors="replace") + b"\n")
-                if terminal:
-                    out.flush()
-                bar.show("replay", step.recorded.position - wanted.after, wanted.up_to - wanted.after)
-        out.flush()
+    lines, written = bytearray(), wanted.after
+    try:
+        with Bar(shown=not terminal) as bar:
+            async with aclosing(replay.steps()) as steps:
+                async for step in steps:
+                    lines += timeline.as_json(step) if as_json else timeline.as_text(step, coloured=coloured)
+                    if terminal or len(lines) >= CHUNK_BYTES:
+                        _put(lines)
+                        written = step.recorded.position
+                    bar.show("replay", step.recorded.position - wanted.after, wanted.up_to - wanted.after)
+            _put(lines)
+            written = wanted.up_to
+    finally:
+        if written < wanted.up_to:
+            print(f"stopped; go on with --after {written}", file=sys.stderr)
+
+
+def _put(lines: bytearray) -> None:
+    """Write at once, so that nothing is left to write when we are cut off."""
+    rest = memoryview(bytes(lines))
+    while rest:
+        rest = rest[os.write(sys.stdout.fileno(), rest) :]
+    lines.clear()
 
 
 async def _agrees(ledger: Ledger, replay: Replay, run_id: UUID) -> int:

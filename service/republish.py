@@ -36,11 +36,16 @@ async def republish(replay: Replay, target: Target, up_to: int) -> Sent:
             where = urlsplit(target.url)
             raise Unavailable(f"NATS does not answer at {where.hostname}:{where.port}: {error}") from error
         client = await bus.connect(target.url, name="replay")  # from here on a server that restarts is waited for
+        republisher = Republisher(client, subject)
+        whole = False
         try:
-            republisher = Republisher(client, subject)
             await republisher.ready(target.stream)
-            return await republisher.publish(replay, _shown(bar, "publish", begin, up_to))
+            sent = await republisher.publish(replay, _shown(bar, "publish", begin, up_to))
+            whole = True
+            return sent
         finally:
+            if not whole and republisher.position is not None:
+                print(f"stopped; go on with --after {republisher.position}", file=sys.stderr)
             await client.close()
 
 

@@ -42,7 +42,12 @@ def as_json(step: Step) -> bytes:
     return _json.encode(line) + b"\n"
 
 
-def as_text(step: Step, *, coloured: bool) -> Iterator[str]:
+def as_text(step: Step, *, coloured: bool) -> bytes:
+    """Return a step as lines of UTF-8."""
+    return "".join(f"{line}\n" for line in _lines(step, coloured=coloured)).encode(errors="replace")
+
+
+def _lines(step: Step, *, coloured: bool) -> Iterator[str]:
     """Yield a step's lines. What users wrote loses its control characters, so that it cannot steer a terminal."""
     recorded = step.recorded
     when = recorded.recorded_at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

@@ -1,6 +1,7 @@
 """A history told again as newline-delimited JSON, telemetry from Parquet included."""
 
 import asyncio
+import logging
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -19,6 +20,8 @@ from service import timeline
 from service.context import Http, Service
 from service.replay import resolve, types_of
 
+log = logging.getLogger("tachograph.service")
+
 MEDIA_TYPE: Final = "application/x-ndjson"
 MAX_REPLAYS: Final = 8
 MAX_PER_KEY: Final = 2
@@ -26,6 +29,8 @@ CHUNK_BYTES: Final = 64 << 10
 WINDOW_ROWS: Final = 500_000
 CACHE_BYTES: Final = 32 << 20
 """What each replay may hold of files, and of the one that it is in."""
+STALL_SECONDS: Final = 60.0
+"""How long a client may take for one chunk; then it is cut off, so that it holds no place for ever."""
 
 _json: Final = msgspec.json.Encoder()
 
@@ -111,12 +116,18 @@ def _enter(service: Service, actor: str) -> Callable[[], None]:
 async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], None]) -> AsyncGenerator[bytes]:
     """Yield lines, many at a time; an error in mid-stream is the last line."""
     lines = bytearray()
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
     try:
         async with aclosing(replay.steps()) as steps:
             async for step in steps:
                 lines += timeline.as_json(step)
                 if len(lines) >= CHUNK_BYTES:
-                    yield bytes(lines)
+                    stalled = loop.call_later(STALL_SECONDS, _cut, task, replay.position)
+                    try:
+                        yield bytes(lines)
+                    finally:
+                        stalled.cancel()
                     lines.clear()
                     if stopping.is_set():
                         return
@@ -127,6 +138,11 @@ async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], N
         yield bytes(lines) + _json.encode({"problem": problem}) + b"\n"
     finally:
         leave()
+
+
+def _cut(task: "asyncio.Task[object]", position: int) -> None:
+    log.warning("a client has not read its replay at position %d for %g s; it is cut off", position, STALL_SECONDS)
+    task.cancel()
 
 
 ROUTES = Router(path="", route_handlers=[replay_run, replay_project], tags=["history"])

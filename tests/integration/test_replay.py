@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from projections.apply import TelemetryMovedError
 from projections.execute import asked_by, execute
 from projections.replay import Replay, Step, Wanted
 from projections.restore import Restorer
+from service.routes import replay as routes
 from stack.process import ROOT
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch
 from tests.servers import Database
@@ -136,10 +138,12 @@ class Shell:
             "TACHOGRAPH_PARQUET": str(world.root),
         }
 
-    def run(self, *options: str, pipe: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str, pipe: Sequence[str] = (), out: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "service", "replay", "--project", self._project, *options]
         if pipe:
             command = ["bash", "-o", "pipefail", "-c", f'"$@" | {" ".join(pipe)}', "_", *command]
+        if out:
+            command = ["bash", "-c", f'"$@" > {out}', "_", *command]
         return subprocess.run(
             command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=60, check=False
         )
@@ -195,6 +199,36 @@ async def test_a_reader_that_has_enough_ends_it_quietly(world: World, shell: She
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
     assert "Traceback" not in done.stderr
     assert "go on with --after" in done.stderr
+
+
+async def test_a_full_disk_is_said_with_where_to_go_on(world: World, shell: Shell) -> None:
+    await awkward_history(world)
+    done = await asyncio.to_thread(shell.run, "--after", "3", out="/dev/full")
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "go on with --after 3" in done.stderr
+
+
+async def test_a_client_that_stops_reading_is_cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(routes, "STALL_SECONDS", 0.05)
+    run_id = await world.started_run()
+    for _ in range(10):
+        await world.lines(run_id, *("x" * 1_000 for _ in range(100)))
+    head, _ = await world.ledger.head(world.ledger_id)
+    left: list[bool] = []
+    replay = Replay(world.ledger, Restorer(world.root), Wanted(ledger_id=world.ledger_id, up_to=head))
+
+    async def read_one() -> None:
+        async with aclosing(routes._chunks(asyncio.Event(), replay, lambda: left.append(True))) as chunks:
+            async for _ in chunks:
+                await asyncio.Event().wait()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(read_one())
+    assert left == [True]
+    assert "it is cut off" in caplog.text
 
 
 async def test_the_command_line_refuses_what_cannot_be(world: World, shell: Shell, owner: asyncpg.Connection) -> None:
