@@ -59,6 +59,19 @@ class QuotaReached(Rejected):
         self.scope, self.kind, self.bound, self.in_use = scope, kind, bound, in_use
 
 
+class CreditsExhausted(Rejected):
+    """The organisation has consumed all that it was granted."""
+
+    def __init__(self, balance_micro: int) -> None:
+        super().__init__(
+            f"the organisation's balance is {balance_micro} micro-credits; runs wait until more is granted",
+            state="queued",
+            asked="claim",
+            allowed=("monitor", "kill"),
+        )
+        self.balance_micro = balance_micro
+
+
 class VersionConflict(LedgerError):
     """Another writer was faster; decide again on the newer state and retry."""
 

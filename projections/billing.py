@@ -9,7 +9,7 @@ import msgspec
 from events import billing
 from events.billing import Account, BillingEvent
 from events.commit import InlineRow
-from events.errors import VersionConflict
+from events.errors import CreditsExhausted, VersionConflict
 from events.ledger import Appended, Ledger
 from projections import usage
 from projections.execute import Request, record
@@ -56,6 +56,23 @@ async def balance_micro(reader: Reader, organisation_id: UUID, now: datetime) ->
         return None
     used = await usage.by_workflow(reader, organisation_id, now)
     return known.balance_micro(sum(one.consumed_micro for one in used))
+
+
+async def check_balance(reader: Reader, organisation_id: UUID, now: datetime) -> None:
+    """Refuse where nothing is left to consume. Raises `CreditsExhausted`."""
+    balance = await balance_micro(reader, organisation_id, now)
+    if balance is not None and balance <= 0:
+        raise CreditsExhausted(balance)
+
+
+async def exhausted(reader: Reader, now: datetime) -> set[UUID]:
+    """Return the organisations that have consumed all that they were granted."""
+    found = set()
+    for row in await reader.fetch("select organisation_id, state from account"):
+        known: Account = msgspec.msgpack.decode(row["state"], type=Account)
+        if known.metered and (await balance_micro(reader, row["organisation_id"], now) or 0) <= 0:
+            found.add(row["organisation_id"])
+    return found
 
 
 async def enter(ledger: Ledger, organisation_id: UUID, event: BillingEvent, request: Request) -> Appended:

@@ -6,7 +6,7 @@ as things are (no worker has such accelerators, a limit is below what it takes) 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -25,6 +25,7 @@ class Reason(StrEnum):
     NO_FREE_SLOTS = "no_free_slots"
     ACTIVE_RUNS_LIMIT = "active_runs_limit"
     ACCELERATOR_LIMIT = "accelerator_limit"
+    CREDITS_EXHAUSTED = "credits_exhausted"
     ORDERED = "ordered"
 
 
@@ -76,12 +77,15 @@ def bounds_of(scope: str, counts: UUID, limits: Limits) -> list[Bound]:
 class Placement:
     """What is in use, and what the runs looked at so far have taken or keep for themselves."""
 
-    def __init__(self, hosts: Iterable[Host], bounds: Mapping[UUID, Sequence[Bound]]) -> None:
-        """`bounds` are those of an organisation's runs, and those of a project's."""
+    def __init__(
+        self, hosts: Iterable[Host], bounds: Mapping[UUID, Sequence[Bound]], exhausted: Collection[UUID] = ()
+    ) -> None:
+        """`bounds` are those of an organisation's runs, and those of a project's; `exhausted` have no credits left."""
         self._hosts: dict[UUID, list[Host]] = {}
         for host in hosts:
             self._hosts.setdefault(host.organisation_id, []).append(host)
         self._bounds = bounds
+        self._exhausted = exhausted
         self._busy: dict[UUID, Counter[str]] = {}
         self._used: dict[UUID, Counter[str]] = {}
         self._runs: Counter[UUID] = Counter()
@@ -98,6 +102,8 @@ class Placement:
 
     def place(self, run: Queued) -> tuple[UUID, tuple[str, ...]] | Wait:
         """Return the worker for a run and the kinds that it will take there, or why the run waits."""
+        if run.organisation_id in self._exhausted:
+            return Wait(Reason.CREDITS_EXHAUSTED)
         needed = run.needed
         hosts = [h for h in self._hosts.get(run.organisation_id, ()) if _most(h.slots, needed) >= needed.count]
         if not hosts:

@@ -29,6 +29,7 @@ from projections.execute import asked_by, execute
 from projections.runs import StoredRun
 from projections.tenancy import Worker
 from workers import retries
+from workers.balances import Balances
 from workers.orders import CLAIM_SECONDS, Orders
 from workers.placement import Bound, Host, Placement, Queued, Reason, Wait, bounds_of
 
@@ -70,6 +71,7 @@ class Scheduler:
         self._nats = nats
         self._clock = clock
         self._orders = Orders(jetstream, clock)
+        self._balances = Balances(ledger.pool)
         self._beats: dict[UUID, tuple[Beat, float]] = {}
         self._assigned: dict[UUID, Assignment] = {}
         self._needs: dict[UUID, tuple[int, StoredRun]] = {}
@@ -182,7 +184,8 @@ class Scheduler:
         projects = {queued.ledger_id for queued, _ in waiting.values()}
         for project in await tenancy.projects_by_id(pool, projects):
             bounds[project.project_id] = bounds_of("project", project.project_id, project.limits)
-        placement = Placement(hosts, bounds)
+        exhausted = await self._balances.exhausted(self._clock())
+        placement = Placement(hosts, bounds, exhausted)
         for row in await pool.fetch(load("projections.sql", "slots_held")):
             placement.takes_up(row["organisation_id"], row["ledger_id"], row["held"], row["worker_id"])
         for run_id, assignment in self._assigned.items():

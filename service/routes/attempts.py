@@ -1,5 +1,6 @@
 """What the processes of a run say: start, beat, progress, finish; a GPU worker's claim and reports."""
 
+from datetime import UTC, datetime
 from typing import Any, assert_never
 from uuid import UUID
 
@@ -170,12 +171,14 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
         raise NotFound(f"there is no worker {data.worker}")
     resources = stored.run.resources or Resources()
     kinds = _check_slots(data.slots, worker, resources)
-    rate = (await billing.account(service.pool, request.user.organisation_id)).rate(resources)
+    account = await billing.account(service.pool, request.user.organisation_id)
+    if account.metered and stored.run.status is Status.QUEUED:
+        await billing.check_balance(service.pool, request.user.organisation_id, datetime.now(UTC))
     command = ClaimRun(
         worker=data.worker,
         command_id=data.command_id,
         accelerators=data.slots,
-        rate=rate,
+        rate=account.rate(resources),
         kinds=kinds,
         epoch=data.epoch,
     )

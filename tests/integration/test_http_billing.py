@@ -220,3 +220,20 @@ def test_an_impossible_rate_card_is_refused_by_its_path(tenant: httpx.Client, bo
 def test_an_impossible_question_is_refused_by_its_parameter(tenant: httpx.Client, parameters: Json, path: str):
     problem = refused(tenant.get("/usage/credits", params=parameters), 422)
     assert [error["path"] for error in problem["errors"]] == [path]
+
+
+def test_a_claim_is_refused_once_the_credits_are_used_up_and_one_that_was_taken_is_not(tenant: httpx.Client):
+    project = project_of(tenant)
+    worker = accepted(tenant.post("/workers", json={"name": "w", "slots": [{"id": "cpu:0", "kind": "cpu"}]}), 201)
+    accepted(tenant.post("/organisation/credits", json={"kind": "grant", "micro_credits": 1}), 201)
+    runs = [accepted(tenant.post(f"/projects/{project['id']}/runs", json={"command": ["true"]}), 201) for _ in range(2)]
+    claims = [
+        {"worker": worker["id"], "slots": ["cpu:0"], "command_id": f"01890000-0000-7000-8000-00000000000{index}"}
+        for index in range(2)
+    ]
+    first = accepted(tenant.post(f"/runs/{runs[0]['id']}/claim", json=claims[0]))
+    accepted(tenant.post("/organisation/credits", json={"kind": "adjustment", "micro_credits": -1}), 201)
+    assert accepted(tenant.post(f"/runs/{runs[0]['id']}/claim", json=claims[0])) == first
+    problem = refused(tenant.post(f"/runs/{runs[1]['id']}/claim", json=claims[1]), 409)
+    assert "balance is 0 micro-credits" in problem["detail"]
+    assert accepted(tenant.get(f"/runs/{runs[1]['id']}"))["status"] == "queued"

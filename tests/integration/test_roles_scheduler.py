@@ -9,10 +9,14 @@ from nats.aio.client import Client
 
 from events import bus
 from events.beats import Order, order_subject
+from events.billing import CreditsAdjusted, CreditsGranted
 from events.commands import EndRun, MarkCrashed, ReportStarted, RequeueRun
 from events.types import Cause, Resources, Status
+from projections import billing, queue
+from projections.execute import asked_by
 from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
 from tests.servers import Database, NatsServer
+from workers.balances import LOOK_SECONDS
 from workers.orders import CLAIM_SECONDS, KILL_REPEAT_SECONDS
 from workers.scheduler import WORKER_ALIVE_SECONDS, Scheduler
 
@@ -203,3 +207,21 @@ async def test_a_kill_that_nobody_confirms_is_declared_and_the_attempt_fenced(fl
     await desk.orders()
     assert (await fleet.run(tracked)).status is Status.KILLED
     assert (await fleet.types(managed))[-1] == "run.killed"
+
+
+async def test_runs_wait_while_their_organisation_has_no_credits_left(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    run_id = await fleet.queued()
+
+    async def enter(event: CreditsGranted | CreditsAdjusted) -> None:
+        await billing.enter(fleet.ledger, fleet.organisation_id, event, asked_by("key:test"))
+        desk.clock.now += LOOK_SECONDS
+        desk.hear(worker)
+
+    await enter(CreditsGranted(micro_credits=1))
+    await enter(CreditsAdjusted(micro_credits=-1))
+    assert await desk.orders() == []
+    (waiting,) = await queue.of_organisation(fleet.pool, fleet.organisation_id)
+    assert (waiting.run_id, waiting.reason) == (run_id, "credits_exhausted")
+    await enter(CreditsGranted(micro_credits=1))
+    assert starts(await desk.orders()) == [(worker, run_id)]
