@@ -197,7 +197,10 @@ class Ledger:
             salt = salts[index * 16 : index * 16 + 16]
             sealing = key
             if draft.type in SURVIVES_ERASURE:
-                sealing = await self._key(proposal.ledger_id, proposal.ledger_id) or key
+                own = await self._key(proposal.ledger_id, proposal.ledger_id)
+                if own is None:  # under the run's key it would be gone with that
+                    raise NotFound("this ledger has no key of its own: its first event was never recorded")
+                sealing = own
             rows.append(sealed(proposal, draft, index, salt, sealing))
             size += len(draft.payload) + 256
         prepared = Prepared(

@@ -9,6 +9,7 @@ from struct import pack
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from events.codec import encode
@@ -22,6 +23,7 @@ MAX_LINE_CHARACTERS: Final = 65_536
 MAX_NAME_BYTES: Final = 250
 MAX_STAGES_BYTES: Final = 64 << 10
 MAX_BODY_BYTES: Final = 8 << 20
+MAX_AHEAD_US: Final = 86_400 * 10**6
 POINTS_PER_EVENT: Final = 16_000
 LOG_BYTES_PER_EVENT: Final = 384 << 10
 
@@ -139,6 +141,7 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
         stages=stages,
         stage=stage,
     )
+    _check_times(columns, [f"$.series[{name!r}].time_us" for name in names], received_us)
     timed = all(series.time_us is not None for series in every)
     asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
     return Batch(
@@ -176,6 +179,22 @@ def _integers(parts: Sequence[Sequence[int]], column: str, names: Sequence[str])
                 path = f"$.series[{name!r}].{column}" if name else f"$.lines[...].{column}"
                 raise Invalid("an integer of more than 64 bits", path=path) from None
         raise
+
+
+def _check_times(columns: MetricColumns | LogColumns, paths: Sequence[str], received_us: int) -> None:
+    """Refuse what only a clock that is far off can say. Telemetry may come late by any time, but not before it was."""
+    times = columns.times()
+    latest = received_us + MAX_AHEAD_US
+    wrong = np.flatnonzero((times < 0) | (times > latest))
+    if len(wrong):
+        counts = columns.counts if isinstance(columns, MetricColumns) else (len(times),)
+        path = paths[int(np.searchsorted(np.cumsum(counts), wrong[0], side="right"))]
+        raise Invalid(
+            f"{times[wrong[0]]} microseconds lie before 1970, or over a day ahead of our clock ({received_us}):"
+            " the sender's clock is far off",
+            path=path,
+            limit=latest,
+        )
 
 
 def _numbers(parts: Sequence[Sequence[float | NonFinite]], count: int) -> bytes:
@@ -234,6 +253,7 @@ def logs(raw: bytes, media_type: str, received_us: int) -> Batch:
         stream=bytes(STREAMS.index(line.stream) for line in body.lines),
         text=tuple(line.text for line in body.lines),
     )
+    _check_times(columns, ["$.lines[...].time_us"], received_us)
     timed = all(line.time_us is not None for line in body.lines)
     asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
     return Batch(

@@ -3,16 +3,18 @@
     Tachograph-Signature: t=<Unix seconds>,v1=<HMAC-SHA256 of "<t>." + body, hex>
 
 The name is resolved once and the connection made to that very address, so that a name cannot lead elsewhere the second
-time; redirects are answers like any other. Source: OWASP, Server-Side Request Forgery Prevention.
+time; redirects are answers like any other. An address that answers a byte now and then is left after `TOTAL_SECONDS`.
+Source: OWASP, Server-Side Request Forgery Prevention.
 """
 
 import hmac
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,7 +22,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 TIMEOUT_SECONDS: Final = 10.0
+TOTAL_SECONDS: Final = 20.0
 MAX_ANSWER_BYTES: Final = 1_024
+
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that the Internet uses of IPv6; the rest is local, or means something else."""
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -53,7 +61,11 @@ def post(url: str, body: bytes, secret: bytes, headers: Mapping[str, str], *, al
     }
     try:
         address = resolve(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), allow_private)
-        with closing(_connection(parts.scheme, parts.hostname or "", parts.port, address)) as connection:
+        with (
+            closing(socket.create_connection(address, timeout=TIMEOUT_SECONDS)) as plain,
+            _cut_off(plain, TOTAL_SECONDS),
+            closing(_connection(parts.scheme, parts.hostname or "", parts.port, plain)) as connection,
+        ):
             connection.request("POST", path, body, sent)
             answer = connection.getresponse()
             answer.read(MAX_ANSWER_BYTES)
@@ -77,21 +89,50 @@ def resolve(host: str, port: int, allow_private: bool) -> tuple[str, int]:  # no
 
 def _public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return address.is_global and not address.is_multicast and (mapped is None or mapped.is_global)
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = _inner(address)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+        return address.is_global and address in _UNICAST
+    return address.is_global and not address.is_multicast
 
 
-def _connection(scheme: str, host: str, port: int | None, address: tuple[str, int]) -> HTTPConnection:
-    """Return a connection to an address that was resolved already, under the name that it goes by."""
-    plain = socket.create_connection(address, timeout=TIMEOUT_SECONDS)
+def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 one stands for: mapped, 6to4, or through NAT64."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+@contextmanager
+def _cut_off(plain: socket.socket, seconds: float) -> Iterator[None]:
+    """End a connection that takes longer in all, however often a byte of it comes."""
+    other, late = plain.dup(), threading.Event()
+
+    def end() -> None:
+        late.set()
+        with suppress(OSError):  # it ended by itself
+            other.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        if late.is_set():  # what was read of the answer may look whole
+            raise TimeoutError(f"took over {seconds} seconds in all")
+    finally:
+        timer.cancel()
+        timer.join()
+        other.close()
+
+
+def _connection(scheme: str, host: str, port: int | None, plain: socket.socket) -> HTTPConnection:
+    """Return a connection to an address that was connected to already, under the name that it goes by."""
     connection: HTTPConnection
     if scheme == "https":
         connection = HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS)
-        try:
-            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-        except OSError:
-            plain.close()
-            raise
+        connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
     else:
         connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
         connection.sock = plain

@@ -35,11 +35,17 @@ def _types(types: str | None) -> list[str] | None:
     return [name.strip() for name in types.split(",") if name.strip()] if types else None
 
 
+def _check_position(after: int, head: int) -> None:
+    if not 0 <= after <= head:
+        raise Invalid(f"position {after} lies beyond the ledger's head, {head}", path="after", limit=head)
+
+
 async def _page(
     service: Service, ledger_id: UUID, stream: UUID | None, after: int, limit: int, types: Sequence[str] | None
 ) -> EventPage:
     found = await service.ledger.read(ledger_id, after=after, limit=limit, types=types, stream=stream)
     head, _ = await service.ledger.head(ledger_id)
+    _check_position(after, head)
     following = found[-1].position if found and found[-1].position < head else None
     return EventPage([cloudevents.document(recorded) for recorded in found], following)
 
@@ -69,8 +75,7 @@ async def _start(request: Http, service: Service, ledger_id: UUID, after: int | 
     if given is not None and not (given.isdecimal() and len(given) < 20):
         raise Invalid("Last-Event-ID is a position", path="Last-Event-ID")
     start = int(given) if given is not None else head if after is None else after
-    if not 0 <= start <= head:
-        raise Invalid(f"position {start} lies beyond the ledger's head, {head}", path="after", limit=head)
+    _check_position(start, head)
     return start
 
 

@@ -5,12 +5,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from events import codec
+from events.types import Event
 
 FILES = sorted((Path(__file__).parent / "events").glob("*.json"))
 
@@ -47,6 +48,36 @@ def test_every_field_is_in_a_file_of_its_events_version() -> None:
         written.setdefault(of(file), set()).update(json.loads(file.read_text())["data"])
     for kind, event in codec.EVENT_TYPES.items():
         assert set(event.__struct_encode_fields__) <= written[kind, event.schema_version], kind
+
+
+class Noted(Event, frozen=True, tag="test.noted"):
+    """Version 1 had one `text`, version 2 lines of it, version 3 says who wrote them."""
+
+    schema_version: ClassVar[int] = 3
+    lines: tuple[str, ...]
+    author: str
+
+
+def test_an_older_version_is_brought_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    upcasters = {
+        ("test.noted", 1): lambda noted: {"type": noted["type"], "lines": noted["text"].splitlines()},
+        ("test.noted", 2): lambda noted: noted | {"author": "unknown"},
+    }
+    monkeypatch.setattr(codec, "UPCASTERS", upcasters)
+    monkeypatch.setattr(codec, "EVENT_TYPES", {**codec.EVENT_TYPES, "test.noted": Noted})
+    monkeypatch.setattr(codec, "LifecycleEvent", codec.LifecycleEvent | Noted)
+    monkeypatch.setattr(codec, "_decoder", msgspec.msgpack.Decoder(codec.LifecycleEvent))
+    pack = msgspec.msgpack.encode
+    now = Noted(lines=("a", "b"), author="unknown")
+    assert codec.decode("test.noted", 1, pack({"type": "test.noted", "text": "a\nb"})) == now
+    assert codec.decode("test.noted", 2, pack({"type": "test.noted", "lines": ["a", "b"]})) == now
+    assert codec.decode("test.noted", 3, codec.encode(now)) == now
+    for version in (0, 4):
+        with pytest.raises(codec.CorruptHistory, match="cannot be read"):
+            codec.decode("test.noted", version, codec.encode(now))
+    del upcasters["test.noted", 2]
+    with pytest.raises(codec.CorruptHistory, match="cannot be read"):
+        codec.decode("test.noted", 1, pack({"type": "test.noted", "text": "a"}))
 
 
 def test_an_unknown_type_or_version_is_refused() -> None:

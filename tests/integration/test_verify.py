@@ -152,6 +152,60 @@ TAMPERINGS: dict[str, tuple[str, int, str]] = {
 }
 
 
+COLUMNS: dict[str, str] = {
+    "event_id": "gen_random_uuid()",
+    "stream": "gen_random_uuid()",
+    "version": "version + 1000",
+    "type": "type || 'x'",
+    "schema_version": "schema_version + 1",
+    "actor": "actor || 'x'",
+    "cause": "coalesce(cause, '') || 'x'",
+    "correlation_id": "gen_random_uuid()",
+    "causation_id": "gen_random_uuid()",
+    "epoch": "coalesce(epoch, 0) + 1",
+    "source": "source || 'x'",
+    "seq": "seq + 1000",
+    "part": "(part + 1)::smallint",
+    "occurred_at": "occurred_at + interval '1 microsecond'",
+    "recorded_at": "recorded_at + interval '1 microsecond'",
+    "commitment": "set_bit(commitment, 77, 1 - get_bit(commitment, 77))",
+    "chain": "set_bit(chain, 255, 1 - get_bit(chain, 255))",
+}
+NAMED_BY_POSITION = {"ledger_id", "position"}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+async def test_every_column_of_every_event_is_covered(
+    project: Project, database: Database, owner: asyncpg.Connection, column: str
+) -> None:
+    """Lifecycle (3) and telemetry (5), each where it has a value of that column, or may be given one."""
+    columns = await owner.fetch(
+        "select attname from pg_attribute where attrelid = 'ledger.event'::regclass and attnum > 0"
+    )
+    assert {row["attname"] for row in columns} == COLUMNS.keys() | NAMED_BY_POSITION
+    superuser = await asyncpg.connect(database.superuser_url)
+    changed = 0
+    for position in (3, 5):
+        update = superuser.transaction()
+        await update.start()
+        before = await superuser.fetchval(f"select {column} from ledger.event where position = {position}")
+        after = await superuser.fetchval(
+            f"update ledger.event set {column} = {COLUMNS[column]} where position = {position} returning {column}"
+        )
+        if before == after:
+            await update.rollback()
+            continue
+        await update.commit()
+        changed += 1
+        found = await verified(project)
+        assert found.first_bad is not None
+        assert (found.first_bad.position, CHAIN in found.first_bad.reason) == (position, True)
+        await superuser.execute(f"update ledger.event set {column} = $1 where position = {position}", before)
+        assert (await verified(project)).verified
+    assert changed > 0
+    await superuser.close()
+
+
 @pytest.mark.parametrize("name", TAMPERINGS)
 async def test_tampering_is_named(project: Project, database: Database, name: str) -> None:
     statements, position, reason = TAMPERINGS[name]

@@ -1,11 +1,16 @@
 """Conditions of alert rules: when an episode begins, and that it fires once."""
 
+import contextlib
 import hmac
 import math
+import socket
+import threading
+import time
 
 import pytest
 
 from events.alerts import Better, MetricBeyond, MetricCondition, MetricIsNan, NoImprovement, Side, Watch, watch
+from workers import webhooks
 from workers.webhooks import PrivateAddress, resolve, signature
 
 NAN, INF = math.nan, math.inf
@@ -49,6 +54,11 @@ def test_a_rule_fires_once_an_episode(condition: MetricCondition, values: list[f
         "fd00::1",
         "::ffff:10.0.0.1",
         "2002:0a00:0001::1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::1",
+        "::127.0.0.1",
+        "fec0::1",
+        "ff0e::1",
         "2130706433",
     ],
 )
@@ -60,6 +70,26 @@ def test_addresses_of_our_own_networks_are_refused(host: str) -> None:
 def test_public_addresses_are_taken_and_private_ones_where_that_is_wanted() -> None:
     assert resolve("8.8.8.8", 443, allow_private=False) == ("8.8.8.8", 443)
     assert resolve("127.0.0.1", 80, allow_private=True) == ("127.0.0.1", 80)
+
+
+def test_an_address_that_answers_drop_by_drop_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "TOTAL_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    connection.sendall(b"X: y\r\n")
+                    time.sleep(0.02)
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        answer = webhooks.post(f"http://127.0.0.1:{server.getsockname()[1]}/", b"{}", b"secret", {}, allow_private=True)
+        dripping.join()
+    assert not answer.delivered
+    assert answer.status is None
 
 
 def test_a_signature_covers_time_and_body() -> None:

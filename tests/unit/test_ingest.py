@@ -152,3 +152,23 @@ def test_lines_become_columns_and_long_batches_several_events() -> None:
 def test_an_empty_batch_of_lines_is_refused() -> None:
     with pytest.raises(Invalid, match="at least one line"):
         ingest.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": []}), "", RECEIVED_US)
+
+
+@pytest.mark.parametrize("time_us", [-1, RECEIVED_US + ingest.MAX_AHEAD_US + 1, (1 << 63) - 1])
+def test_a_clock_that_is_far_off_is_named(time_us: int) -> None:
+    series = {
+        "a": {"step": [1, 2], "value": [1, 2]},
+        "b": {"step": [3, 4], "value": [3, 4], "time_us": [0, time_us]},
+        "c": {"step": [5], "value": [5], "time_us": [RECEIVED_US]},
+    }
+    with pytest.raises(Invalid, match="clock is far off") as refused:
+        ingest.metrics(body(series=series), "application/json", RECEIVED_US)
+    assert refused.value.path == "$.series['b'].time_us"
+    lines = {"epoch": 1, "seq": 1, "lines": [{"text": "x"}, {"text": "y", "time_us": time_us}]}
+    with pytest.raises(Invalid, match="clock is far off"):
+        ingest.logs(msgspec.json.encode(lines), "application/json", RECEIVED_US)
+
+
+def test_telemetry_may_come_late_and_a_little_early() -> None:
+    series = {"a": {"step": [1, 2], "value": [1, 2], "time_us": [0, RECEIVED_US + ingest.MAX_AHEAD_US]}}
+    assert ingest.metrics(body(series=series), "application/json", RECEIVED_US).points == 2
