@@ -191,6 +191,9 @@ class SaveArtifact(Command, frozen=True):
     sha256: str
     media_type: str = "application/octet-stream"
     caption: str = ""
+    artifact: UUID | None = None
+    blob: UUID | None = None
+    part_bytes: int = 0
 
 
 class ArchiveRun(Command, frozen=True):

@@ -40,7 +40,7 @@ class DataKey:
         """Return the payload. Raises `CorruptHistory` when a bit of it, or the event it belongs to, differs."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], event_id.bytes)
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: cut off within the nonce
             raise CorruptHistory(f"the payload of event {event_id} was altered") from None
 
     def digest(self, request: bytes) -> bytes:

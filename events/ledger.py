@@ -73,7 +73,7 @@ class Ledger:
         if new_key is not None and (verdict.verdict == "appended" or salt == verdict.salt):
             self.keyring.remember(*new_key)
         repeated = verdict.verdict == "duplicate"
-        appended = _judge(verdict, proposal, await self._key(proposal.ledger_id, proposal.stream) if repeated else None)
+        appended = _judge(verdict, proposal, await self.key(proposal.ledger_id, proposal.stream) if repeated else None)
         self._nudge(proposal.ledger_id)
         return appended
 
@@ -153,7 +153,8 @@ class Ledger:
         self.recent.forget(stream)
         return row["objects"], row["bytes"]
 
-    async def _key(self, ledger_id: UUID, stream: UUID) -> DataKey | None:
+    async def key(self, ledger_id: UUID, stream: UUID) -> DataKey | None:
+        """Return a stream's data key; None where it was erased, or never was."""
         key = self.keyring.cached(stream)
         if key is None:
             wrapped = await self.pool.fetchval(load("events.sql", "read_key"), ledger_id, stream)
@@ -168,11 +169,9 @@ class Ledger:
             columns = dict(row)
             columns.pop("before", None)
             ciphertext = columns.pop("ciphertext")
-            payload = None
-            if ciphertext is not None:
-                owner = row["ledger_id"] if row["type"] in SURVIVES_ERASURE else row["stream"]
-                key = await self._key(row["ledger_id"], owner)
-                payload = None if key is None else key.unseal(ciphertext, row["event_id"])
+            owner = row["ledger_id"] if row["type"] in SURVIVES_ERASURE else row["stream"]
+            key = None if ciphertext is None else await self.key(row["ledger_id"], owner)
+            payload = None if key is None else key.unseal(ciphertext, row["event_id"])
             recorded.append(Recorded(**columns, payload=payload))
         return recorded
 
@@ -184,7 +183,7 @@ class Ledger:
             key, wrapped = self.keyring.new()
             new_key = (proposal.stream, key)
         else:
-            found = await self._key(proposal.ledger_id, proposal.stream)
+            found = await self.key(proposal.ledger_id, proposal.stream)
             if found is None and not all(draft.type in SURVIVES_ERASURE for draft in proposal.drafts):
                 raise NotFound("there is no such stream, or it was deleted")
             key = found or self.keyring.new()[0]
@@ -197,7 +196,7 @@ class Ledger:
             salt = salts[index * 16 : index * 16 + 16]
             sealing = key
             if draft.type in SURVIVES_ERASURE:
-                own = await self._key(proposal.ledger_id, proposal.ledger_id)
+                own = await self.key(proposal.ledger_id, proposal.ledger_id)
                 if own is None:  # under the run's key it would be gone with that
                     raise NotFound("this ledger has no key of its own: its first event was never recorded")
                 sealing = own

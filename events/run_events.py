@@ -149,7 +149,7 @@ class RunUnarchived(Event, frozen=True, tag="run.unarchived"):
 
 
 class RunArtifactSaved(Event, frozen=True, tag="run.artifact_saved"):
-    """A file of the run was stored under its content's hash."""
+    """A file of the run is durable: its content lies in `blob`, in parts of `part_bytes`."""
 
     name: str
     kind: str
@@ -157,6 +157,9 @@ class RunArtifactSaved(Event, frozen=True, tag="run.artifact_saved"):
     sha256: str
     media_type: str = "application/octet-stream"
     caption: str = ""
+    artifact: UUID | None = None
+    blob: UUID | None = None
+    part_bytes: int = 0
 
 
 class RunKillRequested(Event, frozen=True, tag="run.kill_requested"):

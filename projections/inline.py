@@ -97,10 +97,10 @@ def bare(recorded: Recorded) -> RunEvent:
 
 
 class Runs:
-    """Run states, their transitions, and the manifest."""
+    """Run states, their transitions, the manifest, and the artifacts."""
 
     name = "runs"
-    tables = ("run", "run_transition", "segment", "demand")
+    tables = ("run", "run_transition", "segment", "demand", "artifact")
     types = tuple(sorted(kind for kind in EVENT_TYPES if kind.startswith("run.")))
     page_events = 1_000
 

@@ -17,7 +17,7 @@ from events.codec import event_type
 from events.commit import InlineRow
 from events.retries import may_retry
 from events.run import ACTIVE, TRANSITIONS, Run, evolve
-from events.run_events import RunEvent, RunTelemetryArchived
+from events.run_events import RunArtifactSaved, RunEvent, RunTelemetryArchived
 from events.sql import load
 from events.types import Mode, Status
 
@@ -63,7 +63,7 @@ def inline_rows(
     run_id: UUID, run: Run, events: Sequence[RunEvent], actor: str, at: datetime = PENDING
 ) -> tuple[Run, Mapping[str, list[InlineRow]]]:
     """Return the state after the events, and the rows that say so, by SQL function."""
-    transitions, segments = [], []
+    transitions, segments, artifacts = [], [], []
     demanded = demand(run)
     for index, event in enumerate(events):
         after = evolve(run, event, at)
@@ -72,6 +72,8 @@ def inline_rows(
         if isinstance(event, RunTelemetryArchived):
             segment = {"run_id": run_id, **msgspec.structs.asdict(event)}
             segments.append(InlineRow(index, msgspec.Raw(_json.encode(segment))))
+        if isinstance(event, RunArtifactSaved) and event.artifact is not None:
+            artifacts.append(InlineRow(index, msgspec.Raw(_artifact(run_id, event, at))))
         run = after
     rows = {PROJECT_RUN: [InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run)))]}
     if demand(run) != demanded:
@@ -80,6 +82,8 @@ def inline_rows(
         rows["projection.project_transition"] = transitions
     if segments:
         rows["projection.project_segment"] = segments
+    if artifacts:
+        rows["projection.project_artifact"] = artifacts
     return run, rows
 
 
@@ -147,6 +151,19 @@ def _transition(run_id: UUID, before: Run, after: Run, event: RunEvent, actor: s
             "cause": getattr(event, "cause", None),
             "actor": actor,
             "epoch": getattr(event, "epoch", after.epoch),
+            "at": _time(at),
+        }
+    )
+
+
+def _artifact(run_id: UUID, event: RunArtifactSaved, at: datetime) -> bytes:
+    return _json.encode(
+        {
+            "run_id": run_id,
+            "artifact_id": event.artifact,
+            "blob_id": event.blob,
+            **{name: getattr(event, name) for name in ("name", "kind", "bytes", "sha256", "media_type", "caption")},
+            "part_bytes": event.part_bytes,
             "at": _time(at),
         }
     )

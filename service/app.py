@@ -26,6 +26,7 @@ from service.problems import HANDLERS
 from service.requests import TypedRequest
 from service.routes import (
     alerts,
+    artifacts,
     attempts,
     billing,
     dead_letters,
@@ -37,6 +38,7 @@ from service.routes import (
     runs,
     system,
     telemetry,
+    uploads,
     usage,
     workflows,
 )
@@ -91,6 +93,8 @@ def create_app(settings: Settings) -> Litestar:
             quotas.ROUTES,
             billing.ROUTES,
             usage.ROUTES,
+            artifacts.ROUTES,
+            uploads.ROUTES,
         ],
     )
     app = Litestar(

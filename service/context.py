@@ -19,7 +19,7 @@ from events.ledger import Ledger
 from events.refusals import actions
 from events.settings import Settings
 from events.types import Resources, Status
-from projections import credits, queue, runs, tenancy
+from projections import artifact_limits, credits, queue, runs, tenancy
 from projections.analytics import Analytics
 from projections.charts import Charts
 from projections.credits import RunCost
@@ -29,6 +29,7 @@ from projections.logs import Logs
 from projections.objects import ObjectStore
 from projections.runs import StoredRun
 from projections.tenancy import Project
+from projections.uploads import Uploads
 from service.auth import Forbidden, Keys, Principal
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
@@ -64,6 +65,7 @@ class Service:
         self.keys = Keys(pool, keyring.derive("run-token"))
         self.beats = ApiBeats()
         self.objects = ObjectStore.at(settings.object_store)
+        self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
         self.analytics = Analytics(settings.parquet)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
@@ -97,7 +99,7 @@ class Service:
                 asked=f"{http.method} {_template(http)}",
                 allowed=actions(stored.run),
             )
-        if http.user.epoch not in (None, stored.run.epoch) and http.method != "GET":
+        if http.user.epoch not in (None, stored.run.epoch) and http.method not in {"GET", "HEAD"}:
             raise Fenced(
                 f"this token is of epoch {http.user.epoch}, not of the run's latest attempt ({stored.run.epoch})",
                 state=stored.run.status,

@@ -22,6 +22,7 @@ FUNCTIONS: Final = (
     ("projections.sql", "project_run"),
     ("projections.sql", "project_transition"),
     ("projections.sql", "project_segment"),
+    ("projections.sql", "project_artifact"),
     ("projections.sql", "project_subscription"),
     ("projections.sql", "project_demand"),
     ("projections.sql", "check_quota"),

@@ -1,6 +1,6 @@
 """MessagePack on every route: bodies become JSON on the way in, answers MessagePack on the way out.
 
-The bulk routes decode MessagePack themselves and are left alone.
+The bulk routes decode MessagePack themselves and are left alone; so are files, whatever they contain.
 """
 
 from typing import Any, Final
@@ -13,6 +13,7 @@ from events.cloudevents import finite
 
 MEDIA_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpack", b"application/vnd.msgpack"})
 BULK: Final = ("/metrics", "/system-metrics", "/logs")
+FILES: Final = ("/artifacts/", "/uploads/")
 MAX_BODY_BYTES: Final = 256 << 10
 
 
@@ -20,7 +21,7 @@ def transcoded(app: ASGIApp) -> ASGIApp:
     """Speak MessagePack with those who ask for it."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] != ScopeType.HTTP or any(part in scope["path"] for part in FILES):
             await app(scope, receive, send)
             return
         headers = dict(scope["headers"])

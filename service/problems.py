@@ -30,8 +30,10 @@ from events.errors import (
 )
 from events.heads import HeadRefused
 from events.vocabulary import UnknownWord
+from projections.artifact_limits import QuotaExceeded
 from projections.objects import StoreFull
 from projections.tokens import FilterError
+from projections.upload_writer import UploadCut, WrongDigest
 from service.auth import Forbidden
 
 log = logging.getLogger("tachograph.service")
@@ -50,6 +52,9 @@ STATUS: Final[Mapping[type[LedgerError], HTTPStatus]] = {
     Busy: HTTPStatus.TOO_MANY_REQUESTS,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    QuotaExceeded: HTTPStatus.INSUFFICIENT_STORAGE,
+    UploadCut: HTTPStatus.BAD_REQUEST,
+    WrongDigest: HTTPStatus.UNPROCESSABLE_ENTITY,
     CorruptHistory: HTTPStatus.INTERNAL_SERVER_ERROR,
     Forbidden: HTTPStatus.FORBIDDEN,
 }
@@ -120,7 +125,7 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
             members = {"asked": error.asked or None}
             if error.state:
                 members |= {"state": error.state, "allowed": error.allowed}
-        case TooLarge():
+        case TooLarge() | QuotaExceeded():
             members = {"limit": error.limit}
         case Busy():
             headers = {"Retry-After": str(round(error.retry_after_seconds))}

@@ -13,8 +13,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     A file takes at most `file_bytes` and `file_batches` of payload, which bounds the archiver's memory.
     `keep_seconds` is how long a partition stays after its hour, `orphan_seconds` how old a file without a
-    manifest row gets, `tail_seconds` how often the ledgers are looked at, and `upkeep_seconds` how often
-    partitions and orphans are. Each is `TACHOGRAPH_ARCHIVE_<NAME>` in the environment.
+    manifest row gets, or a part of no artifact, `upload_seconds` how long an upload waits to be continued,
+    `tail_seconds` how often the ledgers are looked at, and `upkeep_seconds` how often partitions and orphans are.
+    Each is `TACHOGRAPH_ARCHIVE_<NAME>` in the environment.
     """
 
     hot_bytes: int = 4 << 20
@@ -23,6 +24,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     file_batches: int = 8_192
     keep_seconds: float = 2 * 3_600.0
     orphan_seconds: float = 3_600.0
+    upload_seconds: float = 86_400.0
     tail_seconds: float = 0.5
     upkeep_seconds: float = 3_600.0
 

@@ -33,7 +33,8 @@ from events.sql import load
 from events.types import Status
 from projections import archive, manifest, runs
 from projections.execute import asked_by, execute
-from workers import partitions
+from projections.objects import ObjectStore, StoreUnavailable
+from workers import artifact_sweep, partitions
 from workers.archive_policy import Policy, from_environment
 from workers.crashpoints import crash_point
 from workers.purge import Purge
@@ -82,6 +83,7 @@ class Archiver:
         self,
         ledger: Ledger,
         root: Path,
+        objects: ObjectStore,
         *,
         jetstream: JetStreamContext | None = None,
         policy: Policy | None = None,
@@ -90,10 +92,11 @@ class Archiver:
     ) -> None:
         self._ledger = ledger
         self._root = root
+        self._objects = objects
         self._policy = policy or from_environment()
         self._now = now
         self._clock = clock
-        self._purge = Purge(ledger, root, jetstream, ACTOR)
+        self._purge = Purge(ledger, root, objects, jetstream, ACTOR)
         self._tail: dict[UUID, int] = {}
         self._cursors: dict[UUID, int] = {}
         self._waiting: dict[Key, Waiting] = {}
@@ -110,6 +113,7 @@ class Archiver:
         self._next_tail = 0.0
         await partitions.create(self._ledger.pool)
         await self.sweep()
+        await self._sweep_artifacts(orphans=False)
         await self._purge.forget()
         self._next_upkeep = self._clock() + self._policy.upkeep_seconds
 
@@ -142,10 +146,21 @@ class Archiver:
         return await self._purge.finish(empty)
 
     async def upkeep(self) -> None:
-        """Do what is due now and then: partitions made and dropped, orphans swept."""
+        """Do what is due now and then: partitions made and dropped, orphans and stale uploads swept."""
         await partitions.create(self._ledger.pool)
         await partitions.drop_archived(self._ledger.pool, self._root, self._policy.keep)
         await self.sweep()
+        await self._sweep_artifacts(orphans=True)
+
+    async def _sweep_artifacts(self, *, orphans: bool) -> None:
+        """Remove stale uploads, and perhaps look for parts of nothing; an object store that is away is tried later."""
+        pool = self._ledger.pool
+        try:
+            await artifact_sweep.remove_stale_uploads(pool, self._objects, self._policy.upload_seconds)
+            if orphans:
+                await artifact_sweep.remove_orphans(pool, self._objects, self._policy.orphan_seconds)
+        except StoreUnavailable as error:
+            log.warning("uploads are swept later: %s", error)
 
     async def sweep(self) -> int:
         """Remove files that are not in the manifest and that nobody can still be about to record."""

@@ -26,15 +26,16 @@ from events.commands import RecordPurge
 from events.ledger import SURVIVES_ERASURE, Ledger
 from events.sql import load
 from events.types import StoreReceipt
-from projections import archive
+from projections import archive, artifacts
 from projections.execute import asked_by, execute
+from projections.objects import ObjectStore
 from projections.runs import StoredRun
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")
 
 STREAM_SUBJECTS: Final = (("EVENTS", "tachograph.events"), ("TELEMETRY", "tachograph.telemetry"))
-TABLES: Final = ("run", "run_facet", "metric_summary", "data_key")
+TABLES: Final = ("run", "run_facet", "artifact", "metric_summary", "data_key")
 """What holds users' texts, or keys, in clear."""
 
 MESSAGES_AT_A_TIME: Final = 32
@@ -71,6 +72,7 @@ class Purge:
         self,
         ledger: Ledger,
         root: Path,
+        objects: ObjectStore,
         jetstream: JetStreamContext | None,
         actor: str,
         *,
@@ -78,13 +80,17 @@ class Purge:
     ) -> None:
         self._ledger = ledger
         self._root = root
+        self._objects = objects
         self._jetstream = jetstream
         self._actor = actor
         self._clock = clock
         self._rewrite_at = 0.0
 
     async def empty(self, stored: StoredRun) -> bool:
-        """Erase what a deleted run has in every store; False where a reader still lags behind its deletion."""
+        """Erase what a deleted run has in every store.
+
+        False where a reader still lags behind its deletion, or somebody may still be storing a part of an upload.
+        """
         ledger_id, run_id = stored.ledger_id, stored.run_id
         pool = self._ledger.pool
         behind = await pool.fetchval(
@@ -98,6 +104,12 @@ class Purge:
         )
         await asyncio.to_thread(archive.remove_run, self._root, ledger_id, run_id)
         crash_point("purge.after_files")
+        if await pool.fetchval(load("projections.sql", "close_uploads"), ledger_id, run_id):
+            return False
+        content = artifacts.run_prefix(ledger_id, run_id)
+        await self._note(stored, "artifacts", *await self._objects.measure(content))
+        await self._objects.remove(content)
+        crash_point("purge.after_artifacts")
         if behind:
             return False
         if self._jetstream is not None:

@@ -42,7 +42,9 @@ Build = Callable[[Ledger, Client, Settings], Loop]
 ROLES: Final[Mapping[str, Build]] = {
     "relay": lambda ledger, nats, settings: Relay(ledger, nats.jetstream(), monitor_url=settings.nats_monitor_url),
     "projector": lambda ledger, _nats, _: Projector(ledger),
-    "archiver": lambda ledger, nats, settings: Archiver(ledger, settings.parquet, jetstream=nats.jetstream()),
+    "archiver": lambda ledger, nats, settings: Archiver(
+        ledger, settings.parquet, ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
+    ),
     "scheduler": lambda ledger, nats, _: Scheduler(ledger, nats, nats.jetstream()),
     "alerter": lambda ledger, _nats, settings: Alerter(ledger, allow_private=settings.webhook_allow_private),
     "monitor": lambda ledger, nats, _: Monitor(ledger, nats),

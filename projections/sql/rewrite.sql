@@ -15,6 +15,8 @@ begin
             alter table projection.run alter column state type bytea using state || ''::bytea;
         when 'run_facet' then
             alter table projection.run_facet alter column ordinal type smallint using (ordinal + 0)::smallint;
+        when 'artifact' then
+            alter table projection.artifact alter column bytes type bigint using bytes + 0;
         when 'metric_summary' then
             alter table projection.metric_summary alter column count type bigint using count + 0;
         when 'data_key' then

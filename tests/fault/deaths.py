@@ -1,6 +1,7 @@
 """One role of a small, known world dies at a named step; everything goes on, and is compared with what was recorded."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -15,14 +16,18 @@ from nats.aio.client import Client
 from events import codec
 from events.ids import uuid7
 from events.ledger import SURVIVES_ERASURE, Recorded
-from projections import dead_letters
+from projections import artifacts, dead_letters
+from projections.artifact_limits import Limits
+from projections.artifacts import Artifact
 from projections.rebuild import PROJECTIONS, rebuild
+from projections.upload_writer import Wanted
+from projections.uploads import Uploads
 from projections.verification import Places, audit
 from service.rebuild import projection
 from stack.process import ROOT
 from stack.system import OURS_ALONE
 from tests.fault import messages
-from tests.integration.telemetry import MASTER_KEY, World
+from tests.integration.telemetry import MASTER_KEY, World, body
 from tests.servers import Database, NatsServer
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
@@ -63,6 +68,7 @@ class Stage:
             await self.world.metrics(run_id, {"loss": (steps, [float(step) for step in steps])})
             self.points |= {(run_id, "loss", step): float(step) for step in steps}
         await self.world.lines(run_id, "one", "two")
+        await self.world.save(run_id, "model.bin", run_id.bytes, kind="model")
         if ended:
             await self.world.end(run_id)
         self.runs.append(run_id)
@@ -103,6 +109,16 @@ class Stage:
         (first, *_) = await self.world.ledger.read(self.world.ledger_id, types=[codec.METRICS], payloads=False)
         return first.position
 
+    async def stale_upload(self) -> None:
+        """Leave an upload that was cut, and that nobody went on with since the day before yesterday."""
+        world = self.world
+        uploads = Uploads(world.ledger, world.objects, Limits())
+        wanted = Wanted(name="cut", kind="file", bytes=2 * artifacts.PART_BYTES)
+        stored = await world.stored(self.runs[0])
+        upload = await uploads.open(stored, world.organisation_id, wanted, uuid7())
+        await uploads.receive(upload, 0, body(bytes(artifacts.PART_BYTES)))
+        await self.owner.execute("update operation.upload set touched_at = now() - interval '2 days'")
+
     def stray(self) -> Path:
         """Leave a file that no manifest names, as a death of the archiver does."""
         path = self.world.root / f"ledger={self.world.ledger_id}/run={uuid7()}/metrics-{uuid7()}.parquet"
@@ -116,7 +132,9 @@ class Stage:
         return Relay(self.world.ledger, self.client.jetstream())
 
     def archiver(self, policy: Policy = FINALLY) -> Archiver:
-        return Archiver(self.world.ledger, self.world.root, jetstream=self.client.jetstream(), policy=policy)
+        return Archiver(
+            self.world.ledger, self.world.root, self.world.objects, jetstream=self.client.jetstream(), policy=policy
+        )
 
     async def caught_up(self, *roles: Loop) -> None:
         """Let roles work until none of them has anything left to do."""
@@ -175,6 +193,7 @@ class Stage:
         await self._check_positions(len(history))
         await self._check_messages(history)
         await self._check_files(history)
+        await self._check_artifacts()
         for run_id in self.deleted:
             kinds = [recorded.type for recorded in history if recorded.stream == run_id]
             assert kinds.count("run.purged") == 1
@@ -223,6 +242,18 @@ class Stage:
         assert on_disk == {row["path"] for row in rows}
         archived = [one for one in history if one.type == "run.telemetry_archived" and one.stream not in self.deleted]
         assert len(archived) == len(rows)
+
+    async def _check_artifacts(self) -> None:
+        """Every artifact can be read, and the object store has nothing else."""
+        rows = await self.world.pool.fetch("select * from artifact")
+        for row in rows:
+            artifact = Artifact(**row)
+            parts = artifacts.content(self.world.ledger, self.world.objects, artifact, 0, artifact.bytes - 1)
+            content = b"".join([part async for part in parts])
+            assert hashlib.sha256(content).hexdigest() == artifact.sha256
+        found = {one.path.split("/")[-2] async for page in self.world.objects.pages(artifacts.ROOT) for one in page}
+        assert found == {str(row["blob_id"]) for row in rows}
+        assert await self.world.pool.fetchval("select count(*) from operation.upload") == 0
 
     async def _check_projections(self) -> None:
         for name in PROJECTIONS:

@@ -12,7 +12,7 @@ import pytest
 from events import bus
 from events.alerts import AlertRuleSet, EventHappens, WebhookSet
 from events.ids import uuid7
-from projections import dead_letters, subscriptions
+from projections import artifacts, dead_letters, subscriptions
 from projections.execute import asked_by, record
 from stack.process import ROOT
 from tests import servers
@@ -106,6 +106,19 @@ async def some_strays(stage: Stage) -> None:
     stage.stray()
 
 
+async def some_stale_uploads(stage: Stage) -> None:
+    await a_history(stage)
+    await stage.stale_upload()
+    await stage.stale_upload()
+
+
+async def some_orphan_parts(stage: Stage) -> None:
+    await a_history(stage)
+    for number in range(2):
+        path = artifacts.part_path(stage.world.ledger_id, stage.runs[0], uuid7(), number)
+        await stage.world.objects.put(path, b"of a process that stood still for long")
+
+
 async def a_deletion(stage: Stage) -> None:
     run_id = await stage.run(ended=True)
     await stage.run()
@@ -125,6 +138,10 @@ async def at_once(stage: Stage, point: str) -> None:
 async def sweeping(stage: Stage, point: str) -> None:
     await stage.dies("archiver", point, ORPHAN="0.000001")
     assert len(stage.world.files()) == 1, "the second stray is left for the next process"
+
+
+async def sweeping_parts(stage: Stage, point: str) -> None:
+    await stage.dies("archiver", point, ORPHAN="0.000001")
 
 
 async def refused(stage: Stage, point: str) -> None:
@@ -166,6 +183,8 @@ SCENES: Mapping[str, tuple[Prepare, Die]] = {
     "projector.after_pass_over": (a_discarded_event, at_once),
     "archiver.after_drop": (an_old_partition, at_once),
     "archiver.after_sweep": (some_strays, sweeping),
+    "archiver.after_stale_upload": (some_stale_uploads, at_once),
+    "archiver.after_orphan_parts": (some_orphan_parts, sweeping_parts),
     "archiver.after_refusal": (a_history, refused),
 }
 

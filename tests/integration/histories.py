@@ -88,6 +88,7 @@ class Project:
         """Delete a run and erase what it held, as the purge does."""
         await self.do(run_id, c.DeleteRun(reason="asked to"))
         await self.pool.execute("delete from segment where run_id = $1", run_id)
+        await self.pool.execute("delete from artifact where run_id = $1", run_id)
         objects, size = await self.ledger.erase(self.ledger_id, run_id)
         await self.do(run_id, c.RecordPurge(receipt={"postgres": t.StoreReceipt(objects=objects, bytes=size)}))
 
@@ -173,6 +174,16 @@ def _anything(random_: random.Random, epoch: int) -> c.RunCommand:
         c.EditRun(tags=("a", "b"), notes="n", summary={"acc": random_.random()}),
         c.EditRun(config={"lr": None, "deep": {"x": 1}}),
         c.SetPrimaryMetric(name="loss", mode="min"),
+        c.SaveArtifact(
+            name=random_.choice(["m", "ü/d"]),
+            kind="model",
+            bytes=random_.randrange(9),
+            sha256="0" * 64,
+            caption="c",
+            artifact=uuid7(),
+            blob=uuid7(),
+            part_bytes=4,
+        ),
         c.ArchiveRun(archived=random_.random() < 0.5),
         c.DeleteRun(reason="asked to"),
     ]

@@ -22,10 +22,15 @@ from events.telemetry import STREAMS, LogColumns, MetricColumns
 from events.types import Mode, Status
 from projections import runs, tenancy
 from projections.analytics import Analytics
+from projections.artifact_limits import Limits
+from projections.artifacts import Artifact
 from projections.charts import Charts
 from projections.execute import asked_by, execute, record
 from projections.logs import Logs
+from projections.objects import ObjectStore
 from projections.runs import StoredRun
+from projections.upload_writer import Wanted
+from projections.uploads import Uploads
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
 
@@ -43,11 +48,13 @@ class World:
     def __init__(self, pool: asyncpg.Pool, root: Path) -> None:
         self.pool = pool
         self.root = root
+        self.objects = ObjectStore.at(root.with_name("objects"))
         self.ledger = Ledger(pool, Keyring(MASTER_KEY))
         self.ledger_id = uuid7()
         self.analytics = Analytics(root, threads=2, queries=2)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
+        self.organisation_id = uuid7()
         self._seq = 0
 
     async def started_run(self) -> UUID:
@@ -78,6 +85,13 @@ class World:
     async def delete(self, run_id: UUID) -> None:
         await execute(self.ledger, self.ledger_id, run_id, DeleteRun(), asked_by(ACTOR))
 
+    async def save(self, run_id: UUID, name: str, data: bytes, **described: str) -> Artifact:
+        """Save an artifact."""
+        uploads = Uploads(self.ledger, self.objects, Limits())
+        wanted = Wanted(name=name, bytes=len(data), **{"kind": "file", **described})
+        artifact, _ = await uploads.save(await self.stored(run_id), self.organisation_id, wanted, body(data), ACTOR)
+        return artifact
+
     async def stored(self, run_id: UUID) -> StoredRun:
         stored = await runs.get(self.pool, run_id)
         assert stored is not None
@@ -107,7 +121,7 @@ class World:
         return await self.log(run_id, codec.LOGS, log_batch(texts, stream=stream))
 
     def archiver(self, policy: Policy = AT_ONCE) -> Archiver:
-        return Archiver(self.ledger, self.root, policy=policy)
+        return Archiver(self.ledger, self.root, self.objects, policy=policy)
 
     async def archive(self, policy: Policy = AT_ONCE) -> None:
         """Archive whatever waits, with an archiver that has just started."""
@@ -115,6 +129,12 @@ class World:
 
     def files(self) -> list[Path]:
         return sorted(path for path in self.root.rglob("*") if path.is_file())
+
+
+async def body(data: bytes) -> AsyncIterator[bytes]:
+    """Yield a body as a client sends it."""
+    for start in range(0, len(data), 65_536):
+        yield data[start : start + 65_536]
 
 
 async def drained(archiver: Archiver) -> None:
@@ -151,15 +171,14 @@ def log_batch(texts: Sequence[str], *, stream: str = "stdout") -> LogColumns:
 async def opened_world(database_url: str, root: Path) -> AsyncIterator[World]:
     pool = await open_pool(database_url, name="test")
     world = World(pool, root)
-    organisation_id = uuid7()
-    await world.ledger.open(world.ledger_id, organisation_id, "project")
+    await world.ledger.open(world.ledger_id, world.organisation_id, "project")
     await record(
         world.ledger,
         ledger_id=world.ledger_id,
         stream=world.ledger_id,
         expected_version=0,
         events=[ProjectCreated(name="p")],
-        inline=tenancy.project_row(organisation_id=organisation_id, version=1, name="p", description=""),
+        inline=tenancy.project_row(organisation_id=world.organisation_id, version=1, name="p", description=""),
         request=asked_by(ACTOR),
     )
     try:

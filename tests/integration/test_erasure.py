@@ -13,6 +13,7 @@ import pytest
 from nats.aio.client import Client
 
 from events import bus
+from events.types import StoreReceipt
 from projections.verification import Places, audit
 from stack import Nats, Postgres
 from tests import servers
@@ -52,6 +53,14 @@ def full(project: Project, mark: str) -> Json:
         accepted(project.api.patch(path, json=edit))
     accepted(project.log(run, 1, {f"{mark}-metric": {"step": [1, 2], "value": [1.0, 2.0]}}, stage=f"{mark}-stage"), 202)
     accepted(project.write(run, 2, f"{mark} is a line"), 202)
+    described = {"kind": "table", "caption": f"{mark}-caption"}
+    content = f"{mark} is in a file\n".encode() * 1_000
+    accepted(project.api.put(f"{path}/artifacts/{mark}-folder/{mark}.csv", content=content, params=described), 201)
+    unfinished = {"name": f"{mark}-unfinished", "bytes": 9 << 20, "caption": f"{mark}-later"}
+    upload = accepted(project.api.post(f"{path}/uploads", json=unfinished), 201)
+    part = f"{mark}-part ".encode().ljust(4 << 20, b".")
+    headers = {"Upload-Offset": "0"}
+    accepted(project.api.patch(f"{path}/uploads/{upload['id']}", content=part, headers=headers))
     accepted(project.api.post(f"{path}/primary-metric", json={"name": f"{mark}-metric", "mode": "min"}))
     error = {"type": f"{mark}E", "message": f"{mark}-message", "traceback": f"{mark}-trace"}
     accepted(project.api.post(f"{path}/finish", json={"epoch": 1, "status": "failed", "error": error}))
@@ -101,6 +110,9 @@ def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
     assert any(name.startswith("postgres/base/") for name in before)
     assert any(name.startswith("nats/") for name in before)
 
+    objects = own_home / api.home / "objects"
+    assert len(list(objects.rglob(f"run={run['id']}/*/*"))) == 2
+
     accepted(api.client.delete(path))
 
     def purged() -> list[Json]:
@@ -111,10 +123,13 @@ def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
     assert stores["postgres"]["objects"] > 25
     assert stores["parquet"]["objects"] >= 2
     assert stores["jetstream"]["objects"] >= 25
+    assert stores["artifacts"] == {"objects": 2, "bytes": len(f"{MARK} is in a file\n") * 1_000 + (4 << 20) + 2 * 28}
     assert all(store["bytes"] > 500 for store in stores.values())
     asyncio.run(settled(api))
     assert holding(own_home, MARK) == set()
     assert holding(own_home, KEPT) != set()
+    assert not list(objects.rglob(f"run={run['id']}*"))
+    assert len(list(objects.rglob(f"run={kept['id']}/*/*"))) == 2
     assert accepted(api.client.get(f"/runs/{kept['id']}"))["notes"] == f"{KEPT}-again 19"
     report = project.verified()
     assert (report["verified"], report["first_bad"]) == (True, None)
@@ -130,6 +145,7 @@ from events import bus
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
+from projections.objects import ObjectStore
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
 
@@ -137,7 +153,8 @@ async def main(url, root, master, nats):
     pool = await open_pool(url, name="child")
     client = await bus.connect(nats, name="child")
     archiver = Archiver(
-        Ledger(pool, Keyring(bytes.fromhex(master))), Path(root), jetstream=client.jetstream(),
+        Ledger(pool, Keyring(bytes.fromhex(master))), Path(root), ObjectStore.at(Path(root).with_name("objects")),
+        jetstream=client.jetstream(),
         policy=Policy(age_seconds=1e-9, tail_seconds=1e-9),
     )
     await archiver.start()
@@ -171,6 +188,7 @@ async def deleted_run(world: World, client: Client) -> Any:
     await published(world, client)
     await world.archive()
     await world.metrics(run_id, {MARK: ([3], [3.0])})
+    await world.save(run_id, MARK, b"12345")
     await world.end(run_id)
     await world.delete(run_id)
     await published(world, client)
@@ -189,9 +207,11 @@ async def messages(client: Client, run_id: Any) -> set[str]:
 STEPS = (
     "erase",
     "files",
+    "artifacts",
     "messages",
     "rewrite_run",
     "rewrite_run_facet",
+    "rewrite_artifact",
     "rewrite_metric_summary",
     "rewrite_data_key",
     "receipt",
@@ -209,11 +229,12 @@ async def test_a_purge_that_died_is_finished_once(
         env={**os.environ, "TACHOGRAPH_CRASH_AT": f"purge.after_{step}"},
     )  # fmt: skip
     assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
-    await drained(Archiver(world.ledger, world.root, jetstream=client.jetstream(), policy=AT_ONCE))
+    await drained(Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE))
     stored = await world.stored(run_id)
     assert stored.run.receipt is not None
     assert stored.run.receipt["jetstream"].objects >= 5
     assert stored.run.receipt["parquet"].objects == 1
+    assert stored.run.receipt["artifacts"] == StoreReceipt(objects=1, bytes=5 + 28)
     assert stored.run.receipt["postgres"].objects >= 6
     events = await world.ledger.read_stream(world.ledger_id, run_id)
     assert [event.type for event in events].count("run.purged") == 1
@@ -251,7 +272,7 @@ async def test_a_rewrite_keeps_what_lives_while_others_write(world: World, datab
 async def test_a_rewrite_waits_for_a_table_in_use(world: World, database: Database, client: Client) -> None:
     run_id = await deleted_run(world, client)
     reader = await asyncpg.connect(database.url)
-    archiver = Archiver(world.ledger, world.root, jetstream=client.jetstream(), policy=AT_ONCE)
+    archiver = Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
     async with reader.transaction():
         await reader.execute("select from projection.run limit 1")
         await drained(archiver)
