@@ -64,7 +64,7 @@ class Monitor:
         self._ledger = ledger
         self._nats = nats
         self._clock = clock
-        self._sender = f"monitor-{uuid7()}"
+        self.sender = f"monitor-{uuid7()}"
         self._watched: dict[UUID, Watched] = {}
         self._unknown: dict[tuple[UUID, int, str], float] = {}
         self._workers = LostWorkers(ledger, ACTOR, clock)
@@ -107,7 +107,7 @@ class Monitor:
             case "api":
                 self._api.sings(now)
             case "canary":
-                if beat.sender == self._sender:
+                if beat.sender == self.sender:
                     self._over_nats.sings(now)
             case "worker":
                 self._workers.hear(UUID(beat.sender))
@@ -153,9 +153,9 @@ class Monitor:
 
     async def _sing(self) -> None:
         """Send a beat to ourselves, to see that beats get through."""
-        beat = Beat(sender=self._sender, kind="canary")
+        beat = Beat(sender=self.sender, kind="canary")
         try:
-            await self._nats.publish(beat_subject(self._sender), msgspec.json.encode(beat))
+            await self._nats.publish(beat_subject(self.sender), msgspec.json.encode(beat))
         except (NatsError, OSError) as error:
             log.warning("a canary was not sent: %s", error)
 

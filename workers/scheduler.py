@@ -47,9 +47,10 @@ _ORDERED: Final = Wait(Reason.ORDERED)
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """An order that is under way to a worker."""
+    """An order that is under way to a worker, for the attempt after this epoch."""
 
     worker_id: UUID
+    epoch: int
     until: float
 
 
@@ -121,7 +122,7 @@ class Scheduler:
         self._assigned = {
             run_id: assignment
             for run_id, assignment in self._assigned.items()
-            if run_id in waiting and assignment.until > now
+            if run_id in waiting and assignment.until > now and assignment.epoch == waiting[run_id][1].run.epoch
         }
         placement = await self._placement(workers.values(), waiting) if waiting else None
         waits: dict[UUID, Wait] = {}
@@ -138,7 +139,7 @@ class Scheduler:
             worker_id, _ = placed
             if not await self._orders.start(stored, worker_id):
                 break
-            self._assigned[run_id] = Assignment(worker_id, now + CLAIM_SECONDS)
+            self._assigned[run_id] = Assignment(worker_id, stored.run.epoch, now + CLAIM_SECONDS)
             waits[run_id] = _ORDERED
             given += 1
         await self._say(waits)

@@ -89,7 +89,7 @@ class Fleet:
         """Carry out a command."""
         return (await execute(self.ledger, self.ledger_id, run_id, command, asked_by(ACTOR))).run
 
-    async def queued(self, resources: Resources | None = None) -> UUID:
+    async def queued(self, resources: Resources | None = None, *, priority: int = 0, retries: int = 0) -> UUID:
         """Create a managed run."""
         run_id = uuid7()
         created = RunCreated(
@@ -99,6 +99,8 @@ class Fleet:
             command=("true",),
             resources=resources or Resources(),
             liveness=LIVENESS,
+            priority=priority,
+            retries=retries,
         )
         await self.do(run_id, CreateRun(created=created))
         return run_id
@@ -112,17 +114,17 @@ class Fleet:
         claim = ClaimRun(worker=worker, command_id=uuid7(), accelerators=slots, rate=rate, kinds=kinds)
         return await self.do(run_id, claim)
 
-    async def managed(self, worker: UUID) -> UUID:
+    async def managed(self, worker: UUID, *, retries: int = 0) -> UUID:
         """Return a run that runs in a worker's hands."""
-        run_id = await self.queued()
+        run_id = await self.queued(retries=retries)
         run = await self.claim(run_id, worker)
         await self.do(run_id, ReportStarted(epoch=run.epoch))
         return run_id
 
-    async def tracked(self) -> UUID:
+    async def tracked(self, liveness: Liveness = LIVENESS) -> UUID:
         """Return a run that runs as its user's own process."""
         run_id = uuid7()
-        created = RunCreated(name=f"r {run_id}", session_id="s", mode=Mode.TRACKED, liveness=LIVENESS)
+        created = RunCreated(name=f"r {run_id}", session_id="s", mode=Mode.TRACKED, liveness=liveness)
         await self.do(run_id, CreateRun(created=created))
         await self.do(run_id, AttachRun())
         return run_id

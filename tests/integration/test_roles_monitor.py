@@ -11,11 +11,13 @@ from events import bus
 from events.beats import Beat, beat_subject
 from events.commands import AttachRun, EndRun
 from events.ids import uuid7
-from events.types import Cause, Status
+from events.types import Cause, Liveness, Status
+from projections import incidents, tenancy
 from stack import Nats
 from tests.api import until
 from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
 from tests.servers import Database, NatsServer
+from workers.lost_workers import LOST_SECONDS
 from workers.monitor import LATE_STEP_SECONDS, Monitor
 
 SECONDS = 30
@@ -44,6 +46,13 @@ class Watch:
         self.monitor = Monitor(fleet.ledger, client, clock=self.clock)
         self.beats: list[Beat] = []
         self.api_is_up = True
+        self.nats_is_up = True
+
+    def deafen(self) -> None:
+        """Let no canary come through from now on."""
+        self.nats_is_up = False
+        hear, sender = self.monitor.hear, self.monitor.sender
+        self.monitor.hear = lambda beat: None if beat.sender == sender and not self.nats_is_up else hear(beat)  # type: ignore[method-assign]
 
     async def passes(self, seconds: float) -> None:
         """Let time pass in small steps, with beats at each."""
@@ -51,6 +60,8 @@ class Watch:
         while True:
             if self.api_is_up:
                 self.monitor.hear(Beat(sender="api-0", kind="api"))
+            if self.nats_is_up:
+                self.monitor.hear(Beat(sender=self.monitor.sender, kind="canary"))
             for beat in self.beats:
                 self.monitor.hear(beat)
             while await self.monitor.step():
@@ -254,3 +265,110 @@ async def test_while_nats_is_away_nothing_is_declared(fleet: Fleet, own_nats: Na
     await watch.passes(CRASHED)
     assert (await fleet.run(run_id)).status is Status.CRASHED
     await client.close()
+
+
+async def incidents_of(fleet: Fleet) -> list[tuple[int, int, bool]]:
+    return [(one.silent, one.watched, one.closed_at is not None) for one in await incidents.latest(fleet.pool)]
+
+
+async def test_a_mass_silence_is_held_until_the_canaries_worked_for_a_period_and_declared_then(
+    fleet: Fleet, watch: Watch
+):
+    silent = [await fleet.tracked() for _ in range(6)]
+    alive = [await fleet.tracked() for _ in range(4)]
+    everybody = Beat(sender="api-1", kind="api", runs=dict.fromkeys([*silent, *alive], 1))
+    watch.beats = [everybody]
+    await watch.passes(10)
+    watch.beats = [Beat(sender="api-1", kind="api", runs=dict.fromkeys(alive, 1))]
+    await watch.passes(UNRESPONSIVE + 1)
+    assert await incidents_of(fleet) == [(6, 10, False)]
+    await watch.passes(CRASHED - 3)
+    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.RUNNING}, "silent for longer than allowed"
+    assert {tuple(await fleet.types(run_id)) for run_id in silent} == {("run.created", "run.started")}
+    await watch.passes(5)
+    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.CRASHED}
+    assert {(await fleet.run(run_id)).status for run_id in alive} == {Status.RUNNING}
+    await watch.passes(1)
+    assert await incidents_of(fleet) == [(6, 10, True)]
+
+
+async def test_a_mass_silence_that_ends_by_itself_crashes_nobody(fleet: Fleet, watch: Watch):
+    silent = [await fleet.tracked() for _ in range(5)]
+    voices = Beat(sender="api-1", kind="api", runs=dict.fromkeys(silent, 1))
+    watch.beats = [voices]
+    await watch.passes(10)
+    watch.beats = []
+    await watch.passes(CRASHED + 5)
+    watch.beats = [voices]
+    await watch.passes(100)
+    assert {tuple(await fleet.types(run_id)) for run_id in silent} == {("run.created", "run.started")}
+    assert await incidents_of(fleet) == [(5, 5, True)]
+
+
+async def test_a_hold_goes_on_while_the_canaries_do_not_work(fleet: Fleet, watch: Watch):
+    worker = await fleet.worker("w")
+    silent = [await fleet.managed(worker) for _ in range(5)]
+    watch.beats = [worker_beat(worker, dict.fromkeys(silent, 1))]
+    await watch.passes(10)
+    watch.beats = []
+    watch.deafen()
+    await watch.passes(20 * CRASHED)
+    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.RUNNING}
+    watch.nats_is_up = True
+    await watch.passes(CRASHED - 1)
+    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.RUNNING}
+    await watch.passes(5)
+    assert {(await fleet.run(run_id)).cause for run_id in silent} == {Cause.WORKER_LOST}
+
+
+async def test_four_of_four_and_a_single_run_are_never_held(fleet: Fleet, watch: Watch):
+    silent = [await fleet.tracked() for _ in range(4)]
+    watch.beats = [Beat(sender="api-1", kind="api", runs=dict.fromkeys(silent, 1))]
+    await watch.passes(10)
+    watch.beats = []
+    await watch.passes(CRASHED + 1)
+    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.CRASHED}
+    assert await incidents_of(fleet) == []
+
+
+async def test_each_run_has_its_own_periods_and_a_crash_is_declared_within_a_second_of_them(fleet: Fleet, watch: Watch):
+    quick = await fleet.tracked(Liveness(beat_seconds=1, unresponsive_seconds=2, crashed_seconds=4))
+    slow = await fleet.tracked(Liveness(beat_seconds=60, unresponsive_seconds=120, crashed_seconds=600))
+    watch.beats = [Beat(sender="api-1", kind="api", runs={quick: 1, slow: 1})]
+    await watch.passes(5)
+    watch.beats = []
+    began = watch.clock.now
+    while (await fleet.run(quick)).status is Status.RUNNING:
+        watch.clock.now += 0.5
+        watch.monitor.hear(Beat(sender="api-0", kind="api"))
+        await watch.monitor.step()
+    assert 4 <= watch.clock.now - began <= 5
+    await watch.passes(599 - (watch.clock.now - began))
+    assert (await fleet.run(slow)).status is Status.RUNNING
+    await watch.passes(2)
+    assert (await fleet.run(slow)).status is Status.CRASHED
+
+
+async def test_a_silent_worker_is_lost_after_its_runs_and_back_when_it_is_heard(fleet: Fleet, watch: Watch):
+    worker = await fleet.worker("w")
+    run_id = await fleet.managed(worker)
+    watch.beats = [worker_beat(worker, {run_id: 1})]
+    await watch.passes(LOST_SECONDS + 10)
+    watch.beats = []
+
+    async def lost() -> bool:
+        known = await tenancy.worker(fleet.pool, worker)
+        assert known is not None
+        return known.lost_at is not None
+
+    await watch.passes(LOST_SECONDS - 5)
+    assert not await lost()
+    assert (await fleet.run(run_id)).cause is Cause.WORKER_LOST
+    await watch.passes(10)
+    assert await lost()
+    watch.beats = [worker_beat(worker, {run_id: 1})]
+    await watch.passes(1)
+    assert not await lost()
+    assert (await fleet.run(run_id)).status is Status.RUNNING
+    organisation = await fleet.ledger.read_stream(fleet.organisation_id, worker)
+    assert [event.type for event in organisation] == ["worker.registered", "worker.lost", "worker.returned"]

@@ -1,5 +1,6 @@
 """The scheduler, step by step, under a clock that the tests move."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -10,7 +11,8 @@ from nats.aio.client import Client
 from events import bus
 from events.beats import Order, order_subject
 from events.billing import CreditsAdjusted, CreditsGranted
-from events.commands import EndRun, MarkCrashed, ReportStarted, RequeueRun
+from events.commands import CloseRun, EndRun, MarkCrashed, MarkResponsive, ReportStarted, RequeueRun
+from events.errors import Fenced, Rejected
 from events.types import Cause, Resources, Status
 from projections import billing, queue
 from projections.execute import asked_by
@@ -225,3 +227,133 @@ async def test_runs_wait_while_their_organisation_has_no_credits_left(fleet: Fle
     assert (waiting.run_id, waiting.reason) == (run_id, "credits_exhausted")
     await enter(CreditsGranted(micro_credits=1))
     assert starts(await desk.orders()) == [(worker, run_id)]
+
+
+async def reasons(fleet: Fleet) -> list[tuple[UUID, str | None]]:
+    found = await queue.of_organisation(fleet.pool, fleet.organisation_id)
+    assert [one.position for one in found] == list(range(1, len(found) + 1))
+    return [(one.run_id, one.reason) for one in found]
+
+
+async def test_priority_goes_first_and_every_queued_run_says_why_it_waits(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    low, high, exotic = [
+        await fleet.queued(need, priority=priority)
+        for need, priority in ((Resources(), 0), (Resources(), 5), (Resources(accelerator="tpu"), 9))
+    ]
+    assert await reasons(fleet) == [(exotic, None), (high, None), (low, None)], "the scheduler has not looked yet"
+    assert await desk.orders() == []
+    assert await reasons(fleet) == [(exotic, "no_worker"), (high, "workers_away"), (low, "workers_away")]
+    desk.hear(worker)
+    assert starts(await desk.orders()) == [(worker, high)]
+    assert await reasons(fleet) == [(exotic, "no_worker"), (high, "ordered"), (low, "no_free_slots")]
+    await fleet.claim(high, worker)
+    await desk.orders()
+    assert await reasons(fleet) == [(exotic, "no_worker"), (low, "no_free_slots")]
+
+
+async def test_an_order_says_the_epoch_that_it_follows(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    run_id = await fleet.queued()
+    desk.hear(worker)
+    assert [order.epoch for _, order in await desk.orders()] == [0]
+    await fleet.claim(run_id, worker)
+    await fleet.do(run_id, RequeueRun(epoch=1))
+    assert [order.epoch for _, order in await desk.orders()] == [1]
+
+
+async def test_two_schedulers_start_no_run_twice(fleet: Fleet, client: Client, desk: Desk):
+    other = Desk(fleet, client)
+    first, second = await fleet.worker("a"), await fleet.worker("b")
+    run_id = await fleet.queued()
+    for one in (desk, other):
+        one.hear(first, second)
+        await one.scheduler.step()
+    orders = await desk.orders()
+    assert {order.run_id for _, order in orders} == {run_id}
+    assert len(orders) == 2, "both gave an order"
+    await fleet.claim(run_id, orders[0][0])
+    with pytest.raises(Rejected):
+        await fleet.claim(run_id, orders[1][0])
+    assert await desk.orders() == []
+    assert await other.scheduler.step() == 0
+
+
+async def test_what_a_crashed_run_held_is_free_once_its_worker_is_lost(fleet: Fleet, desk: Desk):
+    worker, other = await fleet.worker("w"), await fleet.worker("v")
+    run_id = await fleet.managed(worker)
+    await fleet.do(run_id, MarkCrashed(epoch=1, cause=Cause.WORKER_LOST, last_heartbeat_at=None, silence_seconds=50))
+    await desk.orders()
+    assert (await fleet.run(run_id)).holding
+    await fleet.pool.execute("update worker set lost_at = clock_timestamp() where worker_id = $1", worker)
+    desk.hear(other)
+    await desk.orders()
+    assert not (await fleet.run(run_id)).holding
+    assert (await fleet.types(run_id))[-2:] == ["run.crashed", "run.released"]
+
+
+async def test_a_zombie_on_a_worker_is_ended_by_an_order(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    run_id = await fleet.managed(worker)
+    await fleet.do(run_id, CloseRun(reason="it hangs"))
+    closed = await fleet.run(run_id)
+    assert (closed.status, closed.cause, closed.epoch, closed.holding) == ("killed", "closed_by_operator", 2, True)
+    desk.hear(worker, runs={run_id: 1})
+    ((_, order),) = await desk.orders()
+    assert (order.kind, order.run_id, order.epoch) == ("kill", run_id, 2)
+    desk.hear(worker)
+    assert await desk.orders() == []
+    assert not (await fleet.run(run_id)).holding
+
+
+FAILURE = EndRun(epoch=1, status=Status.FAILED, exit_code=1)
+
+
+async def test_a_run_that_asked_for_it_is_followed_by_another_as_often_as_it_asked(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    first = await fleet.managed(worker, retries=2)
+    await fleet.do(first, FAILURE)
+    await desk.scheduler.step()
+    chain = [first]
+    for left in (1, 0):
+        successor = (await fleet.run(chain[-1])).retried_by
+        assert successor is not None
+        run = await fleet.run(successor)
+        assert (run.status, run.retry_of, run.retries) == (Status.QUEUED, chain[-1], left)
+        assert (run.command, run.resources, run.config) == (("true",), Resources(), {})
+        assert run.name.endswith(f"-retry-{2 - left}")
+        await fleet.claim(successor, worker)
+        await fleet.do(successor, ReportStarted(epoch=1))
+        await fleet.do(successor, FAILURE)
+        await desk.scheduler.step()
+        chain.append(successor)
+    last = await fleet.run(chain[-1])
+    assert (last.status, last.retried_by) == (Status.FAILED, None)
+    assert await fleet.pool.fetchval("select count(*) from run") == 3
+
+
+async def test_kills_and_lack_of_memory_are_not_retried_and_a_retry_is_made_once(
+    fleet: Fleet, desk: Desk, client: Client
+):
+    worker = await fleet.worker("w", slots=4)
+    killed, starved, failed = [await fleet.managed(worker, retries=1) for _ in range(3)]
+    await fleet.do(killed, EndRun(epoch=1, status=Status.KILLED))
+    await fleet.do(starved, EndRun(epoch=1, status=Status.FAILED, cause=Cause.OUT_OF_MEMORY))
+    await fleet.do(failed, FAILURE)
+    await asyncio.gather(desk.scheduler.step(), Desk(fleet, client).scheduler.step())
+    assert await fleet.pool.fetchval("select count(*) from run") == 4
+    assert [(await fleet.run(run_id)).retried_by for run_id in (killed, starved)] == [None, None]
+    assert (await fleet.run(failed)).retried_by is not None
+
+
+async def test_a_crashed_run_is_retried_after_a_grace_and_does_not_come_back_then(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w")
+    run_id = await fleet.managed(worker, retries=1)
+    await fleet.do(run_id, MarkCrashed(epoch=1, cause=Cause.WORKER_LOST, last_heartbeat_at=None, silence_seconds=50))
+    await desk.orders()
+    assert (await fleet.run(run_id)).retried_by is None, "it may still come back"
+    await fleet.pool.execute("update run set ended_at = ended_at - interval '46 seconds' where run_id = $1", run_id)
+    await desk.orders()
+    assert (await fleet.run(run_id)).retried_by is not None
+    with pytest.raises(Fenced, match="has taken over"):
+        await fleet.do(run_id, MarkResponsive(epoch=1, silence_seconds=60))
