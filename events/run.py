@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events.errors import CorruptHistory
+from events.progress import Progress, reported
 from events.run_events import (
     RunAliasSet,
     RunArchived,
@@ -126,14 +127,6 @@ class KillRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The last progress report."""
-
-    done: float
-    total: float | None = None
-    unit: str = ""
-
-
 class PrimaryMetric(msgspec.Struct, frozen=True):
     """The metric that tells the best point; `mode` is `max` or `min`."""
 
@@ -203,6 +196,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: datetime | None = None
     status_since: datetime | None = None
     kill_requested_at: datetime | None = None
+    progress_at: datetime | None = None
     ended_at: datetime | None = None
     deleted_at: datetime | None = None
 
@@ -280,7 +274,7 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
                 ended_at=None,
             )
         case RunProgressReported():
-            return replace(run, progress=Progress(event.done, event.total, event.unit))
+            return replace(run, progress=reported(run.progress, event, run.progress_at), progress_at=at)
         case RunConfigUpdated():
             return replace(run, config=merge(run.config, event.patch))
         case RunSummaryUpdated():

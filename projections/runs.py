@@ -30,7 +30,15 @@ PROJECT_DEMAND: Final = "projection.project_demand"
 LAST_COUNTS: Final = frozenset({PROJECT_RUN, PROJECT_DEMAND})
 """The functions of which only a run's last row matters."""
 
-TIMES: Final = ("created_at", "started_at", "status_since", "kill_requested_at", "ended_at", "deleted_at")
+TIMES: Final = (
+    "created_at",
+    "started_at",
+    "status_since",
+    "kill_requested_at",
+    "progress_at",
+    "ended_at",
+    "deleted_at",
+)
 
 _state_encoder: Final = msgspec.msgpack.Encoder()
 _state_decoder: Final = msgspec.msgpack.Decoder(Run)

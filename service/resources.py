@@ -7,21 +7,25 @@ from uuid import UUID
 import msgspec
 
 from events.organisation import Slot
+from events.progress import estimated
 from events.refusals import actions
-from events.run import ACTIVE, PrimaryMetric, Progress
-from events.types import Change, Failure, Liveness, Resources, StartCommand, StoreReceipt, Volume, WorkflowRef
+from events.run import ACTIVE, PrimaryMetric, Run
+from events.types import Change, Failure, Liveness, Resources, StartCommand, Status, StoreReceipt, Volume, WorkflowRef
 from projections.queue import Waiting
 from projections.runs import StoredRun
 from projections.tenancy import Project, StoredWorkflow, Worker
 
 
-class ProgressResource(msgspec.Struct, frozen=True):
-    """How far a run is; `remaining_seconds` is None while it cannot be told."""
+class ProgressResource(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run is, by its last report; None is what cannot be told, such as without a total or a second report."""
 
     done: float
     total: float | None
     unit: str
+    percent: float | None
+    rate_per_second: float | None
     remaining_seconds: float | None
+    reported_at: datetime
 
 
 class Credits(msgspec.Struct, frozen=True):
@@ -219,7 +223,7 @@ def run_resource(
         waiting=waiting,
         kill_requested=run.kill is not None and run.status in ACTIVE,
         reason=run.kill.reason or None if run.kill else None,
-        progress=_progress(run.progress, run.started_at, end),
+        progress=_progress(run, now),
         **{name: getattr(run, name) for name in _SHARED},
     )
 
@@ -245,14 +249,20 @@ _SHARED = tuple(
 )
 
 
-def _progress(progress: Progress | None, started_at: datetime | None, now: datetime) -> ProgressResource | None:
-    if progress is None:
+def _progress(run: Run, now: datetime) -> ProgressResource | None:
+    if run.progress is None or run.progress_at is None:
         return None
-    remaining = None
-    if progress.total is not None and progress.done > 0 and started_at is not None:
-        elapsed = (now - started_at).total_seconds()
-        remaining = max(0.0, elapsed / progress.done * (progress.total - progress.done))
-    return ProgressResource(progress.done, progress.total, progress.unit, remaining)
+    goes_on = run.status in {Status.STARTING, Status.RUNNING} and not run.unresponsive
+    estimate = estimated(run.progress, run.progress_at, now, goes_on=goes_on)
+    return ProgressResource(
+        done=run.progress.done,
+        total=run.progress.total,
+        unit=run.progress.unit,
+        percent=estimate.percent,
+        rate_per_second=estimate.rate_per_second,
+        remaining_seconds=estimate.remaining_seconds,
+        reported_at=run.progress_at,
+    )
 
 
 def tombstone(stored: StoredRun, deleted_by: str | None, credits_: Credits) -> Tombstone:
