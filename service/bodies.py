@@ -229,8 +229,8 @@ class ProgressBody(Body, frozen=True):
     """How far the program is."""
 
     epoch: Epoch
-    done: Annotated[float, Meta(ge=0, le=1e15)]
-    total: Annotated[float, Meta(gt=0, le=1e15)] | None = None
+    done: Annotated[float, Meta(ge=0)]
+    total: Annotated[float, Meta(gt=0)] | None = None
     unit: Annotated[str, Meta(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")] = ""
 
 

@@ -1,7 +1,7 @@
 """What the processes of a run say: start, beat, progress, finish; a GPU worker's claim and reports."""
 
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 from uuid import UUID
 
 import msgspec
@@ -53,6 +53,9 @@ from service.context import Http, Service
 from service.paging import Page
 from service.problems import Invalid
 from service.resources import RunResource, WorkerResource, worker_resource
+
+MAX_PROGRESS: Final = 1e15
+"""Up to here floats tell whole numbers apart."""
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True):
@@ -145,6 +148,9 @@ async def report_progress(
     request: Http, data: JSONBody[ProgressBody], service: Service, run: str
 ) -> Response[RunResource]:
     """The program says how far it is."""
+    for name in ("done", "total"):
+        if (getattr(data, name) or 0) > MAX_PROGRESS:
+            raise Invalid(f"`{name}` is {MAX_PROGRESS:g} at most", path=f"$.{name}", limit=MAX_PROGRESS)
     stored = await service.run(request, run, program=True)
     command = ReportProgress(epoch=data.epoch, done=data.done, total=data.total, unit=data.unit)
     asked = await service.asked(request, stored.run_id)

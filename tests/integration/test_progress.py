@@ -1,8 +1,10 @@
 """Progress by the ledger's times: in the run's state, over HTTP, and the same again from the ledger alone."""
 
+import math
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from events import commands as c
@@ -72,8 +74,18 @@ def test_what_remains_is_shown_wherever_a_run_is(
         before = accepted(api.client.get(path, params={"at": first["version"]}))["progress"]
         assert {**before, "remaining_seconds": None} == told
         head = project.head()
-        for bad, at in (({"done": -1}, "$.done"), ({"done": 1, "total": 0}, "$.total"), ({"done": 1e300}, "$.done")):
-            problem = refused(api.client.post(f"{path}/progress", json={"epoch": 1, **bad}), 422)
+        for bad, at in (
+            ({"done": -1}, "$.done"),
+            ({"done": 1, "total": 0}, "$.total"),
+            ({"done": 1e16}, "$.done"),
+            ({"done": 1, "total": 1e300}, "$.total"),
+            ({"done": math.inf}, "$.done"),
+            ({"done": 1, "total": math.inf}, "$.total"),
+            ({"done": math.nan}, "$.done"),
+        ):
+            content = msgspec.msgpack.encode({"epoch": 1, **bad})
+            headers = {"Content-Type": "application/msgpack"}
+            problem = refused(api.client.post(f"{path}/progress", content=content, headers=headers), 422)
             assert problem["errors"][0]["path"] == at
         assert project.head() == head
         ended = accepted(api.client.post(f"{path}/finish", json={"epoch": 1, "status": "failed"}))
