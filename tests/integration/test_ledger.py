@@ -191,6 +191,19 @@ async def test_a_named_request_that_overtakes_its_own_copy_is_answered_alike(
     assert answers[0] == answers[1]
 
 
+async def test_a_deletion_is_never_sealed_under_the_key_that_it_destroys(database: Database) -> None:
+    """Where a ledger's own first event was never recorded there is no other, so nothing is deleted."""
+    async with opened_project(database.url) as bare:
+        bare.ledger_id = uuid7()
+        await bare.ledger.open(bare.ledger_id, bare.organisation_id, "project")
+        run_id = await bare.ended()
+        with pytest.raises(NotFound, match="no key of its own"):
+            await bare.do(run_id, c.DeleteRun(reason="asked to"))
+        stored = await runs.get(bare.pool, run_id)
+        assert stored is not None
+        assert stored.run.status == "completed"
+
+
 async def test_too_large_an_event_is_refused_by_its_bound(project: Project) -> None:
     run_id = await project.started()
     with pytest.raises(TooLarge) as refused:

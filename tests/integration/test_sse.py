@@ -6,12 +6,15 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from service import stream, tails
 from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.integration.telemetry import World
 from tests.servers import NatsServer, PostgresServer
 
 SECONDS = 30
@@ -197,3 +200,23 @@ async def test_a_stopping_service_says_good_bye_to_its_listeners(
         assert "Finished server process" in api.processes["service"].log.read_text()
     finally:
         await asyncio.to_thread(serving_one.__exit__, None, None, None)
+
+
+async def test_a_quiet_stream_says_that_it_is_alive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PING_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "LOOK_SECONDS", 0.01)
+    feeds = tails.Tails()
+    feeds.ledger = world.ledger
+    service: Any = SimpleNamespace(ledger=world.ledger, tails=feeds, stopping=asyncio.Event())
+    head, _ = await world.ledger.head(world.ledger_id)
+    events = stream.follow(service, stream.Wanted(world.ledger_id, None, None), head, lambda: None)
+    async with asyncio.timeout(SECONDS):
+        said = [await anext(events) for _ in range(3)]
+        await world.started_run()
+        feeds.wake(world.ledger_id)
+        while (message := await anext(events)).data is None:
+            pass
+    assert [one.comment for one in said] == ["tachograph", "ping", "ping"]
+    assert message.id == head + 1
+    await events.aclose()
+    assert feeds.feeds == 0

@@ -16,13 +16,17 @@ from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg, RetentionPolicy, StorageType
 
 from events import bus, codec
+from events.beats import Order
 from events.commands import EditRun
+from events.ids import uuid7
+from events.streams import COMMANDS, commands_consumer
 from projections import dead_letters
 from projections.execute import asked_by, execute
 from stack import Nats
 from tests.api import Api, Project, accepted, refused, serving, until
 from tests.integration.telemetry import World, opened_world
 from tests.servers import Database, NatsServer, PostgresServer
+from workers.gpu.commands import Commands
 from workers.relay import READER, Relay
 
 SECONDS = 30
@@ -109,6 +113,38 @@ async def test_limits_that_drifted_are_put_right_and_another_kind_of_stream_is_r
         await jetstream.add_stream(dataclasses.replace(declared, **{field: wrong, "max_bytes": 1 << 20}))
         with pytest.raises(bus.TransportRefused, match=f"EVENTS has {field} {wrong.value}, not"):
             await bus.ensure_streams(jetstream)
+
+
+class NoOrders:
+    """A worker that is asked for nothing."""
+
+    async def start(self, _: Order) -> bool:
+        raise AssertionError
+
+    def kill(self, _: Order) -> None:
+        raise AssertionError
+
+
+async def test_a_consumer_that_drifted_is_put_right_and_keeps_its_place(client: Client) -> None:
+    """As a GPU worker does it whenever it comes: declared again, then bound to."""
+    jetstream = client.jetstream()
+    await bus.ensure_streams(jetstream)
+    worker = str(uuid7())
+    declared = commands_consumer(worker)
+    name = declared.durable_name or ""
+    drifted = dataclasses.replace(declared, ack_wait=3_600.0, max_deliver=1, max_ack_pending=1)
+    await jetstream.add_consumer(COMMANDS, drifted)
+    for number in range(3):
+        await jetstream.publish(declared.filter_subject or "", str(number).encode())
+    bound = await jetstream.pull_subscribe_bind(name, COMMANDS)
+    (message,) = await bound.fetch(1)
+    await message.ack_sync()
+    await bound.unsubscribe()
+    orders = Commands(client, worker, NoOrders())
+    subscription = await orders._subscribe()
+    found = (await subscription.consumer_info()).config
+    assert (found.ack_wait, found.max_deliver, found.max_ack_pending) == (30.0, 100, 256)
+    assert [message.data for message in await subscription.fetch(16, timeout=5)] == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("relay_was", ["running", "restarted"])

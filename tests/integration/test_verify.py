@@ -1,13 +1,15 @@
 """Verification names the first record that is not what was recorded, and is content with what was rightly erased."""
 
+import tracemalloc
 from collections.abc import AsyncIterator
+from itertools import count
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from events import codec, run_events
 from events import commands as c
-from events import run_events
 from events import types as t
 from events.errors import NotFound
 from events.ids import uuid7
@@ -253,3 +255,25 @@ async def test_versions_are_checked_across_pages(project: Project, owner: asyncp
     found = await verified(project)
     assert found.verified
     assert found.checked == PAGE_EVENTS + 11
+
+
+async def test_memory_is_bounded_whatever_the_ledgers_length(project: Project) -> None:
+    """A ledger of four times the length takes no more of it: what is read ahead and kept is bounded by pages."""
+
+    seqs = count(1_000)
+
+    async def grown(batches: int) -> int:
+        sizes = 20 * [codec.encode(points(50))]
+        run_id = project.runs[0]
+        for _ in range(batches):
+            await project.ledger.append(project.telemetry(run_id, seq=next(seqs), payloads=sizes))
+        tracemalloc.start()
+        found = await verified(project)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found.verified
+        return peak
+
+    short = await grown(2 * PAGE_EVENTS // 20)
+    long = await grown(6 * PAGE_EVENTS // 20)
+    assert long < 1.2 * short
