@@ -87,11 +87,15 @@ class OrganisationCreated(Event, frozen=True, tag="organisation.created"):
 
 
 class PlanChanged(Event, frozen=True, tag="plan.changed"):
-    """What the tenant's plan allows from now on, and what the tenant allows itself within it."""
+    """What the tenant's plan allows from now on, and what the tenant allows itself within it.
+
+    Without credits no run starts; where `kill_when_exhausted`, those that run are ended too.
+    """
 
     plan: str
     plan_limits: Limits
     limits: Limits = Limits()
+    kill_when_exhausted: bool = False
 
 
 class KeyIssued(Event, frozen=True, tag="key.issued"):
@@ -132,6 +136,19 @@ class WorkerLost(Event, frozen=True, tag="worker.lost"):
     last_heartbeat_at: datetime | None = None
 
 
+class WorkerDrained(Event, frozen=True, tag="worker.drained"):
+    """The worker takes no new runs; those that it has go on to their end."""
+
+    worker: UUID
+    reason: str = ""
+
+
+class WorkerResumed(Event, frozen=True, tag="worker.resumed"):
+    """The worker takes new runs again."""
+
+    worker: UUID
+
+
 class WorkerReturned(Event, frozen=True, tag="worker.returned"):
     """A GPU worker that had been declared lost was heard again."""
 
@@ -141,5 +158,13 @@ class WorkerReturned(Event, frozen=True, tag="worker.returned"):
 ProjectEvent = ProjectCreated | ProjectChanged
 WorkflowEvent = WorkflowCreated | WorkflowRenamed | WorkflowChanged | WorkflowArchived | WorkflowUnarchived
 OrganisationEvent = (
-    OrganisationCreated | PlanChanged | KeyIssued | KeyRevoked | WorkerRegistered | WorkerLost | WorkerReturned
+    OrganisationCreated
+    | PlanChanged
+    | KeyIssued
+    | KeyRevoked
+    | WorkerRegistered
+    | WorkerLost
+    | WorkerReturned
+    | WorkerDrained
+    | WorkerResumed
 )

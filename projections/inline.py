@@ -25,8 +25,10 @@ from events.organisation import (
     PlanChanged,
     ProjectChanged,
     ProjectCreated,
+    WorkerDrained,
     WorkerLost,
     WorkerRegistered,
+    WorkerResumed,
     WorkerReturned,
     WorkflowArchived,
     WorkflowChanged,
@@ -165,6 +167,7 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
                 plan=event.plan,
                 plan_limits=event.plan_limits,
                 limits=event.limits,
+                kill_when_exhausted=event.kill_when_exhausted,
             )
         case WorkerRegistered():
             return tenancy.worker_row(event, version=version, at=at.isoformat())
@@ -176,6 +179,14 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
         case WorkerReturned():
             await connection.execute(
                 "update worker set lost_at = null, version = $2 where worker_id = $1", event.worker, version
+            )
+            return {}
+        case WorkerDrained() | WorkerResumed():
+            await connection.execute(
+                "update worker set drained_at = $2, version = $3 where worker_id = $1",
+                event.worker,
+                at if isinstance(event, WorkerDrained) else None,
+                version,
             )
             return {}
         case ProjectCreated() | ProjectChanged():

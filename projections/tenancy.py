@@ -35,6 +35,7 @@ def organisation_row(
     plan: str = "default",
     plan_limits: Limits | None = None,
     limits: Limits = UNLIMITED,
+    kill_when_exhausted: bool = False,
 ) -> Rows:
     """Return the row of an organisation; its first plan is what it was opened with."""
     return _row(
@@ -45,6 +46,7 @@ def organisation_row(
         plan=plan,
         plan_limits=plan_limits or Limits(max_active_runs=max_active_runs),
         limits=limits,
+        kill_when_exhausted=kill_when_exhausted,
     )
 
 
@@ -72,6 +74,12 @@ def worker_standing(worker_id: UUID, *, version: int, lost: bool) -> Rows:
     """Return what changes in the row of a worker that is lost, or back."""
     lost_at = "infinity" if lost else None
     return _row("project_worker_standing", worker_id=worker_id, version=version, lost_at=lost_at)
+
+
+def worker_drain(worker_id: UUID, *, version: int, drained: bool) -> Rows:
+    """Return what changes in the row of a worker that is drained, or takes runs again."""
+    drained_at = "infinity" if drained else None
+    return _row("project_worker_drain", worker_id=worker_id, version=version, drained_at=drained_at)
 
 
 def project_row(
@@ -119,6 +127,7 @@ class Organisation(msgspec.Struct, frozen=True):
     plan: str
     plan_limits: Limits
     limits: Limits
+    kill_when_exhausted: bool
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -150,6 +159,7 @@ class Worker(msgspec.Struct, frozen=True):
     slots: tuple[Slot, ...]
     registered_at: datetime
     lost_at: datetime | None
+    drained_at: datetime | None
 
 
 class StoredWorkflow(msgspec.Struct, frozen=True):
@@ -273,6 +283,7 @@ def _worker(row: Any) -> Worker:
         slots,
         row["registered_at"],
         row["lost_at"],
+        row["drained_at"],
     )
 
 

@@ -40,6 +40,7 @@ from service.routes import (
     telemetry,
     uploads,
     usage,
+    workers,
     workflows,
 )
 
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> Litestar:
             usage.ROUTES,
             artifacts.ROUTES,
             uploads.ROUTES,
+            workers.ROUTES,
         ],
     )
     app = Litestar(

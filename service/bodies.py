@@ -74,6 +74,7 @@ class PlanBody(Body, frozen=True):
     plan: Name
     plan_limits: LimitsBody
     limits: LimitsBody | None = None
+    kill_when_exhausted: bool = False
 
 
 class CloseBody(Body, frozen=True):
@@ -245,6 +246,12 @@ class ArchiveBody(Body, frozen=True):
     """Into the archive, or out of it."""
 
     archived: bool = True
+
+
+class DrainBody(Body, frozen=True):
+    """Why a worker is drained."""
+
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
 
 
 class ClaimBody(Body, frozen=True):

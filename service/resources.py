@@ -176,6 +176,7 @@ class WorkerResource(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[Slot, ...]
     registered_at: datetime
     lost_at: datetime | None
+    drained_at: datetime | None
 
 
 def waiting_resource(waiting: Waiting, needed: Resources) -> WaitingResource:
@@ -187,6 +188,7 @@ def waiting_resource(waiting: Waiting, needed: Resources) -> WaitingResource:
         "no_free_slots": f"all workers that have {what} are busy, or kept for runs further ahead",
         "active_runs_limit": f"the {waiting.scope} allows {waiting.bound} active runs, {waiting.in_use} are active",
         "accelerator_limit": f"{what} passes the {waiting.scope}'s limit of {waiting.bound}, {waiting.in_use} in use",
+        "credits_exhausted": "the organisation has used up its credits; it waits until more is granted",
         "ordered": "a worker was told to start it",
     }
     return WaitingResource(
@@ -313,4 +315,5 @@ def worker_resource(worker: Worker) -> WorkerResource:
         slots=worker.slots,
         registered_at=worker.registered_at,
         lost_at=worker.lost_at,
+        drained_at=worker.drained_at,
     )

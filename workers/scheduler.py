@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from events.beats import Beat
-from events.commands import ConfirmKill, FailStart, ReleaseRun, RunCommand
+from events.commands import ConfirmKill, FailStart, KillRun, ReleaseRun, RunCommand
 from events.errors import Rejected, VersionConflict
 from events.ledger import Ledger
 from events.run import ACTIVE
@@ -110,6 +110,7 @@ class Scheduler:
         self._beats = {worker: heard for worker, heard in self._beats.items() if worker in workers}
         done = await self._release(workers)
         done += await self._start_queued(workers)
+        done += await self._end_unpaid()
         done += await self._kill()
         done += await self._fail_overdue_starts()
         return done + await retries.follow(self._ledger, ACTOR)
@@ -172,7 +173,7 @@ class Scheduler:
         """Return what is in use now, orders under way included."""
         pool = self._ledger.pool
         hosts = [
-            Host(w.worker_id, w.organisation_id, Counter(slot.kind for slot in w.slots), self._takes(w.worker_id))
+            Host(w.worker_id, w.organisation_id, Counter(slot.kind for slot in w.slots), self._takes(w))
             for w in workers
             if w.lost_at is None
         ]
@@ -195,9 +196,11 @@ class Scheduler:
             placement.takes_up(queued.organisation_id, queued.ledger_id, kinds, assignment.worker_id)
         return placement
 
-    def _takes(self, worker_id: UUID) -> bool:
-        heard = self._beats.get(worker_id)
-        return heard is not None and self._clock() - heard[1] < WORKER_ALIVE_SECONDS and not heard[0].draining
+    def _takes(self, worker: Worker) -> bool:
+        heard = self._beats.get(worker.worker_id)
+        if heard is None or worker.drained_at is not None:
+            return False
+        return self._clock() - heard[1] < WORKER_ALIVE_SECONDS and not heard[0].draining
 
     async def _say(self, waits: Mapping[UUID, Wait]) -> None:
         """Write down why runs wait where that changed."""
@@ -224,6 +227,17 @@ class Scheduler:
                 stored = runs.stored_run(row)
                 released += await self._execute(stored, ReleaseRun(epoch=stored.run.epoch, worker_lost=lost))
         return released
+
+    async def _end_unpaid(self) -> int:
+        """Ask for the end of what costs, where the credits are used up and the plan says so."""
+        exhausted = await self._balances.exhausted(self._clock())
+        if not exhausted:
+            return 0
+        plans = await tenancy.organisations(self._ledger.pool)
+        strict = [one.organisation_id for one in plans if one.kill_when_exhausted and one.organisation_id in exhausted]
+        command = KillRun(cause=Cause.CREDITS_EXHAUSTED, reason="the organisation's credits are used up")
+        rows = await self._ledger.pool.fetch(load("projections.sql", "accruing_runs"), strict)
+        return sum([await self._execute(runs.stored_run(row), command) for row in rows])
 
     async def _kill(self) -> int:
         rows = await self._ledger.pool.fetch(load("projections.sql", "kills_due"))

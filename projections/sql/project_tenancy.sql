@@ -3,16 +3,19 @@
 create or replace function projection.project_organisation(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
 ) returns void language sql as $$
-    insert into organisation (organisation_id, version, name, max_active_runs, plan, plan_limits, limits)
-    select p_ledger_id, r.version, r.name, r.max_active_runs, r.plan, r.plan_limits, r.limits
+    insert into organisation (
+        organisation_id, version, name, max_active_runs, plan, plan_limits, limits, kill_when_exhausted)
+    select p_ledger_id, r.version, r.name, r.max_active_runs, r.plan, r.plan_limits, r.limits,
+           coalesce(r.kill_when_exhausted, false)
     from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
          jsonb_to_record(x.row) as r(
-             version integer, name text, max_active_runs integer, plan text, plan_limits jsonb, limits jsonb)
+             version integer, name text, max_active_runs integer, plan text, plan_limits jsonb, limits jsonb,
+             kill_when_exhausted boolean)
     where p_position[x.event] is not null
     on conflict (organisation_id) do update
-        set (version, name, max_active_runs, plan, plan_limits, limits)
+        set (version, name, max_active_runs, plan, plan_limits, limits, kill_when_exhausted)
             = row (excluded.version, excluded.name, excluded.max_active_runs, excluded.plan, excluded.plan_limits,
-                   excluded.limits)
+                   excluded.limits, excluded.kill_when_exhausted)
 $$;
 
 create or replace function projection.project_key(
@@ -54,6 +57,16 @@ create or replace function projection.project_worker_standing(
     set version = r.version, lost_at = case r.lost_at when 'infinity' then p_recorded_at else r.lost_at end
     from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
          jsonb_to_record(x.row) as r(worker_id uuid, version integer, lost_at timestamptz)
+    where p_position[x.event] is not null and w.worker_id = r.worker_id
+$$;
+
+create or replace function projection.project_worker_drain(
+    p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
+) returns void language sql as $$
+    update worker w
+    set version = r.version, drained_at = case r.drained_at when 'infinity' then p_recorded_at else r.drained_at end
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
+         jsonb_to_record(x.row) as r(worker_id uuid, version integer, drained_at timestamptz)
     where p_position[x.event] is not null and w.worker_id = r.worker_id
 $$;
 

@@ -5,7 +5,7 @@ from typing import Any, Final, assert_never
 from uuid import UUID
 
 import msgspec
-from litestar import Response, Router, get, post
+from litestar import Response, Router, post
 from litestar.params import JSONBody
 from msgspec.structs import replace
 
@@ -24,14 +24,12 @@ from events.commands import (
     SetPrimaryMetric,
 )
 from events.errors import Fenced, NotFound, Rejected
-from events.ids import derived
-from events.organisation import WorkerRegistered
 from events.refusals import actions
 from events.run import ACTIVE, Run
 from events.types import Mode, Resources, StartCommand, Status, Volume
 from projections import billing, runs, tenancy
 from projections.claims import claim
-from projections.execute import execute, record
+from projections.execute import execute
 from projections.tenancy import Worker
 from service.bodies import (
     ClaimBody,
@@ -39,7 +37,6 @@ from service.bodies import (
     FinishBody,
     HeartbeatBody,
     Idle,
-    NewWorker,
     Preparing,
     PrimaryMetricBody,
     ProgressBody,
@@ -50,9 +47,8 @@ from service.bodies import (
     Stopping,
 )
 from service.context import Http, Service
-from service.paging import Page
 from service.problems import Invalid
-from service.resources import RunResource, WorkerResource, worker_resource
+from service.resources import RunResource
 
 MAX_PROGRESS: Final = 1e15
 """Up to here floats tell whole numbers apart."""
@@ -175,6 +171,8 @@ async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, 
     worker = await tenancy.worker(service.pool, data.worker)
     if worker is None or worker.organisation_id != request.user.organisation_id:
         raise NotFound(f"there is no worker {data.worker}")
+    if worker.drained_at is not None and stored.run.status is Status.QUEUED:
+        raise Rejected(f"worker {worker.name} is drained and takes no new runs", state=stored.run.status, asked="claim")
     resources = stored.run.resources or Resources()
     kinds = _check_slots(data.slots, worker, resources)
     account = await billing.account(service.pool, request.user.organisation_id)
@@ -255,35 +253,6 @@ def _command(data: Report) -> RunCommand:
             assert_never(data)
 
 
-@post("/workers", status_code=201)
-async def register_worker(request: Http, data: JSONBody[NewWorker], service: Service) -> Response[WorkerResource]:
-    """A GPU worker introduces itself; the same name is the same worker, with the hardware it has now."""
-    organisation_id = request.user.organisation_id
-    worker_id = derived(organisation_id, "worker", data.name)
-    known = await tenancy.worker(service.pool, worker_id)
-    version = known.version if known else 0
-    registered = WorkerRegistered(worker=worker_id, name=data.name, host=data.host, slots=data.slots)
-    appended = await record(
-        service.ledger,
-        ledger_id=organisation_id,
-        stream=worker_id,
-        expected_version=version,
-        events=[registered],
-        inline=tenancy.worker_row(registered, version=version + 1),
-        request=await service.asked(request),
-    )
-    stored = await tenancy.worker(service.pool, worker_id)
-    assert stored is not None
-    return Response(worker_resource(stored), status_code=201, headers={"Tachograph-Position": str(appended.position)})
-
-
-@get("/workers")
-async def list_workers(request: Http, service: Service) -> Page[WorkerResource]:
-    """The organisation's GPU workers by name."""
-    found = await tenancy.workers(service.pool, request.user.organisation_id)
-    return Page([worker_resource(worker) for worker in found], None)
-
-
 ROUTES = Router(
     path="",
     route_handlers=[
@@ -294,8 +263,6 @@ ROUTES = Router(
         set_primary_metric,
         claim_run,
         report,
-        register_worker,
-        list_workers,
     ],
     request_max_body_size=256 << 10,
     tags=["attempts"],

@@ -73,6 +73,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     plan_limits: Limits
     limits: Limits
+    kill_when_exhausted: bool
     version: int
 
 
@@ -192,7 +193,10 @@ async def change_plan(request: Http, data: JSONBody[PlanBody], service: Service)
     organisation_id = request.user.organisation_id
     known = await tenancy.organisation(service.pool, organisation_id)
     event = PlanChanged(
-        plan=data.plan, plan_limits=data.plan_limits.value(), limits=data.limits.value() if data.limits else UNLIMITED
+        plan=data.plan,
+        plan_limits=data.plan_limits.value(),
+        limits=data.limits.value() if data.limits else UNLIMITED,
+        kill_when_exhausted=data.kill_when_exhausted,
     )
     appended = await record(
         service.ledger,
@@ -207,6 +211,7 @@ async def change_plan(request: Http, data: JSONBody[PlanBody], service: Service)
             plan=event.plan,
             plan_limits=event.plan_limits,
             limits=event.limits,
+            kill_when_exhausted=event.kill_when_exhausted,
         ),
         request=await service.asked(request),
     )
@@ -219,6 +224,7 @@ def _plan(organisation: tenancy.Organisation) -> Plan:
         plan=organisation.plan,
         plan_limits=organisation.plan_limits,
         limits=organisation.limits,
+        kill_when_exhausted=organisation.kill_when_exhausted,
         version=organisation.version,
     )
 

@@ -11,11 +11,15 @@ from nats.aio.client import Client
 from events import bus
 from events.beats import Order, order_subject
 from events.billing import CreditsAdjusted, CreditsGranted
-from events.commands import CloseRun, EndRun, MarkCrashed, MarkResponsive, ReportStarted, RequeueRun
+from events.commands import ClaimRun, CloseRun, EndRun, MarkCrashed, MarkResponsive, ReportStarted, RequeueRun
 from events.errors import Fenced, Rejected
-from events.types import Cause, Resources, Status
-from projections import billing, queue
-from projections.execute import asked_by
+from events.ids import uuid7
+from events.organisation import PlanChanged, WorkerDrained, WorkerResumed
+from events.types import Cause, Rate, Resources, Status
+from projections import billing, queue, tenancy
+from projections.apply import advance
+from projections.credits import Credits
+from projections.execute import asked_by, record
 from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
 from tests.servers import Database, NatsServer
 from workers.balances import LOOK_SECONDS
@@ -357,3 +361,60 @@ async def test_a_crashed_run_is_retried_after_a_grace_and_does_not_come_back_the
     assert (await fleet.run(run_id)).retried_by is not None
     with pytest.raises(Fenced, match="has taken over"):
         await fleet.do(run_id, MarkResponsive(epoch=1, silence_seconds=60))
+
+
+async def test_a_drained_worker_gets_nothing_until_it_is_taken_back(fleet: Fleet, desk: Desk):
+    worker, run_id = await fleet.worker("w"), await fleet.queued()
+
+    async def drain(version: int, *, drained: bool) -> None:
+        event = WorkerDrained(worker=worker) if drained else WorkerResumed(worker=worker)
+        await record(
+            fleet.ledger,
+            ledger_id=fleet.organisation_id,
+            stream=worker,
+            expected_version=version,
+            events=[event],
+            inline=tenancy.worker_drain(worker, version=version + 1, drained=drained),
+            request=asked_by("key:test"),
+        )
+        desk.hear(worker)
+
+    await drain(1, drained=True)
+    assert await desk.orders() == []
+    (waiting,) = await queue.of_organisation(fleet.pool, fleet.organisation_id)
+    assert waiting.reason == "workers_away"
+    await drain(2, drained=False)
+    assert starts(await desk.orders()) == [(worker, run_id)]
+
+
+async def test_a_plan_may_end_what_runs_when_the_credits_are_used_up(fleet: Fleet, desk: Desk):
+    worker = await fleet.worker("w", slots=2)
+    dear = Rate(micro_credits_per_hour=10**12, count=1)
+    paid, free = await fleet.queued(), await fleet.managed(worker)
+    claimed = await fleet.do(paid, ClaimRun(worker=worker, command_id=uuid7(), accelerators=("cpu:1",), rate=dear))
+    await fleet.do(paid, ReportStarted(epoch=claimed.epoch))
+    await advance_all(fleet, Credits())
+    await billing.enter(fleet.ledger, fleet.organisation_id, CreditsGranted(micro_credits=1), asked_by("key:test"))
+    desk.hear(worker, runs={paid: 1, free: 1})
+    assert await desk.orders() == []
+    assert (await fleet.run(paid)).kill is None
+    known = await tenancy.organisation(fleet.pool, fleet.organisation_id)
+    await record(
+        fleet.ledger,
+        ledger_id=fleet.organisation_id,
+        stream=fleet.organisation_id,
+        expected_version=known.version,
+        events=[PlanChanged(plan="strict", plan_limits=known.plan_limits, kill_when_exhausted=True)],
+        inline=tenancy.organisation_row(
+            version=known.version + 1, name="o", max_active_runs=5, plan="strict", kill_when_exhausted=True
+        ),
+        request=asked_by("key:test"),
+    )
+    ordered = await desk.orders()
+    assert [(order.kind, order.run_id, order.cause) for _, order in ordered] == [("kill", paid, "credits_exhausted")]
+    assert (await fleet.run(free)).kill is None
+
+
+async def advance_all(fleet: Fleet, projection: Credits) -> None:
+    while await advance(fleet.ledger, projection, fleet.ledger_id):
+        pass
