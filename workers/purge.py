@@ -25,6 +25,7 @@ from nats.js.errors import APIError, NotFoundError
 from events.commands import RecordPurge
 from events.ledger import SURVIVES_ERASURE, Ledger
 from events.sql import load
+from events.streams import STREAMS
 from events.types import StoreReceipt
 from projections import archive, artifacts
 from projections.execute import asked_by, execute
@@ -35,6 +36,9 @@ from workers.crashpoints import crash_point
 log = logging.getLogger("tachograph.archiver")
 
 STREAM_SUBJECTS: Final = (("EVENTS", "tachograph.events"), ("TELEMETRY", "tachograph.telemetry"))
+MORE_WORDS: Final = 3
+"""How many words a subject for republishing may have beyond those of its stream, for a deletion to find it."""
+
 TABLES: Final = ("run", "run_facet", "artifact", "metric_summary", "data_key")
 """What holds users' texts, or keys, in clear."""
 
@@ -175,10 +179,23 @@ class Purge:
 
 async def find_messages(jetstream: JetStreamContext, ledger_id: UUID, run_id: UUID) -> Found:
     """Return a run's messages by stream, the news of its deletion left out."""
-    return {
-        stream: await _messages(jetstream, stream, f"{prefix}.{ledger_id}.{run_id}")
-        for stream, prefix in STREAM_SUBJECTS
-    }
+    found: dict[str, list[Message]] = {}
+    for stream, prefix in (*STREAM_SUBJECTS, *await _republished(jetstream)):
+        found.setdefault(stream, []).extend(await _messages(jetstream, stream, f"{prefix}.{ledger_id}.{run_id}"))
+    return found
+
+
+async def _republished(jetstream: JetStreamContext) -> list[tuple[str, str]]:
+    """Return other streams of this server with the prefixes below which a history may be published again in them."""
+    ours = {stream.name for stream in STREAMS}
+    return [
+        (str(info.config.name), subject.removesuffix(".>") + ".*" * words)
+        for info in await jetstream.streams_info()
+        if info.config.name not in ours
+        for subject in info.config.subjects or ()
+        if subject.endswith(".>")
+        for words in range(MORE_WORDS + 1)
+    ]
 
 
 async def erase_messages(jetstream: JetStreamContext, found: Found) -> None:
@@ -216,13 +233,14 @@ async def _messages(jetstream: JetStreamContext, stream: str, subject: str) -> l
     except NotFoundError:
         return []  # no such stream, so nothing of the run's is in it
     found = []
+    words = subject.count(".") + 1
     try:
         pending = (await subscription.consumer_info()).num_pending or 0
         while pending:
             page = await subscription.fetch(min(PAGE_MESSAGES, pending), timeout=FETCH_SECONDS)
             pending = page[-1].metadata.num_pending
             for message in page:
-                if message.subject.removeprefix(f"{subject}.") not in SURVIVES_ERASURE:
+                if message.subject.split(".", words)[-1] not in SURVIVES_ERASURE:
                     size = int((message.headers or {}).get("Nats-Msg-Size", 0))
                     found.append(Message(message.metadata.sequence.stream, size))
     finally:

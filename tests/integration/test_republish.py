@@ -22,6 +22,7 @@ from stack import Nats
 from tests.integration.telemetry import World
 from tests.integration.test_replay import Shell, awkward_history
 from tests.servers import Database, NatsServer
+from workers.purge import erase_messages, find_messages
 from workers.relay import Relay
 
 
@@ -137,6 +138,31 @@ async def test_restored_batches_are_columns_again(
     assert isinstance(columns, MetricColumns)
     assert (columns.names, columns.counts, columns.steps().tolist()) == (("a", "b"), (1, 2), [1, 1, 2])
     assert str(columns.values().tolist()) == "[-0.0, 0.5, nan]"
+
+
+async def test_a_deletion_finds_what_was_published_again(world: World, client: Client, nats: NatsServer) -> None:
+    run_id, other = await awkward_history(world)
+    publisher = await bus.connect(nats.url("replay"), name="test")
+    head, _ = await world.ledger.head(world.ledger_id)
+    for name, subject in (("AGAIN", "replay.again"), ("DEEP", "replay.deep.for.me")):
+        above = ".".join(subject.split(".")[:2])
+        await client.jetstream().add_stream(StreamConfig(name=name, subjects=[f"{above}.>"]))
+        republisher = Republisher(publisher, subject)
+        await republisher.ready()
+        wanted = Wanted(ledger_id=world.ledger_id, up_to=head)
+        await republisher.publish(Replay(world.ledger, Restorer(world.root), wanted))
+    await publisher.close()
+    found = await find_messages(client.jetstream(), world.ledger_id, run_id)
+    before = {name: await kept(client, name) for name in ("AGAIN", "DEEP")}
+    await erase_messages(client.jetstream(), found)
+    for name, messages in before.items():
+        of_run = [message.seq for message in messages if f".{run_id}." in (message.subject or "")]
+        assert len(messages) == head
+        assert of_run
+        assert sorted(message.sequence for message in found[name]) == of_run
+        left = await kept(client, name)
+        assert [message.seq for message in left] == [one.seq for one in messages if one.seq not in of_run]
+        assert any(f".{other}." in (message.subject or "") for message in left)
 
 
 @pytest.mark.parametrize(
