@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import p2, p4, p8, report
+from bench import p2, p4, p5, p8, report
 from bench.harness import Result, Void
 from stack.errors import StackError
 from stack.system import Stack
 
 RESULTS: Final = Path(__file__).with_name("RESULTS.md")
-NAMES: Final = ("P2", "P4", "P8")
+NAMES: Final = ("P2", "P4", "P5", "P8")
 
 
 async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
@@ -24,6 +24,8 @@ async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
             return await p2.run(stack)
         case "P4":
             return await p4.run(stack.postgres)
+        case "P5":
+            return await p5.run(stack.postgres)
         case _:
             return await p8.run(stack)
 

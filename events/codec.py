@@ -75,7 +75,8 @@ def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | M
     try:
         if kind in TELEMETRY and schema_version == 1:
             return _telemetry[kind].decode(payload)
-        newest = EVENT_TYPES[kind].schema_version
+        expected = EVENT_TYPES[kind]
+        newest = expected.schema_version
         event: LifecycleEvent
         if schema_version == newest:
             event = _decoder.decode(payload)
@@ -86,7 +87,7 @@ def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | M
             event = msgspec.convert(document, LifecycleEvent)
     except (KeyError, msgspec.DecodeError) as error:
         raise CorruptHistory(f"{kind} version {schema_version} cannot be read: {error!r}") from error
-    if event_type(event) != kind:
+    if type(event) is not expected:
         raise CorruptHistory(f"{kind} version {schema_version} cannot be read: its payload is a {event_type(event)}")
     return event
 
@@ -158,25 +159,64 @@ class Leaf(msgspec.Struct, frozen=True):
 
 def leaf_body(leaf: Leaf) -> bytes:
     """Return the digest (32 bytes) over the leaf's columns."""
+    return body(
+        leaf.ledger_id,
+        leaf.event_id,
+        leaf.stream,
+        leaf.version,
+        leaf.type,
+        leaf.schema_version,
+        leaf.actor,
+        leaf.cause,
+        leaf.correlation_id,
+        leaf.causation_id,
+        leaf.epoch,
+        leaf.source,
+        leaf.seq,
+        leaf.part,
+        microseconds(leaf.occurred_at),
+        leaf.commitment,
+    )
+
+
+def body(
+    ledger_id: UUID,
+    event_id: UUID,
+    stream: UUID,
+    version: int | None,
+    kind: str,
+    schema_version: int,
+    actor: str,
+    cause: str | None,
+    correlation_id: UUID | None,
+    causation_id: UUID | None,
+    epoch: int | None,
+    source: str | None,
+    seq: int | None,
+    part: int | None,
+    occurred_us: int,
+    commitment: bytes,
+) -> bytes:
+    """Return the digest (32 bytes) over an event's columns, its time in microseconds since the epoch."""
     return hashlib.sha256(
         b"".join(
             (
                 b"tachograph.leaf.1\0\0\0\x10",
-                leaf.ledger_id.bytes,
+                ledger_id.bytes,
                 b"\0\0\0\x10",
-                leaf.event_id.bytes,
+                event_id.bytes,
                 b"\0\0\0\x10",
-                leaf.stream.bytes,
-                _int(leaf.version),
-                _described(leaf.type, leaf.schema_version, leaf.actor, leaf.cause),
-                _uuid(leaf.correlation_id),
-                _uuid(leaf.causation_id),
-                _int(leaf.epoch),
-                _text(leaf.source),
-                _int(leaf.seq),
-                _int(leaf.part),
-                _INT_COLUMN.pack(8, microseconds(leaf.occurred_at)),
-                _bytes(leaf.commitment),
+                stream.bytes,
+                _ABSENT if version is None else _INT_COLUMN.pack(8, version),
+                _described(kind, schema_version, actor, cause),
+                _uuid(correlation_id),
+                _uuid(causation_id),
+                _ABSENT if epoch is None else _INT_COLUMN.pack(8, epoch),
+                _text(source),
+                _int(seq),
+                _int(part),
+                _INT_COLUMN.pack(8, occurred_us),
+                _bytes(commitment),
             )
         )
     ).digest()

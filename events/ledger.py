@@ -5,9 +5,10 @@ async for page in ledger.pages(ledger_id): ...     # in order, unsealed, in shor
 report = await ledger.verify(ledger_id)            # the first bad record, or "verified up to position N"
 """
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -39,6 +40,12 @@ SURVIVES_ERASURE: Final = frozenset({"run.deleted", "run.purged"})
 
 PAGE_EVENTS: Final = 1_000
 PAGE_BYTES: Final = 8 << 20
+EVENTS_AT_A_TIME: Final = 256
+EVENT_ID, STREAM, TYPE, SEALED = (
+    Recorded.__struct_fields__.index(name) for name in ("event_id", "stream", "type", "payload")
+)
+"""Where a row of the event's columns and its salt has these; the ciphertext stands where the payload will."""
+
 NEAR_EVENTS: Final = 5_000
 """Over a longer span than this, one stream is read by its own indexes."""
 
@@ -122,29 +129,35 @@ class Ledger:
         rows = await self.pool.fetch(
             load("events.sql", query), ledger_id, after, last, limit, payloads, types, stream, PAGE_BYTES
         )
-        return await self._unsealed(rows)
+        return await self._unsealed(ledger_id, rows)
 
     async def pages(
         self, ledger_id: UUID, *, after: int = 0, types: Sequence[str] | None = None
     ) -> AsyncIterator[list[Recorded]]:
-        """Yield a ledger page by page up to its end; no snapshot is held between pages."""
-        while page := await self.read(ledger_id, after=after, types=types):
-            yield page
-            after = page[-1].position
+        """Yield a ledger page by page up to its end, the next one read meanwhile; no snapshot is held between pages."""
+        following = asyncio.ensure_future(self.read(ledger_id, after=after, limit=PAGE_EVENTS, types=types))
+        try:
+            while page := await following:
+                after = page[-1].position
+                following = asyncio.ensure_future(self.read(ledger_id, after=after, limit=PAGE_EVENTS, types=types))
+                yield page
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     async def read_stream(
         self, ledger_id: UUID, stream: UUID, *, after: int = 0, up_to: int | None = None
     ) -> list[Recorded]:
         """Return a stream's lifecycle events in order, after a version, up to another."""
         rows = await self.pool.fetch(load("events.sql", "read_stream"), ledger_id, stream, after, up_to or (1 << 30))
-        return await self._unsealed(rows)
+        return await self._unsealed(ledger_id, rows)
 
     async def read_telemetry(
         self, ledger_id: UUID, stream: UUID, *, after: int, limit: int, types: Sequence[str] | None = None
     ) -> list[Recorded]:
         """Return a run's telemetry batches that are still in Postgres, in order, after a position."""
         rows = await self.pool.fetch(load("events.sql", "read_telemetry"), ledger_id, stream, after, limit, types)
-        return await self._unsealed(rows)
+        return await self._unsealed(ledger_id, rows)
 
     async def erase(self, ledger_id: UUID, stream: UUID) -> tuple[int, int]:
         """Destroy a deleted stream's key and payloads; returns how many objects and bytes went."""
@@ -163,16 +176,29 @@ class Ledger:
                 self.keyring.remember(stream, key)
         return key
 
-    async def _unsealed(self, rows: Sequence[asyncpg.Record]) -> list[Recorded]:
+    async def _keys(self, ledger_id: UUID, streams: set[UUID]) -> Mapping[UUID, DataKey]:
+        """Return the keys of streams; one without was erased, or never was."""
+        found = {stream: key for stream in streams if (key := self.keyring.cached(stream)) is not None}
+        if len(found) < len(streams):
+            missing = list(streams - found.keys())
+            for row in await self.pool.fetch(load("events.sql", "read_keys"), ledger_id, missing):
+                key = found[row["stream"]] = self.keyring.unwrap(row["wrapped"])
+                self.keyring.remember(row["stream"], key)
+        return found
+
+    async def _unsealed(self, ledger_id: UUID, rows: Sequence[asyncpg.Record]) -> list[Recorded]:
+        """Return rows of the event's columns, salt and ciphertext as what they hold, giving way every now and then."""
+        owners = {ledger_id if row[TYPE] in SURVIVES_ERASURE else row[STREAM] for row in rows}
+        keys = await self._keys(ledger_id, owners)
         recorded = []
-        for row in rows:
-            columns = dict(row)
-            columns.pop("before", None)
-            ciphertext = columns.pop("ciphertext")
-            owner = row["ledger_id"] if row["type"] in SURVIVES_ERASURE else row["stream"]
-            key = None if ciphertext is None else await self.key(row["ledger_id"], owner)
-            payload = None if key is None else key.unseal(ciphertext, row["event_id"])
-            recorded.append(Recorded(**columns, payload=payload))
+        for number, row in enumerate(rows, 1):
+            payload = None
+            if row[SEALED] is not None:
+                key = keys.get(ledger_id if row[TYPE] in SURVIVES_ERASURE else row[STREAM])
+                payload = None if key is None else key.unseal(row[SEALED], row[EVENT_ID])
+            recorded.append(Recorded(*row[:SEALED], payload))  # type: ignore[call-arg]
+            if number % EVENTS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
         return recorded
 
     async def _prepare(self, proposal: Proposal) -> tuple[Prepared, bytes, tuple[UUID, DataKey] | None]:

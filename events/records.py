@@ -66,8 +66,10 @@ class Appended(msgspec.Struct, frozen=True):
     repeated: bool
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored event; `payload` is None once it was erased or moved to Parquet."""
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """A stored event, its fields in the order of the table's columns; `payload` is None once it was erased or moved to
+    Parquet.
+    """
 
     ledger_id: UUID
     position: int

@@ -31,6 +31,9 @@ PAGE_EVENTS: Final = 1_000
 PAGE_STREAMS: Final = 500
 PAGE_BYTES: Final = 8 << 20
 EVENTS_AT_A_TIME: Final = 128
+COVERED: Final = 16
+"""How many columns of a row its body is the hash of; the last of them is the commitment."""
+
 _CACHED_ARCHIVALS: Final = 1_000
 _CACHED_KEYS: Final = 10_000
 _PLACE: Final = Layout(">qq")
@@ -186,8 +189,10 @@ class _Verifier:
         for count, row in enumerate(rows):
             if count % EVENTS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-            leaf, event_id, stream, version, kind, commitment, position, recorded_us, chain, salt, ciphertext = row
-            self._check_chain(leaf, position, recorded_us, chain)
+            body = codec.body(*row[:COVERED])
+            commitment, position, recorded_us, chain, salt, ciphertext = row[COVERED - 1 : COVERED + 5]
+            event_id, stream, version, kind = row[1:5]
+            self._check_chain(body, position, recorded_us, chain)
             if version is not None and page.misplaced.get(stream) == version:
                 raise _Bad(position, f"version {version} does not follow on its stream's last one")
             if version == 1 and stream in page.unknown:
@@ -207,12 +212,11 @@ class _Verifier:
             self.position = position
             self.checked += 1
 
-    def _check_chain(self, leaf: bytes, position: int, recorded_us: int, stored: bytes) -> None:
+    def _check_chain(self, body: bytes, position: int, recorded_us: int, stored: bytes) -> None:
         if position != self.position + 1:
             raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
         if recorded_us < self.recorded_us:
             raise _Bad(position, "recorded before the event in front of it")
-        body = sha256(leaf).digest()
         chain = sha256(self.chain + _PLACE.pack(position, recorded_us) + body).digest()
         if chain != stored:
             raise _Bad(position, "its columns do not lead to its chain value")

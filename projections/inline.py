@@ -36,7 +36,7 @@ from events.organisation import (
     WorkflowRenamed,
     WorkflowUnarchived,
 )
-from events.run import NO_RUN, TRANSITIONS, Run
+from events.run import NO_RUN, TRANSITIONS, Run, evolve
 from events.run_events import (
     RunCompleted,
     RunCrashed,
@@ -113,22 +113,34 @@ class Runs:
             load("projections.sql", "runs_of_ledger"), ledger_id, list({recorded.stream for recorded in events})
         )
         states: dict[UUID, Run] = {row["run_id"]: runs.stored_run(row).run for row in stored}
-        rows: dict[str, list[InlineRow]] = {}
-        last: dict[str, dict[UUID, InlineRow]] = {}
-        for index, recorded in enumerate(events, 1):
-            run_id = recorded.stream
-            event = bare(recorded) if recorded.payload is None else recorded.event()
-            states[run_id], written = runs.inline_rows(
-                run_id, states.get(run_id, NO_RUN), [event], recorded.actor, recorded.recorded_at
-            )
-            for function, (row,) in written.items():
-                numbered = InlineRow(index, row.row)
-                if function in runs.LAST_COUNTS:
-                    last.setdefault(function, {})[run_id] = numbered
-                else:
-                    rows.setdefault(function, []).append(numbered)
-        rows |= {function: list(by_run.values()) for function, by_run in last.items()}
+        before = dict(states)
+        rows, last = refold(states, events)
+        rows[runs.PROJECT_RUN] = [
+            InlineRow(index, msgspec.Raw(runs.run_row(run_id, states[run_id]))) for run_id, index in last.items()
+        ]
+        rows[runs.PROJECT_DEMAND] = [
+            InlineRow(index, msgspec.Raw(runs.demand_row(run_id, states[run_id])))
+            for run_id, index in last.items()
+            if runs.demand(states[run_id]) != runs.demand(before.get(run_id, NO_RUN))
+        ]
         await _write(connection, ledger_id, events, rows)
+
+
+def refold(states: dict[UUID, Run], events: Sequence[Recorded]) -> tuple[dict[str, list[InlineRow]], dict[UUID, int]]:
+    """Fold events into the states of their runs, in place.
+
+    Returns the rows that they lead to besides the runs' own, and which event (from 1) was each run's last.
+    """
+    rows: dict[str, list[InlineRow]] = {}
+    last: dict[UUID, int] = {}
+    for index, recorded in enumerate(events, 1):
+        run_id = recorded.stream
+        event = bare(recorded) if recorded.payload is None else recorded.event()
+        before = states.get(run_id, NO_RUN)
+        after = states[run_id] = evolve(before, event, recorded.recorded_at)
+        runs.note_step(rows, index, run_id, before, after, event, recorded.actor, recorded.recorded_at)
+        last[run_id] = index
+    return rows, last
 
 
 class Tenancy:

@@ -27,8 +27,6 @@ PENDING: Final = datetime.max.replace(tzinfo=UTC)
 PROJECT_RUN: Final = "projection.project_run"
 """The SQL function that writes a run's row."""
 PROJECT_DEMAND: Final = "projection.project_demand"
-LAST_COUNTS: Final = frozenset({PROJECT_RUN, PROJECT_DEMAND})
-"""The functions of which only a run's last row matters."""
 
 TIMES: Final = (
     "created_at",
@@ -71,28 +69,38 @@ def inline_rows(
     run_id: UUID, run: Run, events: Sequence[RunEvent], actor: str, at: datetime = PENDING
 ) -> tuple[Run, Mapping[str, list[InlineRow]]]:
     """Return the state after the events, and the rows that say so, by SQL function."""
-    transitions, segments, artifacts = [], [], []
-    demanded = demand(run)
+    rows: dict[str, list[InlineRow]] = {PROJECT_RUN: []}
+    first = run
     for index, event in enumerate(events):
         after = evolve(run, event, at)
-        if (run.status, type(event)) in TRANSITIONS:
-            transitions.append(InlineRow(index, msgspec.Raw(_transition(run_id, run, after, event, actor, at))))
-        if isinstance(event, RunTelemetryArchived):
-            segment = {"run_id": run_id, **msgspec.structs.asdict(event)}
-            segments.append(InlineRow(index, msgspec.Raw(_json.encode(segment))))
-        if isinstance(event, RunArtifactSaved) and event.artifact is not None:
-            artifacts.append(InlineRow(index, msgspec.Raw(_artifact(run_id, event, at))))
+        note_step(rows, index, run_id, run, after, event, actor, at)
         run = after
-    rows = {PROJECT_RUN: [InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run)))]}
-    if demand(run) != demanded:
-        rows[PROJECT_DEMAND] = [InlineRow(len(events) - 1, msgspec.Raw(_demand_row(run_id, run)))]
-    if transitions:
-        rows["projection.project_transition"] = transitions
-    if segments:
-        rows["projection.project_segment"] = segments
-    if artifacts:
-        rows["projection.project_artifact"] = artifacts
+    rows[PROJECT_RUN].append(InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run))))
+    if demand(run) != demand(first):
+        rows[PROJECT_DEMAND] = [InlineRow(len(events) - 1, msgspec.Raw(demand_row(run_id, run)))]
     return run, rows
+
+
+def note_step(
+    rows: dict[str, list[InlineRow]],
+    index: int,
+    run_id: UUID,
+    before: Run,
+    after: Run,
+    event: RunEvent,
+    actor: str,
+    at: datetime,
+) -> None:
+    """Add the rows that one event leads to besides its run's: a transition, or a part of the manifests."""
+    if (before.status, type(event)) in TRANSITIONS:
+        row = _transition(run_id, before, after, event, actor, at)
+        rows.setdefault("projection.project_transition", []).append(InlineRow(index, msgspec.Raw(row)))
+    elif isinstance(event, RunTelemetryArchived):
+        row = _json.encode({"run_id": run_id, **msgspec.structs.asdict(event)})
+        rows.setdefault("projection.project_segment", []).append(InlineRow(index, msgspec.Raw(row)))
+    elif isinstance(event, RunArtifactSaved) and event.artifact is not None:
+        row = _artifact(run_id, event, at)
+        rows.setdefault("projection.project_artifact", []).append(InlineRow(index, msgspec.Raw(row)))
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -118,7 +126,8 @@ def demand(run: Run) -> Demand:
     )
 
 
-def _demand_row(run_id: UUID, run: Run) -> bytes:
+def demand_row(run_id: UUID, run: Run) -> bytes:
+    """Return the JSON row of what a run wants of the queue."""
     columns = msgspec.structs.asdict(demand(run))
     return _json.encode({"run_id": run_id, "priority": run.priority, "created_at": _time(run.created_at), **columns})
 

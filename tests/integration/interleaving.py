@@ -49,7 +49,7 @@ end $$;
 """
 _WAITING: Final = """
 select substring(a.application_name from '\\d$')::integer as actor,
-       case when l.locktype = 'advisory' then l.objid::bigint end as stop
+       case when l.locktype = 'advisory' then l.objid::bigint end as stop, a.pid, pg_blocking_pids(a.pid) as behind
 from pg_locks l join pg_stat_activity a on a.pid = l.pid
 where not l.granted and a.datname = current_database() and a.application_name like 'tachograph-actor-%'
 """
@@ -163,10 +163,18 @@ async def _standing_still(
     """Return where each actor that has not ended stands, once all do: the stop, or None behind another one's lock."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < give_up:
-        waiting = {row["actor"]: row["stop"] for row in await conductor.fetch(_WAITING)}
-        acting = {actor for actor, act in enumerate(acts) if not act.done()}
-        if acting <= waiting.keys() and (not acting or any(waiting[actor] is not None for actor in acting)):
-            return {actor: waiting[actor] for actor in acting}
+        acting = {actor for actor, act in enumerate(acts) if not act.done()}  # who ends later may free others
+        rows = {row["actor"]: row for row in await conductor.fetch(_WAITING)}
+        stopped = {actor for actor, row in rows.items() if row["stop"] is not None}
+        still = {row["pid"] for row in rows.values()}
+        if not acting:
+            return {}
+        if (
+            acting == rows.keys()
+            and stopped
+            and all(actor in stopped or still.issuperset(row["behind"]) for actor, row in rows.items())
+        ):
+            return {actor: row["stop"] for actor, row in rows.items()}
         await asyncio.sleep(0)
     raise AssertionError("the actors wait for each other, or for nobody")
 
