@@ -13,6 +13,9 @@ from events.ids import uuid7
 from tests import servers
 from tests.api import until
 
+START_SECONDS = 120.0
+"""It imports for long on a busy machine."""
+
 
 class Place(NamedTuple):
     """Where an object store is: what `TACHOGRAPH_OBJECT_STORE` says, and the variables that it needs."""
@@ -58,7 +61,7 @@ def s3_server() -> Iterator[S3Server]:
             return False
 
     try:
-        until(answers, "the S3 server answers")
+        until(answers, "the S3 server answers", START_SECONDS)
         yield server
     finally:
         process.kill()
