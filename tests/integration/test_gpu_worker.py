@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -443,3 +444,57 @@ def test_a_run_says_what_it_uses_of_the_machine(system: System) -> None:
     assert found["system/processes"]["max"] >= 2
     assert found["system/cpu_percent"]["count"] >= 3
     assert found["system/cpu_percent"]["first_step"] == 0
+
+
+def test_a_run_takes_code_and_models_of_other_runs_and_leaves_its_own(system: System, tmp_path: Path) -> None:
+    source = system.client.create_run(system.project, mode="tracked")["id"]
+    with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+        archive.writestr(
+            "train.py",
+            "import pathlib\nmodel = pathlib.Path('models/base/w.bin').read_bytes()\n"
+            "pathlib.Path('out').mkdir()\npathlib.Path('out/w.bin').write_bytes(model * 2)\n",
+        )
+    (tmp_path / "w.bin").write_bytes(bytes(range(256)) * 40_000)
+    system.client.save_artifact(source, tmp_path / "code.zip", kind="code")
+    system.client.save_artifact(source, tmp_path / "w.bin", name="base/w.bin", kind="model")
+    run = system.start(
+        "python", "train.py",
+        code=f"artifact:{source}/code.zip",
+        import_volumes=[{"place": f"artifact:{source}/base", "path": "models/base"}],
+        export_volumes=[{"place": "artifact:result", "path": "out"}],
+    )  # fmt: skip
+    ended = system.wait(run)
+    assert (ended["status"], ended["error"]) == ("completed", None)
+    (saved,) = system.client.artifacts(run)
+    assert (saved["name"], saved["bytes"]) == ("result/w.bin", 256 * 80_000)
+    again = system.client.download_artifact(run, "result/w.bin", tmp_path / "back.bin")
+    assert again.read_bytes() == (tmp_path / "w.bin").read_bytes() * 2
+    happened = [event for event in system.events(run) if not event.endswith(("written", "logged"))]
+    assert happened[-4:] == ["started", "stopping", "artifact_saved", "completed"]
+
+
+def test_a_download_goes_on_where_it_was_cut_and_a_wrong_name_is_said(system: System, tmp_path: Path) -> None:
+    run = system.client.create_run(system.project, mode="tracked")["id"]
+    content = bytes(range(256)) * 20_000
+    (tmp_path / "a.bin").write_bytes(content)
+    system.client.save_artifact(run, tmp_path / "a.bin", caption="a file")
+    cut = []
+
+    def once(done: int, total: int) -> None:
+        assert total == len(content)
+        if not cut:
+            cut.append(done)
+            raise tachograph.ConnectionFailed("the connection was cut")
+
+    assert system.client.download_artifact(run, "a.bin", tmp_path / "b.bin", progress=once).read_bytes() == content
+    assert len(cut) == 1
+    with pytest.raises(tachograph.NotFound, match="no artifact"):
+        system.client.download_artifact(run, "c.bin", tmp_path / "c.bin")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.bin"]
+
+
+def test_code_that_is_gone_is_said(system: System) -> None:
+    source = system.client.create_run(system.project, mode="tracked")["id"]
+    ended = system.wait(system.start("true", code=f"artifact:{source}/code.zip"))
+    assert (ended["status"], ended["cause"]) == ("failed", "prepare_failed")
+    assert "no artifact 'code.zip'" in ended["error"]["message"]
