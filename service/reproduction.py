@@ -14,7 +14,7 @@ from events.run import Run, merge
 from events.run_events import RunCreated
 from events.sql import load
 from events.types import Change, Mode, Status
-from projections import runs, tenancy
+from projections import artifacts, runs, tenancy
 from projections.runs import PENDING, StoredRun
 from service.bodies import ReproduceBody
 from service.context import Service
@@ -31,7 +31,7 @@ _CONFIGURATION: Final = (
     *("path", "tags", "config", "command", "commands", "environment", "secrets", "resources", "import_volumes"),
     *("export_volumes", "protection", "estimate_seconds", "liveness", "dataset", "retries", "priority"),
 )
-_OF_A_RUN: Final = re.compile(r"artifact:([0-9a-fA-F-]{36})/")
+_OF_A_RUN: Final = re.compile(r"artifact:([0-9a-fA-F-]{36})/(.+)")
 _OWN: Final = frozenset({"name", "external_id", "alias", "notes"})
 """What names and describes one run alone; it is neither taken over nor a change."""
 
@@ -146,6 +146,8 @@ async def _still_there(service: Service, organisation_id: UUID, created: RunCrea
                 asked="reproduce",
                 allowed=("create",),
             )
+        if await artifacts.by_name(service.pool, stored.ledger_id, stored.run_id, found[2]) is None:
+            raise Invalid(f"run {found[1]} has no artifact {found[2]!r}", path=f"$.{field}")
 
 
 async def reproductions(

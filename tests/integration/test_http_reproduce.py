@@ -59,6 +59,11 @@ def managed(project: Project, **body: Any) -> Json:
     )
 
 
+def saved(project: Project, run: Json, name: str, kind: str = "file") -> None:
+    path = f"/runs/{run['id']}/artifacts/{name}"
+    accepted(project.api.put(path, content=name.encode(), params={"kind": kind}), 201)
+
+
 def test_a_managed_run_is_done_again_the_same(api: Api, project: Project):
     original = managed(project, external_id="mine")
     accepted(api.client.post(f"/runs/{original['id']}/kill"))
@@ -172,6 +177,7 @@ def test_a_deleted_reproduction_is_no_longer_one(api: Api, project: Project):
 @pytest.mark.parametrize("field", ["code", "dataset", "import_volumes"])
 def test_what_went_with_another_run_is_named(api: Api, project: Project, field: str):
     source = project.finished()
+    saved(project, source, "snapshot.zip")
     reference = f"artifact:{source['id']}/snapshot.zip"
     given: Json = {field: [{"place": reference, "path": "x"}] if field == "import_volumes" else reference}
     original = managed(project, **given)
@@ -184,6 +190,29 @@ def test_what_went_with_another_run_is_named(api: Api, project: Project, field: 
     assert project.head() == head
     other: Json = {field: [] if field == "import_volumes" else "other:1"}
     assert reproduce(project, original, **other)["changes"]
+
+
+def test_the_code_that_a_run_saved_goes_with_it(api: Api, project: Project):
+    original = project.started()
+    saved(project, original, "weights.bin", kind="model")
+    saved(project, original, "code/old.zip", kind="code")
+    saved(project, original, "code/new.zip", kind="code")
+    again = reproduce(project, original)
+    assert again["code"] == f"artifact:{original['id']}/code/new.zip"
+    assert again["changes"] == []
+    assert reproduce(project, again)["code"] == again["code"]
+    accepted(api.client.post(f"/runs/{original['id']}/finish", json={"epoch": 1, "status": "completed"}))
+    accepted(api.client.delete(f"/runs/{original['id']}"))
+    problem = refused(api.client.post(f"/runs/{again['id']}/reproduce", json={}), 410)
+    assert problem["detail"].startswith(f"code 'artifact:{original['id']}/code/new.zip'")
+    assert reproduce(project, again, code=None)["changes"] == [{"path": "$.code", "old": again["code"], "new": None}]
+
+
+def test_code_that_a_run_never_saved_is_named(api: Api, project: Project):
+    source = project.finished()
+    original = managed(project, code=f"artifact:{source['id']}/code.zip")
+    problem = refused(api.client.post(f"/runs/{original['id']}/reproduce", json={}), 422)
+    assert (problem["errors"][0]["path"], "code.zip" in problem["detail"]) == ("$.code", True)
 
 
 def test_what_another_tenant_has_is_not_taken(api: Api, project: Project):
