@@ -60,6 +60,7 @@ class Checks:
             self.every_event_is_published_and_applied_once,
             self.parquet_points_are_the_acknowledged_points,
             self.curves_and_lines_are_what_was_sent,
+            self.managed_runs_have_all_their_lines,
             self.repeats_are_answered_alike,
             self.rebuilt_is_live,
             self.the_history_is_proved,
@@ -109,7 +110,9 @@ class Checks:
                 holds(name, found[key] == 1, f"{batch.operation} is there {found[key]} times")
             holds(f"{name}: no batch twice", found[key] <= 1, f"{batch.operation} is there {found[key]} times")
         known = {(sender.run["id"], *batch.key) for sender, batch in self.sent()}
-        holds(f"{name}: nothing that nobody sent", set(found) <= known, set(found) - known)
+        managed = {run["id"] for run in self.load.managed.runs}
+        others = {key for key in found if key not in known and key[0] not in managed}
+        holds(f"{name}: nothing that nobody sent", not others, others)
         types = Counter((self.run_of(event), event["type"]) for event in self.history)
         for life in self.load.lives:
             for lived in life.lived:
@@ -183,9 +186,9 @@ class Checks:
         )
         if purged[0][0] != len(self.deleted):
             return {"purged": purged[0][0], "deleted": len(self.deleted)}
-        found = dict(
-            await rows("select kind, sum(rows)::bigint from segment where ledger_id = $1 group by kind", ledger)
-        )
+        managed = [UUID(run["id"]) for run in self.load.managed.runs]  # the worker adds figures of its own
+        segments = "select kind, sum(rows)::bigint from segment where ledger_id = $1 and run_id <> all($2)"
+        found = dict(await rows(f"{segments} group by kind", ledger, managed))
         expected = {"metrics": 0, "logs": 0}
         for run, batches in self.recorded.items():
             if run not in self.deleted:
@@ -253,6 +256,15 @@ class Checks:
                 said = (one["count"], one["nan_count"], one["last"], number(one["min"]), number(one["max"]))
                 true = (len(own), len(own) - len(finite), own[max(own)], min(finite), max(finite))
                 holds("summaries come from exactly these points", said == true, (one["name"], said, true))
+
+    async def managed_runs_have_all_their_lines(self) -> None:
+        """What programs under a GPU worker printed is there once, in order, however the worker fared."""
+        for run in self.load.managed.runs:
+            parameters: Any = {"stream": "stdout", "limit": 1_000}
+            shown = accepted(await self.http.get(f"/runs/{run['id']}/logs", params=parameters))
+            texts = [line["text"] for line in shown["lines"]]
+            wanted = [f"line {number}" for number in range(self.load.managed.LINES)]
+            holds("a managed run has all its lines once", texts == wanted, (run["name"], texts))
 
     async def repeats_are_answered_alike(self) -> None:
         """Whoever repeats an acknowledged request is answered as before, and nothing is recorded again."""

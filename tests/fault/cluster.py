@@ -20,11 +20,12 @@ from stack.process import tail
 from tests import servers
 from tests.api import Project, accepted, until
 from tests.fault import messages
-from tests.fault.places import Places, places
+from tests.fault.clock import Clock
+from tests.fault.places import Places, Unavailable, places
 
 ROLES = ("relay", "projector", "archiver", "scheduler", "monitor")
 OURS = ("service", *ROLES)
-PARTS = ("postgres", "nats", *OURS)
+PARTS = ("postgres", "nats", *OURS, "gpu")
 RECOVERY_SECONDS = 60.0
 EAGER = {
     "TACHOGRAPH_ARCHIVE_AGE_SECONDS": "0.2",
@@ -42,6 +43,7 @@ class Cluster:
         self.stack = stack
         self.places = found
         self.url = stack.url
+        self.clock = self._give_a_clock()
         if found.namespace is not None:
             self._move(found)
         self.api = httpx.Client(
@@ -154,14 +156,28 @@ class Cluster:
         finally:
             await client.close()
 
-    # --- a namespace ---------------------------------------------------------------------------------------
+    # --- a clock and a namespace --------------------------------------------------------------------------------
+
+    def _give_a_clock(self) -> Clock | None:
+        """Give the GPU worker and its programs a clock that can be stepped, where one can be built."""
+        worker = self.process("gpu")
+        assert worker.environment is not None
+        try:
+            clock = Clock(self.stack.home.path)
+        except Unavailable as error:
+            self.places.missing["clock step"] = str(error)
+            return None
+        self.stop("gpu")
+        worker.environment |= clock.environment
+        self.start("gpu")
+        return clock
 
     def _move(self, found: Places) -> None:
         """Move service and roles into the namespace; they reach Postgres and NATS, and we them, by cable only."""
         assert found.namespace is not None
         assert found.clients is not None
         assert found.servers is not None
-        for name in reversed(OURS):
+        for name in ("gpu", *reversed(OURS)):
             self.stop(name)
         here = found.servers.ours
         configuration = self.stack.nats.data / "nats.conf"
@@ -189,6 +205,10 @@ class Cluster:
             }
             self.start(name)
         self.url = f"http://{found.clients.theirs}:{self.stack.port}"
+        worker = self.process("gpu")
+        assert worker.environment is not None
+        worker.environment["TACHOGRAPH_URL"] = self.url
+        self.start("gpu")
 
 
 def _children(pid: int) -> list[int]:
@@ -208,7 +228,7 @@ def running_cluster() -> Iterator[Cluster]:
     try:
         with (
             places(home) as found,
-            Stack(home, servers.free_port(), roles=ROLES, gpu_worker=False, environment=EAGER) as stack,
+            Stack(home, servers.free_port(), roles=ROLES, environment=EAGER) as stack,
         ):
             cluster = Cluster(stack, found)
             with cluster.api:

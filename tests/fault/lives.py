@@ -1,6 +1,8 @@
 """Runs that are created, started, taken over, killed, finished, left and deleted while parts of the system die."""
 
 import asyncio
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
@@ -8,7 +10,7 @@ from typing import Literal
 import httpx
 
 from tests.api import Json
-from tests.fault.load import BEAT_SECONDS, PACE_SECONDS, STRICT, Clients, Sender
+from tests.fault.load import BEAT_SECONDS, PACE_SECONDS, PATIENT, SECONDS, STRICT, Clients, Sender
 from tests.fault.operations import Operation, Violation
 
 End = Literal["completed", "failed", "killed", "vanished", "deleted"]
@@ -21,6 +23,46 @@ class Lived:
         self.run = run
         self.end: End | None = None
         self.attempts: list[Operation] = []
+
+
+class Managed:
+    """Runs that the GPU worker starts, one after the other; each prints lines and ends well, whatever happens."""
+
+    LINES = 20
+    PROGRAM = f"import time\nfor n in range({LINES}):\n    print('line', n, flush=True)\n    time.sleep(0.05)"
+
+    def __init__(self, clients: Clients) -> None:
+        self.clients = clients
+        self.runs: list[Json] = []
+
+    async def live(self) -> None:
+        """Have one run after the other until told to stop; the last one is brought to its end."""
+        while not self.clients.stopping.is_set():
+            body = {
+                "name": f"managed-{len(self.runs)}",
+                "command": [sys.executable, "-c", self.PROGRAM],
+                "liveness": PATIENT,
+            }
+            path = f"/projects/{self.clients.project.id}/runs"
+            create = self.clients.operation("managed", f"create {body['name']}", "POST", path, body)
+            run = await self.clients.known(create)
+            if run is None:
+                raise Violation(f"{create}: refused: {create.content[:300]!r}")
+            self.runs.append(run)
+            await self._ended(run)
+
+    async def _ended(self, run: Json) -> None:
+        give_up = time.monotonic() + 2 * SECONDS
+        status = "never shown"
+        while time.monotonic() < give_up:
+            with suppress(httpx.TransportError):
+                answer = await self.clients.http.get(f"/runs/{run['id']}")
+                status = answer.json()["status"] if answer.is_success else status
+                if status in {"completed", "failed", "killed", "crashed"}:
+                    break
+            await asyncio.sleep(10 * PACE_SECONDS)
+        if status != "completed":
+            raise Violation(f"a run that a GPU worker starts completes: {run['name']} ({run['id']}) is {status}")
 
 
 class Life:

@@ -151,11 +151,12 @@ class Load:
     """Everybody who works on a project during a round."""
 
     def __init__(self, http: httpx.AsyncClient, project: Project, journal: Journal, seed: int, lives: int = 3) -> None:
-        from tests.fault.lives import Life
+        from tests.fault.lives import Life, Managed
 
         self.clients = Clients(http, project, journal, seed)
         self.steady = [Steady(self.clients, f"steady-{number}") for number in range(2)]
         self.lives = [Life(self.clients, f"life-{number}") for number in range(lives)]
+        self.managed = Managed(self.clients)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -171,6 +172,7 @@ class Load:
     async def __aenter__(self) -> Self:
         """Begin."""
         work = [task for steady in self.steady for task in steady.tasks()] + [life.live() for life in self.lives]
+        work.append(self.managed.live())
         self._tasks = [asyncio.create_task(one) for one in work]
         return self
 
@@ -199,7 +201,7 @@ class Load:
     async def end(self) -> None:
         """Bring what was begun to its end."""
         self.clients.stopping.set()
-        async with asyncio.timeout(2 * SECONDS):
+        async with asyncio.timeout(3 * SECONDS):
             await asyncio.gather(*self._tasks)
             for steady in self.steady:
                 await steady.end()

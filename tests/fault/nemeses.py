@@ -71,7 +71,7 @@ def restart_all(random_: random.Random, _: Limits) -> Strike:
 
 def restart_in(order: tuple[str, ...], random_: random.Random) -> Strike:
     """Stop everything, start it in this order; each part waits by itself for what it needs."""
-    roles = list(ROLES)
+    roles = [*ROLES, "gpu"]
     random_.shuffle(roles)
     parts = [part for group in order for part in (roles if group == "roles" else [group])]
     stopped = list(PARTS)
@@ -151,6 +151,21 @@ def fill(disk: str, random_: random.Random, limits: Limits) -> Strike:
     return Strike(f"fill {disk}", f"the disk of {disk} is full for {seconds:.1f} s", act)
 
 
+def step_clock(random_: random.Random, limits: Limits) -> Strike:
+    seconds = _seconds(random_, limits)
+    off = random_.choice([-1, 1]) * random_.choice([61.0, 3_600.0, 86_400.0, 400 * 86_400.0])
+
+    def act(cluster: Cluster) -> None:
+        assert cluster.clock is not None
+        cluster.clock.step(off)
+        try:
+            time.sleep(seconds)
+        finally:
+            cluster.clock.step(0)
+
+    return Strike("step worker's clock", f"the GPU worker's clock is off by {off:+g} s for {seconds:.1f} s", act)
+
+
 Draw = Callable[[random.Random, Limits], Strike]
 
 
@@ -167,12 +182,14 @@ NEMESES: Mapping[str, Draw] = {
     "lose nats store": lose_nats,
     "cut off clients": _of(cut, "clients"),
     "cut off servers": _of(cut, "servers"),
+    "step worker's clock": step_clock,
     "fill parquet": _of(fill, "parquet"),
     "fill nats": _of(fill, "nats"),
 }
 NEEDS: Mapping[str, str] = {
     "cut off clients": "link down",
     "cut off servers": "link down",
+    "step worker's clock": "clock step",
     "fill parquet": "full disk",
     "fill nats": "full disk",
 }
@@ -188,6 +205,8 @@ def heal(cluster: Cluster) -> None:
             link.up()
     for disk in cluster.places.disks.values():
         disk.free()
+    if cluster.clock is not None:
+        cluster.clock.step(0)
     for part in PARTS:
         process = cluster.process(part)
         if process.failure is not None:

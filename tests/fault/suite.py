@@ -16,7 +16,7 @@ from tests.fault.operations import Journal, Violation
 
 Say = Callable[[str], None]
 
-BETWEEN_REQUESTS = 60
+BETWEEN_REQUESTS = 30
 """How many requests come to an end between two strikes."""
 
 

@@ -1,13 +1,17 @@
 """Orders from the worker's COMMANDS subject, each at least once, perhaps late: redelivery is normal and harmless.
 
 A message is acknowledged once what it asks for is written down, or is known to have no effect. A start that cannot be
-met now is given back for a moment, until its deadline passes; then the scheduler has long decided again.
+met now is given back for a moment, until its time is up; then the scheduler has long decided again. How long that is,
+the servers' clocks say (the deadline, less when the order was stored); it is counted by a clock of ours that nobody
+steps, since a wall clock that is far ahead would find every order late.
 """
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
+from uuid import UUID
 
 import msgspec
 from nats.aio.client import Client
@@ -23,6 +27,7 @@ logger = logging.getLogger(__name__)
 FETCH_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = 1.0
 BACKOFF_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+REMEMBERED_SECONDS: Final = 600.0
 
 _order: Final = msgspec.json.Decoder(Order)
 
@@ -45,6 +50,7 @@ class Commands:
         self._worker_id = worker_id
         self._orders = orders
         self._starts: set[asyncio.Task[None]] = set()
+        self._up_at: dict[UUID, float] = {}
 
     async def run(self) -> None:
         """Take orders until cancelled; whatever happens to the connection or the stream, go on."""
@@ -100,14 +106,30 @@ class Commands:
                 self._starts.add(task)
                 task.add_done_callback(self._starts.discard)
 
+    def _left_seconds(self, order: Order, message: Msg) -> float:
+        """Return how long an order to start is good for, counted from when it first came."""
+        now = time.monotonic()
+        up_at = self._up_at.get(order.command_id)
+        if up_at is None:
+            self._up_at = {command: at for command, at in self._up_at.items() if at > now - REMEMBERED_SECONDS}
+            up_at = now + (order.deadline - message.metadata.timestamp).total_seconds()
+            self._up_at[order.command_id] = up_at
+        return up_at - now
+
     async def _start(self, order: Order, message: Msg) -> None:
         try:
-            if datetime.now(UTC) >= order.deadline:
+            left = self._left_seconds(order, message)
+            if left <= 0:
                 logger.info("run %s: the order to start came too late and is dropped", order.run_id)
                 await message.ack()
-            elif await self._orders.start(order):
+            elif await self._orders.start(_by_our_clock(order, left)):
                 await message.ack()
             else:
                 await message.nak(delay=AGAIN_SECONDS)
         except Exception:  # one order that cannot be met must not end the taking of orders
             logger.exception("run %s: the order to start failed; it will come again", order.run_id)
+
+
+def _by_our_clock(order: Order, left_seconds: float) -> Order:
+    """Return an order with its deadline as the wall clock of this machine will show it."""
+    return msgspec.structs.replace(order, deadline=datetime.now(UTC) + timedelta(seconds=left_seconds))
