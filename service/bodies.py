@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from events.organisation import Slot
 from events.types import Cause, Failure, Limits, Mode
+from service.patterns import EXTERNAL_ID, NAME, PROJECT_NAME, TAG
 from service.recipes import (
     Argument,
     Arguments,
@@ -29,21 +30,15 @@ from service.recipes import (
 
 B = TypeVar("B", bound=Body)
 
-Name = Annotated[
-    str, Meta(min_length=1, max_length=250, pattern=r"^(?! )[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*(?<! )$(?!\n)")
-]
+Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=NAME)]
 """No control characters, and no space around it."""
-ProjectName = Annotated[
-    str, Meta(min_length=1, max_length=250, pattern=r"^(?! |\.{1,2}$)[^\x00-\x1f\x7f/:\\]+(?<! )$(?!\n)")
-]
+ProjectName = Annotated[str, Meta(min_length=1, max_length=250, pattern=PROJECT_NAME)]
 """No slash and no colon either: it stands in paths."""
-WorkflowName = Annotated[
-    str, Meta(min_length=1, max_length=220, pattern=r"^(?! )[^\x00-\x1f\x7f/:][^\x00-\x1f\x7f]*(?<! )$(?!\n)")
-]
+WorkflowName = Annotated[str, Meta(min_length=1, max_length=220, pattern=NAME)]
 """Shorter: its runs add their session ids to it."""
-ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f/]+$(?!\n)")]
+ExternalId = Annotated[str, Meta(min_length=1, max_length=250, pattern=EXTERNAL_ID)]
 """No slash: it stands in paths."""
-Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^(?! )[^\x00-\x1f\x7f]+(?<! )$(?!\n)")]
+Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=TAG)]
 Tags = Annotated[tuple[Tag, ...], Meta(max_length=100)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
 Priority = Annotated[int, Meta(ge=-1_000, le=1_000)]

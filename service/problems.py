@@ -35,6 +35,7 @@ from projections.objects import StoreFull
 from projections.tokens import FilterError
 from projections.upload_writer import UploadCut, WrongDigest
 from service.auth import Forbidden
+from service.patterns import in_words
 
 log = logging.getLogger("tachograph.service")
 
@@ -162,7 +163,7 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
 
 def _field(item: Any) -> dict[str, str]:
     key = (item.get("key") or "").removeprefix("data").lstrip(".")
-    return {"path": f"$.{key}" if key else "$", "message": item.get("message", "")}
+    return {"path": f"$.{key}" if key else "$", "message": in_words(item.get("message", ""))}
 
 
 _PATH: Final = re.compile(r"\$[^`]*")
@@ -178,7 +179,8 @@ def _limit(message: str) -> int | float | None:
 
 
 def _invalid_body(_: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
-    message, __, at = str(error).partition(" - at ")
+    refused, __, at = str(error).partition(" - at ")
+    message = in_words(refused)
     path = found[0] if (found := _PATH.search(at)) else "$"
     errors = [{"path": path, "message": message}]
     return problem(

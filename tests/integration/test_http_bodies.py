@@ -73,6 +73,12 @@ def test_a_wrong_field_is_named_with_its_limit(api: Api, body: Any, path: str, l
     assert problem.get("limit") == limit
 
 
+@pytest.mark.parametrize("name", ["a/b", "a:b", "a\\b", "..", " a"])
+def test_a_name_that_cannot_stand_in_a_path_is_refused_with_the_rule(api: Api, name: str):
+    problem = refused(api.client.post("/projects", json={"name": name}), 422)
+    assert "a project's name stands in paths: no slash, backslash, colon" in problem["detail"]
+
+
 def test_names_at_the_limit_and_with_any_other_letters_are_taken(api: Api, project: Project):
     for name in ("é" * 250, "🦊 run № 1", "a/b: c", "Ω"):
         assert project.create(name=name)["name"] == name
