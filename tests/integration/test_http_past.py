@@ -55,7 +55,10 @@ def test_a_run_is_shown_with_what_it_had_cost_and_how_far_it_was(api: Api, proje
                 assert then == past
     third, fourth, fifth = (accepted(api.client.get(path, params={"at": version})) for version in (3, 4, 5))
     assert [one["progress"]["done"] for one in (third, fourth, fifth)] == [1, 1, 3]
-    assert third["progress"]["remaining_seconds"] == pytest.approx(3 * third["training_seconds"])
+    assert [one["progress"]["percent"] for one in (third, fourth, fifth)] == [25, 25, 75]
+    reported = [datetime.fromisoformat(one["progress"]["reported_at"]) for one in (third, fourth, fifth)]
+    assert reported == [at(events[3]), at(events[3]), at(events[5])]
+    assert fifth["progress"] == accepted(api.client.get(path, params={"at": "5"}))["progress"]  # not of today
     assert [one["summary"] for one in (third, fourth)] == [{}, {"acc": 0.5}]
 
 
