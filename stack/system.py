@@ -166,7 +166,8 @@ class Stack:
                 f"{self.home.credentials} is missing and the first API key cannot be shown again; "
                 "put the file back, or start without a GPU worker"
             )
-        environment = self._common_environment() | {
+        common = self._common_environment()  # the object store's credentials are the service's: a run may ask for ours
+        environment = {name: value for name, value in common.items() if not name.startswith("AWS_")} | {
             "TACHOGRAPH_NATS_URL": self.nats.url("worker"),
             "TACHOGRAPH_URL": self.url,
             "TACHOGRAPH_API_KEY": self.api_key,

@@ -87,6 +87,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "TACHOGRAPH_WORKER_METRICS_SECONDS": "0.2",
         "TACHOGRAPH_WORKER_VOLUMES": f"data={volume}",
         "A_SECRET": "hush",
+        "AWS_SECRET_ACCESS_KEY": "the object store's",
         "CUDA_VISIBLE_DEVICES": "",
     }
     with Stack(tmp_path_factory.mktemp("gpu-worker"), port, environment=environment) as stack:
@@ -498,3 +499,9 @@ def test_code_that_is_gone_is_said(system: System) -> None:
     ended = system.wait(system.start("true", code=f"artifact:{source}/code.zip"))
     assert (ended["status"], ended["cause"]) == ("failed", "prepare_failed")
     assert "no artifact 'code.zip'" in ended["error"]["message"]
+
+
+def test_no_run_gets_the_object_stores_credentials(system: System) -> None:
+    ended = system.wait(system.start("true", secrets=["AWS_SECRET_ACCESS_KEY"]))
+    assert (ended["status"], ended["cause"]) == ("failed", "prepare_failed")
+    assert "AWS_SECRET_ACCESS_KEY is not in the worker's environment" in ended["error"]["message"]
