@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from bench.database import own_database
 from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
 from events.database import open_pool
 from events.ids import uuid7
@@ -34,7 +35,6 @@ from events.verification import verify
 from projections import runs
 from projections.execute import draft, gate
 from projections.inline import Runs, refold
-from service.migrate import migrate
 from stack.postgres import Postgres
 
 EVENTS: Final = 1_000_000
@@ -156,16 +156,15 @@ def _live(row: asyncpg.Record) -> tuple[UUID, Run]:
 
 async def run(postgres: Postgres) -> tuple[list[Result], list[str]]:
     """Record, measure, and check that the fold is the live state."""
-    await migrate(postgres.url("tachograph_owner"))
-    pool = await open_pool(postgres.url(), name="bench")
-    reader = await asyncpg.connect(postgres.url())
-    try:
+    async with (
+        own_database(postgres) as database,
+        await open_pool(postgres.url(database=database), name="bench") as pool,
+    ):
+        reader = await asyncpg.connect(postgres.url(database=database))
         corpus = Corpus(pool, reader)
         await corpus.record()
-        measured = await rounds(
-            {"SELECT": corpus.read, "replay": corpus.replay, "verify": corpus.verify}, number=ROUNDS
-        )
-    finally:
+        contestants = {"SELECT": corpus.read, "replay": corpus.replay, "verify": corpus.verify}
+        measured = await rounds(contestants, number=ROUNDS)
         await reader.close()
         await pool.close()
     notes = [f"{EVENTS:,} events of {RUNS:,} runs; in every round the fold was the live run state, byte by byte."]
