@@ -104,15 +104,15 @@ class Corpus:
             return RunCreated(name=f"run {run_id}", session_id="bench", mode=Mode.TRACKED, config={"lr": 0.1})
         if version == 1:
             return RunStarted(epoch=1, pid=1)
-        match self._random.randrange(10):
+        if version % EVENTS_A_PROPOSAL == 0:
+            return RunProgressReported(epoch=1, done=float(version), total=500.0, unit="steps")
+        match self._random.randrange(8):
             case 0:
                 return RunTagsChanged(tags=(f"tag {version}",))
-            case 1:
+            case 1 | 2:
                 return RunNotesSet(notes=f"after {version} steps it looks well")
-            case 2 | 3 | 4:
-                return RunSummaryUpdated(patch={"loss": self._random.random(), "epoch": version})
             case _:
-                return RunProgressReported(epoch=1, done=float(version), total=500.0, unit="steps")
+                return RunSummaryUpdated(patch={"loss": self._random.random(), "epoch": version})
 
     async def read(self) -> Sample:
         """Read all rows in order, and nothing more."""
