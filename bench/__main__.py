@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import p2, p4, p5, p8, report
+from bench import p2, p4, p5, p8, p11, report
 from bench.harness import Result, Void
 from stack.errors import StackError
 from stack.system import Stack
 
 RESULTS: Final = Path(__file__).with_name("RESULTS.md")
-NAMES: Final = ("P2", "P4", "P5", "P8")
+NAMES: Final = ("P2", "P4", "P5", "P8", "P11")
 
 
 async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
@@ -22,6 +22,8 @@ async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
     match name:
         case "P2":
             return await p2.run(stack)
+        case "P11":
+            return await p11.run(stack)
         case "P4":
             return await p4.run(stack.postgres)
         case "P5":

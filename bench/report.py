@@ -61,12 +61,10 @@ def machine(directory: str) -> str:
 
 def section(name: str, results: Sequence[Result], notes: Sequence[str]) -> str:
     """Return one benchmark's table and notes."""
-    lines = [
-        f"## {name}",
-        "",
-        "| what | against | ratio (min–max) | goal | met | ours | theirs | CPU ours | CPU theirs |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"## {name}", ""]
+    if results:
+        lines.append("| what | against | ratio (min–max) | goal | met | ours | theirs | CPU ours | CPU theirs |")
+        lines.append("|---|---|---|---|---|---|---|---|---|")
     for result in results:
         one = result.comparison
         goal = "–" if one.goal is None else f"{'≤' if one.durations else '≥'} {one.goal:g}"
@@ -76,7 +74,7 @@ def section(name: str, results: Sequence[Result], notes: Sequence[str]) -> str:
             f"| {goal} | {met} | {result.ours.rate:,.0f} {one.unit}/s | {result.against.rate:,.0f} {one.unit}/s "
             f"| {result.ours.cpu_micros:,.2f} µs | {result.against.cpu_micros:,.2f} µs |"
         )
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join([*lines, *([""] if results else []), *(f"- {note}" for note in notes), ""])
 
 
 def document(about: str, sections: Mapping[str, str]) -> str:

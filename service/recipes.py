@@ -11,7 +11,7 @@ from events.types import Liveness, Resources, StartCommand, Volume
 from service.problems import Invalid
 
 MIN_SILENCE_SECONDS: Final = 2.0
-"""Beats of tracked runs reach the monitor once a second: silence cannot be told from less."""
+"""Beats reach the monitor a few times a second at most: silence cannot be told from less."""
 MAX_SILENCE_SECONDS: Final = 7 * 86_400
 
 Text = Annotated[str, Meta(max_length=65_536)]

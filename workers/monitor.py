@@ -58,7 +58,7 @@ class Monitor:
     """Watches the beats of all active runs."""
 
     name = "monitor"
-    pause_seconds = 0.5
+    pause_seconds = 0.25
 
     def __init__(self, ledger: Ledger, nats: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import numpy as np
 from litestar import Response, Router, get, post
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from numpy.typing import NDArray
 
 from events.cloudevents import finite
@@ -122,8 +122,8 @@ async def chart(
     run: str,
     metric: list[str],
     x: Literal["step", "time", "relative"] = "step",
-    start: Annotated[float | None, Parameter(query="from")] = None,
-    end: Annotated[float | None, Parameter(query="to")] = None,
+    start: Annotated[float | None, QueryParameter(name="from")] = None,
+    end: Annotated[float | None, QueryParameter(name="to")] = None,
     buckets: int = 1_000,
     stage: str | None = None,
 ) -> ChartAnswer:

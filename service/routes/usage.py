@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, get
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from events.errors import TooLarge
 from projections import usage
@@ -50,9 +50,9 @@ async def credit_usage(
     by: By = "workflow",
     project: str | None = None,
     workflow: UUID | None = None,
-    first: Annotated[date | None, Parameter(query="from", description="first day, with by=day")] = None,
-    last: Annotated[date | None, Parameter(query="to", description="last day, with by=day")] = None,
-    form: Annotated[Format, Parameter(query="format")] = "json",
+    first: Annotated[date | None, QueryParameter(name="from", description="first day, with by=day")] = None,
+    last: Annotated[date | None, QueryParameter(name="to", description="last day, with by=day")] = None,
+    form: Annotated[Format, QueryParameter(name="format")] = "json",
     limit: Size = 100,
     cursor: UUID | None = None,
 ) -> Response[Page[RunUsage]] | Response[list[UsageRow]] | Response[list[DayUsage]] | Response[bytes]:
