@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from itertools import chain, repeat
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
+import msgspec
 
 log = logging.getLogger("tachograph.database")
 
@@ -93,3 +94,11 @@ async def open_pool(
     )
     assert pool is not None
     return pool
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def as_struct(kind: type[S], row: Mapping[str, Any]) -> S:
+    """Return a row as a Struct with its columns' names; columns of a schema newer than this release are left out."""
+    return kind(**{name: row[name] for name in kind.__struct_fields__})

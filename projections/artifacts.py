@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from events.database import as_struct
 from events.errors import CorruptHistory, Erased
 from events.ids import derived
 from events.keys import DataKey
@@ -105,11 +106,11 @@ async def listed(
     rows = await reader.fetch(
         load("projections.sql", "list_artifacts"), ledger_id, run_id, kind, prefix, versions, name, -position, limit
     )
-    return [Artifact(**row) for row in rows]
+    return [as_struct(Artifact, row) for row in rows]
 
 
 def _artifact(row: asyncpg.Record | None) -> Artifact | None:
-    return None if row is None else Artifact(**row)
+    return None if row is None else as_struct(Artifact, row)
 
 
 async def content(

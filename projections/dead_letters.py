@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from events.database import as_struct
 from events.ledger import Ledger
 from events.sql import load
 from projections.runs import Reader
@@ -60,7 +61,7 @@ async def held(reader: Reader, name: str) -> list[DeadLetter]:
     rows = await reader.fetch(
         "select * from operation.dead_letter where reader = $1 and state in ('held', 'retry')", name
     )
-    return [DeadLetter(**row) for row in rows]
+    return [as_struct(DeadLetter, row) for row in rows]
 
 
 async def resolve(reader: Reader, name: str, ledger_id: UUID, up_to: int) -> None:
@@ -81,7 +82,7 @@ async def decide(
     row = await reader.fetchrow(
         load("projections.sql", "decide_letter"), name, ledger_id, position, decision, decided_by
     )
-    return None if row is None else DeadLetter(**row)
+    return None if row is None else as_struct(DeadLetter, row)
 
 
 async def of_ledger(
@@ -96,7 +97,7 @@ async def of_ledger(
         *after,
         limit,
     )
-    return [DeadLetter(**row) for row in rows]
+    return [as_struct(DeadLetter, row) for row in rows]
 
 
 async def waiting(reader: Reader) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import astuple
 
+from events.database import as_struct
 from events.sql import load
 from projections.runs import Reader
 
@@ -44,7 +45,7 @@ async def forget(reader: Reader, instance: str) -> None:
 
 async def heard(reader: Reader) -> list[Heard]:
     """Return what every copy of every role last said, the latest first."""
-    return [Heard(**row) for row in await reader.fetch(load("projections.sql", "read_health"))]
+    return [as_struct(Heard, row) for row in await reader.fetch(load("projections.sql", "read_health"))]
 
 
 async def lags(reader: Reader) -> dict[str, int]:

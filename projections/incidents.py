@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from events.database import as_struct
 from events.sql import load
 from projections.runs import Reader
 
@@ -40,4 +41,4 @@ async def close(reader: Reader, kind: str, outcome: str) -> None:
 async def latest(reader: Reader, limit: int = 20) -> list[Incident]:
     """Return the latest incidents, the open ones among them, newest first."""
     rows = await reader.fetch(load("projections.sql", "read_incidents"), limit)
-    return [Incident(**row) for row in rows]
+    return [as_struct(Incident, row) for row in rows]

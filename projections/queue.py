@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from events.database import as_struct
 from events.sql import load
 from projections.runs import Reader
 
@@ -36,7 +37,7 @@ async def of_organisation(
 ) -> list[Waiting]:
     """Return an organisation's queue in order, or where some of its runs stand in it."""
     rows = await reader.fetch(load("projections.sql", "read_queue"), organisation_id, runs, limit)
-    return [Waiting(**row) for row in rows]
+    return [as_struct(Waiting, row) for row in rows]
 
 
 async def say(reader: Reader, waits: Mapping[UUID, Any], gone: Sequence[UUID]) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from events.alerts import AlertRuleSet, WebhookSet
 from events.commit import InlineRow
+from events.database import as_struct
 from projections.runs import Reader
 from projections.tenancy import Rows
 
@@ -87,13 +88,13 @@ async def of_project(reader: Reader, project_id: UUID, kind: Kind) -> list[Subsc
         project_id,
         kind,
     )
-    return [Subscription(**found) for found in rows]
+    return [as_struct(Subscription, found) for found in rows]
 
 
 async def get(reader: Reader, subscription_id: UUID) -> Subscription | None:
     """Return a rule or webhook, in force or not."""
     found = await reader.fetchrow("select * from subscription where subscription_id = $1", subscription_id)
-    return None if found is None else Subscription(**found)
+    return None if found is None else as_struct(Subscription, found)
 
 
 async def deliveries(reader: Reader, webhook_id: UUID, limit: int) -> list[Delivery]:
@@ -103,7 +104,7 @@ async def deliveries(reader: Reader, webhook_id: UUID, limit: int) -> list[Deliv
         webhook_id,
         limit,
     )
-    return [Delivery(**found) for found in rows]
+    return [as_struct(Delivery, found) for found in rows]
 
 
 async def deliver_test(reader: Reader, delivery_id: UUID, webhook_id: UUID, organisation_id: UUID) -> Delivery:
@@ -115,4 +116,4 @@ async def deliver_test(reader: Reader, delivery_id: UUID, webhook_id: UUID, orga
         webhook_id,
         organisation_id,
     )
-    return Delivery(**found)
+    return as_struct(Delivery, found)

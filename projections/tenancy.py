@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from events.commit import InlineRow
+from events.database import as_struct
 from events.organisation import KeyIssued, Slot, WorkerRegistered
 from events.sql import load
 from events.types import Limits
@@ -185,11 +186,13 @@ async def organisation(reader: Reader, organisation_id: UUID) -> Organisation:
 
 
 def _organisation(row: asyncpg.Record) -> Organisation:
-    return Organisation(**{**row, "plan_limits": _limits(row["plan_limits"]), "limits": _limits(row["limits"])})
+    return as_struct(
+        Organisation, {**row, "plan_limits": _limits(row["plan_limits"]), "limits": _limits(row["limits"])}
+    )
 
 
 def _project(row: asyncpg.Record) -> Project:
-    return Project(**{**row, "limits": _limits(row["limits"])})
+    return as_struct(Project, {**row, "limits": _limits(row["limits"])})
 
 
 async def api_key(reader: Reader, sha256: bytes) -> ApiKey | None:
@@ -197,7 +200,7 @@ async def api_key(reader: Reader, sha256: bytes) -> ApiKey | None:
     row = await reader.fetchrow(
         "select key_id, organisation_id from api_key where sha256 = $1 and revoked_at is null", sha256
     )
-    return None if row is None else ApiKey(**row)
+    return None if row is None else as_struct(ApiKey, row)
 
 
 async def project(reader: Reader, organisation_id: UUID, name_or_id: str) -> Project | None:

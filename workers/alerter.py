@@ -19,6 +19,7 @@ import msgspec
 from events import cloudevents
 from events.alerts import AlertFired, AlertRuleSet, EventHappens, MetricCondition, StatusBecomes, Watch, watch
 from events.codec import METRICS, SYSTEM_METRICS, microseconds
+from events.database import as_struct
 from events.errors import CorruptHistory
 from events.ids import derived
 from events.ledger import Ledger, Recorded
@@ -258,7 +259,7 @@ class Alerter:
             " order by next_at limit $1",
             DELIVERIES_AT_ONCE,
         )
-        await asyncio.gather(*(self._deliver(Delivery(**row)) for row in rows))
+        await asyncio.gather(*(self._deliver(as_struct(Delivery, row)) for row in rows))
         if rows:
             touched = list({row["webhook_id"] for row in rows})
             await self._ledger.pool.execute(

@@ -6,7 +6,10 @@ with mine as materialized (
     select * from ledger.event where ledger_id = $1 and stream = $7 and seq is not null
 )
 select s.* from (
-    select e.*, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
+    select e.ledger_id, e.position, e.event_id, e.stream, e.version, e.type, e.schema_version, e.actor, e.cause,
+           e.correlation_id, e.causation_id, e.epoch, e.source, e.seq, e.part, e.occurred_at, e.recorded_at, e.commitment,
+           e.chain,
+           coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
            sum(coalesce(length(p.ciphertext), length(t.ciphertext), 0)) over (order by e.position)
                - coalesce(length(p.ciphertext), length(t.ciphertext), 0) as before
     from (

@@ -2,7 +2,10 @@
 -- at most $4 events and, after the first, at most $8 bytes of payload. $1 ledger, $2 after position, $3 up to position.
 -- Zero rows: nothing there.
 select s.* from (
-    select e.*, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
+    select e.ledger_id, e.position, e.event_id, e.stream, e.version, e.type, e.schema_version, e.actor, e.cause,
+           e.correlation_id, e.causation_id, e.epoch, e.source, e.seq, e.part, e.occurred_at, e.recorded_at, e.commitment,
+           e.chain,
+           coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
            sum(coalesce(length(p.ciphertext), length(t.ciphertext), 0)) over (order by e.position)
                - coalesce(length(p.ciphertext), length(t.ciphertext), 0) as before
     from (

@@ -32,6 +32,7 @@ from events.telemetry import LogColumns, MetricColumns
 from events.verification import verify
 from projections import credits, metrics, runs, subscriptions, tenancy
 from projections.execute import Request, asked_by, execute, record
+from projections.objects import ObjectStore
 from service.bootstrap import ORGANISATION, first_key
 from service.migrate import migrate
 from workers.alerter import Alerter
@@ -216,7 +217,7 @@ class History:
         await self.pool.execute(load("events.sql", "move_cursor"), "relay", self.ledger_id, head)
 
     async def archive(self) -> None:
-        archiver = Archiver(self.ledger, self.root, policy=AT_ONCE)
+        archiver = Archiver(self.ledger, self.root, ObjectStore.at(self.root.with_name("objects")), policy=AT_ONCE)
         await archiver.start()
         while await archiver.step():
             pass

@@ -126,7 +126,8 @@ def make(name: str) -> Release:
     try:
         with release.source() as source:
             history(source, "migrate", server.url("tachograph_owner"))
-            said = history(source, "live", server.url(), str(release.parquet))
+            said = history(source, "live", server.url(), str(home / "parquet"))
+        shutil.copytree(home / "parquet", release.parquet)
         (release.directory / "expected.json").write_text(said)
         asyncio.run(_copy_out(server.url("postgres"), release.directory / "tables"))
     finally:
