@@ -1,20 +1,20 @@
 """`python -m bench`: all benchmarks, and bench/RESULTS.md. `python -m bench P4`: some, on the terminal only."""
 
 import asyncio
-import socket
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import p2, p4, p5, p8, p11, report
+from bench import p2, p4, p5, p8, p11, p12, p13, report
 from bench.harness import Result, Void
+from bench.ports import free_port
 from stack.errors import StackError
 from stack.system import Stack
 
 RESULTS: Final = Path(__file__).with_name("RESULTS.md")
-NAMES: Final = ("P2", "P4", "P5", "P8", "P11")
+NAMES: Final = ("P2", "P4", "P5", "P8", "P11", "P12", "P13")
 
 
 async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
@@ -28,15 +28,12 @@ async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
             return await p4.run(stack.postgres)
         case "P5":
             return await p5.run(stack.postgres)
-        case _:
+        case "P8":
             return await p8.run(stack)
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        case "P12":
+            return await p12.run(stack)
+        case _:
+            return await p13.run(stack)
 
 
 def main(arguments: Sequence[str]) -> int:
