@@ -131,7 +131,8 @@ async def test_what_a_release_projected_is_rebuilt_with_what_it_did_not_know(mig
 async def test_what_a_release_archived_is_dropped_and_its_requests_are_remembered(migrated: Migrated) -> None:
     ledger, named = migrated.ledger, migrated.release.expected["named"]
     before = await ledger.pool.fetchval("select count(*) from ledger.telemetry")
-    await partitions.drop_archived(ledger.pool, migrated.parquet, timedelta())
+    long_since = timedelta(hours=-2)  # also where the release was made within this very hour
+    await partitions.drop_archived(ledger.pool, migrated.parquet, long_since)
     assert await ledger.pool.fetchval("select count(*) from ledger.telemetry") < before
     found = await verify(ledger, migrated.ledger_id)
     assert found.first_bad is None
