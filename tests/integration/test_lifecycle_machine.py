@@ -1,0 +1,325 @@
+"""Whatever API, worker, monitor and scheduler do to runs, in whatever order, is what a small model says.
+
+The service is the real one, in this process; the worker is its HTTP calls; the roles are stepped under a clock that the
+rules move. Each example has a database of its own.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from nats.aio.client import Client
+
+from events import bus
+from events.beats import Beat
+from events.database import open_pool
+from events.ids import uuid7
+from events.keys import Keyring
+from events.ledger import Ledger
+from events.run import NO_RUN, evolve
+from events.settings import Settings
+from projections import runs
+from service.app import create_app
+from service.bootstrap import bootstrap
+from tests import servers
+from tests.integration.fleet import Clock, worker_beat
+from tests.servers import Database, NatsServer, PostgresServer
+from workers.monitor import LATE_STEP_SECONDS, Monitor
+from workers.scheduler import Scheduler
+
+# The framework deprecates how routes name what they depend on; the service runs outside the tests' filters elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+
+T = TypeVar("T")
+
+QUOTA = 2
+MAX_RUNS = 6
+ACTIVE = {"starting", "running"}
+
+
+class Model:
+    """What one run should be."""
+
+    def __init__(self, run_id: str, mode: str) -> None:
+        self.id = run_id
+        self.mode = mode
+        self.status = "queued"
+        self.former = ""
+        self.epoch = 0
+        self.kill = False
+        self.holds = False
+
+    def killed(self) -> None:
+        """It was ended without its process's word."""
+        self.status = "killed"
+        self.epoch += self.epoch > 0
+
+
+class World:
+    """A service with its database, a worker, a monitor and a scheduler."""
+
+    def __init__(self, postgres: PostgresServer, nats: NatsServer, home: Path) -> None:
+        self._postgres, self._nats_url, self._home = postgres, nats.url("roles"), home
+
+    async def open(self) -> None:
+        self.database: Database = await servers.create_database(self._postgres)
+        key = self._home / "master.key"
+        key.write_bytes(b"m" * 32)
+        known = Settings(
+            home=self._home,
+            host="127.0.0.1",
+            port=1,
+            database_url=self.database.url,
+            owner_database_url=self.database.owner_url,
+            nats_url="nats://127.0.0.1:1",  # the test carries the beats itself, when it wants
+            master_key=key,
+            parquet=self._home / "parquet",
+            object_store=str(self._home / "objects"),
+        )
+        api_key = await bootstrap(known)
+        self.app = create_app(known)
+        self._up, self._done = asyncio.Event(), asyncio.Event()
+        self._serving = asyncio.create_task(self._serve())
+        await self._up.wait()
+        self.service = self.app.state.service
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=self.app),
+            base_url="http://test/api/v1",
+            headers={"Authorization": f"Bearer {api_key}"},
+        )
+        self.clock = Clock()
+        self.nats: Client = await bus.connect(self._nats_url, name="test")
+        await bus.ensure_streams(self.nats.jetstream())
+        self.pool = await open_pool(self.database.url, name="roles")
+        self.ledger = Ledger(self.pool, Keyring.from_file(key))
+        self.monitor = Monitor(self.ledger, self.nats, clock=self.clock)
+        self.scheduler = Scheduler(self.ledger, self.nats, self.nats.jetstream(), clock=self.clock)
+        await self.monitor.start()
+        slots = [{"id": f"cpu:{index}", "kind": "cpu"} for index in range(8)]
+        self.worker = (await self.post("/workers", name="w", slots=slots)).json()["id"]
+        self.project = (await self.post("/projects", name="p")).json()["id"]
+        plan = {"plan": "p", "plan_limits": {"max_active_runs": QUOTA}}
+        assert (await self.http.put("/organisation/plan", json=plan)).status_code == 200
+
+    async def _serve(self) -> None:
+        """Keep the service up, in one task from its start to its end."""
+        async with self.app.lifespan():
+            self._up.set()
+            await self._done.wait()
+
+    async def close(self) -> None:
+        await self.monitor.stop()
+        await self.ledger.drained()
+        await self.pool.close()
+        await self.nats.close()
+        await self.http.aclose()
+        self._done.set()
+        await self._serving
+        await servers.drop_database(self._postgres, self.database)
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    async def passes(self, seconds: float, tracked: dict[UUID, int], managed: dict[UUID, int]) -> None:
+        """Let time pass while these runs beat."""
+        end = self.clock.now + seconds
+        while True:
+            self.monitor.hear(Beat(sender=self.monitor.sender, kind="canary"))
+            self.monitor.hear(Beat(sender="api-0", kind="api", runs=tracked))
+            self.monitor.hear(worker_beat(UUID(self.worker), managed))
+            while await self.monitor.step():
+                pass
+            if self.clock.now >= end:
+                return
+            self.clock.now = min(end, self.clock.now + LATE_STEP_SECONDS - 1)
+
+
+PICKS = st.integers(0, MAX_RUNS - 1)
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """Commands on up to six runs."""
+
+    make: ClassVar[Any]
+    runner: ClassVar[asyncio.Runner]
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    @initialize()
+    def open(self) -> None:
+        self.world: World = self.make()
+        self.models: list[Model] = []
+        self.do(self.world.open())
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.do(self._histories())
+            self.do(self.world.close())
+
+    async def _histories(self) -> None:
+        """Every history is legal, and its fold is the stored state."""
+        for model in self.models:
+            run_id = UUID(model.id)
+            stored = await runs.get(self.world.pool, run_id)
+            assert stored is not None
+            folded = NO_RUN
+            for recorded in await self.world.ledger.read_stream(UUID(self.world.project), run_id):
+                folded = evolve(folded, recorded.event(), recorded.recorded_at)
+            assert stored.run == folded
+
+    def pick(self, index: int) -> Model | None:
+        return self.models[index % len(self.models)] if self.models else None
+
+    def post(self, model: Model, route: str, *, allowed: bool, **body: Any) -> None:
+        answer = self.do(self.world.post(f"/runs/{model.id}/{route}", **body))
+        assert answer.status_code == (200 if allowed else 409), f"{route} {vars(model)}: {answer.text}"
+
+    @rule(mode=st.sampled_from(["managed", "tracked"]))
+    def create(self, mode: str) -> None:
+        if len(self.models) < MAX_RUNS:
+            body = {"command": ["true"]} if mode == "managed" else {}
+            answer = self.do(self.world.post(f"/projects/{self.world.project}/runs", mode=mode, **body))
+            assert answer.status_code == 201, answer.text
+            self.models.append(Model(answer.json()["id"], mode))
+
+    @rule(index=PICKS)
+    def start(self, index: int) -> None:
+        if model := self.pick(index):
+            allowed = model.mode == "tracked" and model.status in {"queued", "running", "crashed"} and not model.kill
+            self.post(model, "start", allowed=allowed, pid=1)
+            if allowed:
+                model.status, model.epoch = "running", model.epoch + 1
+
+    @rule(index=PICKS)
+    def claim(self, index: int) -> None:
+        if model := self.pick(index):
+            free = sum(one.holds for one in self.models) < QUOTA
+            allowed = model.mode == "managed" and model.status == "queued" and free
+            body = {"worker": self.world.worker, "command_id": str(uuid7()), "slots": [f"cpu:{index}"]}
+            self.post(model, "claim", allowed=allowed, **body)
+            if allowed:
+                self.post(model, "claim", allowed=True, **body)  # the same again is the same
+                model.status, model.epoch, model.holds = "starting", model.epoch + 1, True
+
+    @rule(index=PICKS)
+    def report_started(self, index: int) -> None:
+        if (model := self.pick(index)) and model.mode == "managed":
+            allowed = model.status in ACTIVE and model.epoch > 0
+            self.post(model, "report", allowed=allowed, report="started", epoch=model.epoch)
+            if allowed:
+                model.status = "running"
+
+    @rule(index=PICKS, status=st.sampled_from(["completed", "failed", "killed"]), stale=st.booleans())
+    def end(self, *, index: int, status: str, stale: bool) -> None:
+        model = self.pick(index)
+        if model is None or model.epoch - stale < 1:
+            return
+        was = model.former if model.status == "crashed" else model.status
+        possible = {"completed": {"running"}, "failed": ACTIVE, "killed": ACTIVE}[status]
+        ended = model.status in {"completed", "failed", "killed"}
+        allowed = not stale and (ended or was in possible)
+        report = {"report": "ended"} if model.mode == "managed" else {}
+        route = "report" if model.mode == "managed" else "finish"
+        self.post(model, route, allowed=allowed, epoch=model.epoch - stale, status=status, **report)
+        if allowed and not ended:
+            model.status, model.holds = status, False
+
+    @rule(index=PICKS)
+    def kill(self, index: int) -> None:
+        if model := self.pick(index):
+            allowed = model.status in ACTIVE | {"queued", "crashed"}
+            self.post(model, "kill", allowed=allowed, grace_seconds=3_600)
+            if model.status in {"queued", "crashed"}:
+                model.killed()
+            elif allowed:
+                model.kill = True
+
+    @rule(index=PICKS)
+    def close(self, index: int) -> None:
+        if model := self.pick(index):
+            allowed = model.status in ACTIVE | {"queued", "crashed"}
+            self.post(model, "close", allowed=allowed, reason="it hangs")
+            if allowed:
+                model.killed()
+
+    @rule(index=PICKS, stale=st.booleans())
+    def heartbeat(self, *, index: int, stale: bool) -> None:
+        model = self.pick(index)
+        if model is None or model.mode == "managed" or model.epoch - stale < 1:
+            return
+        alive = model.status in ACTIVE | {"crashed"} and not stale
+        self.post(model, "heartbeat", allowed=alive, epoch=model.epoch - stale)
+
+    def beating(self, mode: str, but: Model | None = None) -> dict[UUID, int]:
+        return {UUID(m.id): m.epoch for m in self.models if m is not but and m.mode == mode and m.status in ACTIVE}
+
+    @rule(index=PICKS)
+    def falls_silent(self, index: int) -> None:
+        model = self.pick(index)
+        if model is None or model.status not in ACTIVE:
+            return
+        for but in (None, model):  # all are heard, and then all but this one
+            seconds = 60.0 if but else 0.0
+            self.do(self.world.passes(seconds, self.beating("tracked", but), self.beating("managed", but)))
+        if model.kill:
+            model.killed()
+        elif model.status == "starting":
+            model.status, model.holds = "queued", False
+        else:
+            model.former, model.status = model.status, "crashed"
+
+    @rule(index=PICKS)
+    def comes_back(self, index: int) -> None:
+        model = self.pick(index)
+        if model is None or model.epoch == 0:
+            return
+        voices = {mode: self.beating(mode) for mode in ("tracked", "managed")}
+        voices[model.mode][UUID(model.id)] = model.epoch
+        self.do(self.world.passes(1.0, voices["tracked"], voices["managed"]))
+        if model.status == "crashed":
+            model.status, model.holds = model.former, model.mode == "managed"
+
+    @rule()
+    def worker_says_what_it_holds(self) -> None:
+        for _ in range(2):
+            self.world.scheduler.hear(worker_beat(UUID(self.world.worker), self.beating("managed"), draining=True))
+            self.do(self.world.scheduler.step())
+        for model in self.models:
+            model.holds = model.holds and model.status in ACTIVE
+
+    @invariant()
+    def everything_is_as_the_model_says(self) -> None:
+        if not getattr(self, "models", None):
+            return
+        listed = self.do(self.world.http.get(f"/projects/{self.world.project}/runs")).json()["items"]
+        found = {run["id"]: (run["status"], run["epoch"], run["kill_requested"]) for run in listed}
+        wanted = {m.id: (m.status, m.epoch, m.kill and m.status in ACTIVE) for m in self.models}
+        assert found == wanted
+        usage = self.do(self.world.http.get("/usage")).json()
+        assert usage["active_runs"] == sum(model.holds for model in self.models)
+
+
+def test_api_worker_monitor_and_scheduler_do_what_the_model_says(
+    postgres_server: PostgresServer, nats_server: NatsServer, tmp_path: Path
+):
+    Lifecycle.make = staticmethod(lambda: World(postgres_server, nats_server, tmp_path))
+    with asyncio.Runner() as runner:
+        Lifecycle.runner = runner
+        runner.run(servers.wipe_jetstream(nats_server))
+        bounds = settings(
+            max_examples=12,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+            print_blob=True,
+        )
+        run_state_machine_as_test(Lifecycle, settings=bounds)
