@@ -27,7 +27,7 @@ from service.migrate import migrate
 from service.rebuild import projection
 from tests import servers
 from tests.golden.history import MASTER_KEY, SIGNING_SEED
-from tests.golden.releases import PACKAGES, TABLES, Release, history, releases
+from tests.golden.releases import PACKAGES, PARTITIONS, TABLES, Release, history, releases
 from tests.servers import Database, PostgresServer
 from workers import partitions
 
@@ -131,8 +131,13 @@ async def test_what_a_release_projected_is_rebuilt_with_what_it_did_not_know(mig
 async def test_what_a_release_archived_is_dropped_and_its_requests_are_remembered(migrated: Migrated) -> None:
     ledger, named = migrated.ledger, migrated.release.expected["named"]
     before = await ledger.pool.fetchval("select count(*) from ledger.telemetry")
-    long_since = timedelta(hours=-2)  # also where the release was made within this very hour
-    await partitions.drop_archived(ledger.pool, migrated.parquet, long_since)
+    owner = await asyncpg.connect(migrated.database.owner_url)
+    for row in await owner.fetch(PARTITIONS):  # where the release was made within this very hour
+        hour = f"ledger.{row['relname']}"
+        await owner.execute(f"alter table ledger.telemetry detach partition {hour}")
+        await owner.execute(f"insert into ledger.telemetry select * from {hour}")
+    await owner.close()
+    await partitions.drop_archived(ledger.pool, migrated.parquet, timedelta())
     assert await ledger.pool.fetchval("select count(*) from ledger.telemetry") < before
     found = await verify(ledger, migrated.ledger_id)
     assert found.first_bad is None
