@@ -27,11 +27,12 @@ from events.billing import BillingEvent
 from events.errors import CorruptHistory
 from events.organisation import OrganisationEvent, ProjectEvent, WorkflowEvent
 from events.run_events import RunEvent
+from events.sweep import SweepEvent
 from events.telemetry import LogColumns, MetricColumns
 
 EMPTY_CHAIN: Final = bytes(32)
 
-LifecycleEvent = RunEvent | ProjectEvent | WorkflowEvent | OrganisationEvent | AlertEvent | BillingEvent
+LifecycleEvent = RunEvent | ProjectEvent | WorkflowEvent | OrganisationEvent | AlertEvent | BillingEvent | SweepEvent
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 _decoder: Final = msgspec.msgpack.Decoder(LifecycleEvent)

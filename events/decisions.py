@@ -7,6 +7,7 @@ Every refusal says the state, what was asked and what is possible instead.
 from typing import Any, Final, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from events.commands import (
     ArchiveRun,
@@ -303,4 +304,5 @@ def _delete(command: DeleteRun, run: Run) -> tuple[RunEvent, ...]:
     if run.status not in ENDED:
         raise refused(run, "delete", "it is active; kill it, wait until it is killed, then delete it")
     cost = command.credits or FinalCredits()
-    return (RunDeleted(reason=command.reason, epoch=run.epoch, mode=run.mode, credits=cost),)
+    trial = replace(run.trial, parameters={}) if run.trial else None
+    return (RunDeleted(reason=command.reason, epoch=run.epoch, mode=run.mode, credits=cost, trial=trial),)

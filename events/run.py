@@ -60,6 +60,7 @@ from events.types import (
     StartCommand,
     Status,
     StoreReceipt,
+    SweepTrial,
     Volume,
     WorkflowRef,
 )
@@ -169,6 +170,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retries: int = 0
     retry_of: UUID | None = None
     priority: int = 0
+    trial: SweepTrial | None = None
     retried_by: UUID | None = None
     worker: UUID | None = None
     command_id: UUID | None = None
@@ -369,6 +371,7 @@ def _tombstone(run: Run, event: RunDeleted, at: datetime) -> Run:
         mode=event.mode,
         cause=run.cause,
         deletion_reason=event.reason,
+        trial=event.trial,
         created_at=run.created_at,
         started_at=run.started_at,
         status_since=at,

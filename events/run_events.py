@@ -16,6 +16,7 @@ from events.types import (
     Resources,
     StartCommand,
     StoreReceipt,
+    SweepTrial,
     Volume,
     WorkflowRef,
 )
@@ -55,6 +56,7 @@ class RunCreated(Event, frozen=True, tag="run.created"):
     retries: int = 0
     retry_of: UUID | None = None
     priority: int = 0
+    trial: SweepTrial | None = None
 
 
 class RunStarting(Event, frozen=True, tag="run.starting"):
@@ -279,6 +281,7 @@ class RunDeleted(Event, frozen=True, tag="run.deleted"):
     epoch: int = 0
     mode: Mode = Mode.MANAGED
     credits: FinalCredits = FinalCredits()
+    trial: SweepTrial | None = None
 
 
 class RunPurged(Event, frozen=True, tag="run.purged"):

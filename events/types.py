@@ -140,6 +140,14 @@ class WorkflowRef(Value, frozen=True):
     system_prompt: str = ""
 
 
+class SweepTrial(Value, frozen=True):
+    """Which trial of a sweep a run is, and the parameters that the sweep chose for it."""
+
+    sweep: UUID
+    number: int
+    parameters: dict[str, Any] = {}
+
+
 class FinalCredits(Value, frozen=True):
     """What a deleted run had cost, in micro-credits; days are ISO dates in UTC."""
 

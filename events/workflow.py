@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, assert_never
+from uuid import UUID
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -15,7 +16,8 @@ from events.organisation import (
     WorkflowRenamed,
     WorkflowUnarchived,
 )
-from events.types import Resources, StartCommand, Volume
+from events.run_events import RunCreated
+from events.types import Mode, Resources, StartCommand, Volume, WorkflowRef
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,3 +79,33 @@ def archive(workflow: Workflow, archived: bool) -> tuple[WorkflowEvent, ...]:  #
     if workflow.archived == archived:
         return ()
     return (WorkflowArchived() if archived else WorkflowUnarchived(),)
+
+
+def reference(workflow_id: UUID, workflow: Workflow) -> WorkflowRef:
+    """Return what a run says of the workflow that it was made from."""
+    shared = {name: getattr(workflow, name) for name in WorkflowRef.__struct_fields__ if name != "id"}
+    return WorkflowRef(id=workflow_id, **shared)
+
+
+def run_of(workflow: Workflow, pinned: WorkflowRef | None, mode: Mode) -> RunCreated:
+    """Return what a run takes from its workflow; its names come later."""
+    managed = mode is Mode.MANAGED
+    return RunCreated(
+        name="",
+        session_id="",
+        mode=mode,
+        workflow=pinned,
+        config=workflow.training_parameters,
+        command=workflow.command if managed else (),
+        commands=workflow.commands if managed else (),
+        environment=workflow.environment,
+        secrets=workflow.secrets,
+        resources=workflow.resources or (Resources() if managed else None),
+        import_volumes=workflow.import_volumes if managed else (),
+        export_volumes=workflow.export_volumes if managed else (),
+        protection=workflow.protection,
+        estimate_seconds=workflow.estimate_seconds,
+        code=workflow.code,
+        dataset=workflow.dataset or None,
+        retries=workflow.retries if managed else 0,
+    )

@@ -54,10 +54,20 @@ from events.run_events import (
     RunTagsChanged,
 )
 from events.sql import load
+from events.sweep import (
+    Sweep,
+    SweepCancelled,
+    SweepCreated,
+    SweepFinished,
+    SweepPaused,
+    SweepResumed,
+    SweepStopped,
+)
+from events.sweep import evolve as evolve_sweep
 from events.types import Cause, Mode, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import billing, runs, subscriptions, tenancy
+from projections import billing, runs, subscriptions, sweeps, tenancy
 from projections.apply import Connection, present
 
 _NOBODY: Final = UUID(int=0)
@@ -144,10 +154,10 @@ def refold(states: dict[UUID, Run], events: Sequence[Recorded]) -> tuple[dict[st
 
 
 class Tenancy:
-    """Organisations, their accounts, API keys, workers, projects, workflows, alert rules and webhooks."""
+    """Organisations, their accounts, API keys, workers, projects, workflows, sweeps, alert rules and webhooks."""
 
     name = "tenancy"
-    tables = ("organisation", "account", "api_key", "worker", "project", "workflow", "subscription")
+    tables = ("organisation", "account", "api_key", "worker", "project", "workflow", "sweep", "subscription")
     types = tuple(sorted(kind for kind in EVENT_TYPES if not kind.startswith("run.")))
     page_events = 1_000
 
@@ -207,6 +217,10 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recor
             recipe = await tenancy.workflow(connection, recorded.stream)
             workflow = evolve_workflow(recipe.workflow if recipe else Workflow(), event)
             return tenancy.workflow_row(recorded.stream, workflow, at=at.isoformat())
+        case SweepCreated() | SweepPaused() | SweepResumed() | SweepStopped() | SweepCancelled() | SweepFinished():
+            searched = await sweeps.get(connection, recorded.stream)
+            sweep = evolve_sweep(searched.sweep if searched else Sweep(), event)
+            return sweeps.row(recorded.stream, sweep, at=at.isoformat())
         case AlertRuleSet() | WebhookSet():
             return subscriptions.row(recorded.stream, event, version=version, set_at=at.isoformat())
         case AlertRuleRemoved() | WebhookRemoved():

@@ -48,7 +48,7 @@ async def metrics_of(
 
 
 def _summary(row: asyncpg.Record, stored: StoredRun) -> Summary:
-    summary = {name: _plain(value) for name, value in row.items() if name not in {"ledger_id", "run_id"}}
+    summary = {name: plain(value) for name, value in row.items() if name not in {"ledger_id", "run_id"}}
     primary = stored.run.primary_metric
     if primary is not None and primary.name == summary["name"]:
         summary["best"] = summary["max" if primary.mode == "max" else "min"]
@@ -56,7 +56,8 @@ def _summary(row: asyncpg.Record, stored: StoredRun) -> Summary:
     return summary
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON can carry it: a number that is not finite as its name."""
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

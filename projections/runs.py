@@ -151,6 +151,8 @@ def run_row(run_id: UUID, run: Run) -> bytes:
             "archived": run.archived,
             "purged": run.receipt is not None,
             "reproduced_from": run.reproduced_from,
+            "sweep_id": run.trial.sweep if run.trial else None,
+            "trial": run.trial.number if run.trial else None,
             **{name: _time(getattr(run, name)) for name in TIMES},
             "state": _state_encoder.encode(state),
         }

@@ -36,6 +36,7 @@ from service.routes import (
     quotas,
     replay,
     runs,
+    sweeps,
     system,
     telemetry,
     uploads,
@@ -82,6 +83,7 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[
             system.ROUTES,
             projects.ROUTES,
+            sweeps.ROUTES,
             workflows.ROUTES,
             runs.ROUTES,
             listing.ROUTES,

@@ -25,7 +25,9 @@ FUNCTIONS: Final = (
     ("projections.sql", "project_artifact"),
     ("projections.sql", "project_subscription"),
     ("projections.sql", "project_demand"),
+    ("projections.sql", "project_sweep"),
     ("projections.sql", "check_quota"),
+    ("projections.sql", "check_sweep"),
     ("projections.sql", "rewrite"),
 )
 APPLICATION_ROLE: Final = "tachograph"

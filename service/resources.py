@@ -10,7 +10,18 @@ from events.organisation import Slot
 from events.progress import estimated
 from events.refusals import actions
 from events.run import ACTIVE, PrimaryMetric, Run
-from events.types import Change, Failure, Liveness, Resources, StartCommand, Status, StoreReceipt, Volume, WorkflowRef
+from events.types import (
+    Change,
+    Failure,
+    Liveness,
+    Resources,
+    StartCommand,
+    Status,
+    StoreReceipt,
+    SweepTrial,
+    Volume,
+    WorkflowRef,
+)
 from projections.queue import Waiting
 from projections.runs import StoredRun
 from projections.tenancy import Project, StoredWorkflow, Worker
@@ -89,6 +100,7 @@ class RunResource(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     reproduced_from: UUID | None
     changes: tuple[Change, ...]
+    trial: SweepTrial | None
     worker: UUID | None
     accelerators: tuple[str, ...]
     host: dict[str, Any]

@@ -1,4 +1,4 @@
-"""`python -m workers roles`, or one of relay, projector, archiver, scheduler, monitor, alerter, heads, gpu."""
+"""`python -m workers roles`, or one of relay, projector, archiver, scheduler, monitor, sweeper, alerter, heads, gpu."""
 
 import logging
 import sys
@@ -8,7 +8,18 @@ import uvloop
 
 from events.settings import SettingsError, from_environment
 
-CHOICES: Final = ("roles", "relay", "projector", "archiver", "scheduler", "monitor", "alerter", "heads", "gpu")
+CHOICES: Final = (
+    "roles",
+    "relay",
+    "projector",
+    "archiver",
+    "scheduler",
+    "monitor",
+    "sweeper",
+    "alerter",
+    "heads",
+    "gpu",
+)
 
 
 def main(arguments: list[str]) -> int:

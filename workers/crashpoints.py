@@ -45,6 +45,9 @@ POINTS: Final[Mapping[str, str]] = {
     "purge.after_rewrite_metric_summary": "the table of metric summaries is rewritten",
     "purge.after_rewrite_data_key": "the table of keys is rewritten",
     "purge.after_receipt": "the receipt is an event; what was found is still noted",
+    "sweeper.after_trial": "a trial is created; the others that there is room for are not",
+    "sweeper.after_kill": "one run of a cancelled sweep is asked to end; the others are not",
+    "sweeper.after_finish": "a sweep is finished",
     "alerter.after_fire": "alerts are events; neither state, deliveries nor cursor say so",
     "alerter.after_delivery": "a webhook was called; the log does not say so",
 }

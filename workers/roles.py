@@ -31,6 +31,7 @@ from workers.monitor import Monitor
 from workers.projector import Projector
 from workers.relay import Relay
 from workers.scheduler import Scheduler
+from workers.sweeper import Sweeper
 
 log = logging.getLogger("tachograph.workers")
 
@@ -46,6 +47,7 @@ ROLES: Final[Mapping[str, Build]] = {
         ledger, settings.parquet, ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
     ),
     "scheduler": lambda ledger, nats, _: Scheduler(ledger, nats, nats.jetstream()),
+    "sweeper": lambda ledger, _nats, _: Sweeper(ledger),
     "alerter": lambda ledger, _nats, settings: Alerter(ledger, allow_private=settings.webhook_allow_private),
     "monitor": lambda ledger, nats, _: Monitor(ledger, nats),
     "heads": lambda ledger, _nats, settings: Heads(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, delete, get, patch, post
@@ -14,18 +13,17 @@ from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from events.refusals import actions
 from events.types import Status
-from projections import runs, tenancy
+from projections import runs
 from projections.execute import answered_before, execute
+from projections.new_runs import open_run
 from projections.past import Moment
 from projections.runs import StoredRun
-from projections.tenancy import StoredWorkflow
 from service import new_runs
 from service.bodies import ArchiveBody, CloseBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
 from service.moments import MAX_POSITION
 from service.paging import Vocabulary
 from service.past import run_then
-from service.problems import Invalid
 from service.reproduction import reproduced, reproductions, workflow_name
 from service.resources import RunResource, Tombstone
 
@@ -39,28 +37,12 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
     answered = await answered_before(service.ledger, known.project_id, run_id, asked)
     if answered is not None:  # its workflow may have another name by now
         return await service.answer(answered, status=201)
-    workflow = await _workflow(service, known.project_id, data.workflow)
-    if workflow is not None and workflow.workflow.archived:
-        raise Invalid(
-            f"workflow {data.workflow!r} is archived; its runs stay, new ones need it back", path="$.workflow"
-        )
+    workflow = await new_runs.offered(service.pool, known.project_id, data.workflow) if data.workflow else None
     created = new_runs.created(data, workflow)
-    outcome = await new_runs.open_run(
+    outcome = await open_run(
         service.ledger, known.project_id, run_id, created, asked, workflow=workflow.workflow.name if workflow else None
     )
     return await service.answer(outcome, status=201)
-
-
-async def _workflow(service: Service, project_id: UUID, name_or_id: str | None) -> StoredWorkflow | None:
-    if name_or_id is None:
-        return None
-    try:
-        stored = await tenancy.workflow(service.pool, UUID(name_or_id))
-    except ValueError:
-        stored = await tenancy.workflow_by_name(service.pool, project_id, name_or_id)
-    if stored is None or stored.ledger_id != project_id:
-        raise Invalid(f"there is no workflow {name_or_id!r} in this project", path="$.workflow")
-    return stored
 
 
 @get("/projects/{project:str}/runs/by-name")
@@ -141,7 +123,7 @@ async def reproduce_run(request: Http, service: Service, run: str) -> Response[R
     if answered is not None:  # what it reproduces may be another by now
         return await service.answer(answered, status=201)
     created = await reproduced(service, request.user.organisation_id, original, data)
-    outcome = await new_runs.open_run(
+    outcome = await open_run(
         service.ledger, original.ledger_id, run_id, created, asked, workflow=await workflow_name(service, original)
     )
     return await service.answer(outcome, status=201)

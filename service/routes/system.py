@@ -15,7 +15,7 @@ from projections.objects import StoreUnavailable
 from service.context import Http, Service
 from service.observability import exposition, incidents_told, roles_told
 
-ROLES: Final = ("relay", "projector", "archiver", "scheduler", "monitor", "alerter", "heads")
+ROLES: Final = ("relay", "projector", "archiver", "scheduler", "monitor", "sweeper", "alerter", "heads")
 
 
 @get("/healthz", exclude_from_auth=True, tags=["system"])

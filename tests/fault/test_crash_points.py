@@ -4,6 +4,7 @@ or skipped."""
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -11,9 +12,14 @@ import pytest
 
 from events import bus
 from events.alerts import AlertRuleSet, EventHappens, WebhookSet
+from events.commands import KillRun
 from events.ids import uuid7
-from projections import artifacts, dead_letters, subscriptions
-from projections.execute import asked_by, record
+from events.organisation import WorkflowCreated
+from events.search_space import IntUniform
+from events.sweep import Method, SweepCreated, decide
+from events.trials import trial_id
+from projections import artifacts, dead_letters, subscriptions, sweeps, workflows
+from projections.execute import asked_by, execute, record
 from stack.process import ROOT
 from tests import servers
 from tests.api import eventually
@@ -24,6 +30,7 @@ from tests.servers import Database, NatsServer
 from workers.alerter import Alerter
 from workers.crashpoints import POINTS
 from workers.projector import Projector
+from workers.sweeper import Sweeper
 
 Prepare = Callable[[Stage], Awaitable[None]]
 Die = Callable[[Stage, str], Awaitable[None]]
@@ -172,7 +179,7 @@ async def refused(stage: Stage, point: str) -> None:
 
 PURGES = [point for point in POINTS if point.startswith("purge.")]
 SCENES: Mapping[str, tuple[Prepare, Die]] = {
-    **{point: (a_history, at_once) for point in POINTS if not point.startswith(("purge.", "alerter."))},
+    **{point: (a_history, at_once) for point in POINTS if not point.startswith(("purge.", "alerter.", "sweeper."))},
     **dict.fromkeys(PURGES, (a_deletion, at_once)),
     "relay.after_rewind": (a_lost_stream, at_once),
     "relay.after_erase": (an_older_store, at_once),
@@ -225,6 +232,49 @@ async def test_an_alert_fires_once_and_its_delivery_is_not_forgotten_when_the_al
     deliveries = await world.pool.fetch("select position, attempts, state from operation.delivery")
     assert len({row["position"] for row in deliveries}) == len(deliveries) == 2
     assert all(row["attempts"] >= 1 and row["state"] == "pending" for row in deliveries)
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("sweeper.")])
+async def test_each_trial_is_made_once_and_each_cancelled_one_is_ended_when_the_sweeper_dies(
+    stage: Stage, point: str
+) -> None:
+    world = stage.world
+    recipe = WorkflowCreated(name="w", command=("true",))
+    recorded, _ = await workflows.create(world.ledger, world.ledger_id, uuid7(), recipe, asked_by("key:test"))
+    made = {}
+    for name, runs in (("short", 1), ("cancelled", 3), ("long", 5)):
+        created = SweepCreated(
+            name=name,
+            workflow=recorded.workflow_id,
+            workflow_version=1,
+            method=Method.GRID,
+            parameters={"n": IntUniform(min=1, max=runs)},
+            max_runs=runs,
+            concurrency=3,
+        )
+        made[name], _ = await sweeps.create(world.ledger, world.ledger_id, uuid7(), created, asked_by("key:test"))
+    if not point.endswith("trial"):
+        await stage.caught_up(Sweeper(world.ledger))
+        only = trial_id(made["short"].sweep_id, 1)
+        await execute(world.ledger, world.ledger_id, only, KillRun(), asked_by("key:test"))
+    if point.endswith("kill"):
+        cancelled = made["cancelled"].sweep_id
+        await sweeps.change(world.ledger, cancelled, partial(decide, "cancel"), asked_by("key:test"))
+    await stage.dies("sweeper", point)
+    await stage.caught_up(Sweeper(world.ledger))
+    killed = "killed" if point.endswith("kill") else "queued"
+    for name, statuses in (
+        ("short", ["queued" if point.endswith("trial") else "killed"]),
+        ("cancelled", [killed] * 3),
+        ("long", ["queued"] * 3),
+    ):
+        found = await sweeps.trials(world.pool, made[name], 0, 10)
+        assert [one.number for one in found] == list(range(1, len(statuses) + 1))
+        assert [one.stored.run.status for one in found] == statuses
+        assert [one.stored.run.config["n"] for one in found] == [one.number for one in found]
+    short = await sweeps.get(world.pool, made["short"].sweep_id)
+    assert short is not None
+    assert short.sweep.status == ("running" if point.endswith("trial") else "finished")
 
 
 def test_every_step_in_the_code_is_named_and_every_name_is_a_step() -> None:

@@ -11,10 +11,10 @@ import pytest
 from events.errors import Rejected
 from events.ids import uuid7
 from events.run_events import RunCreated
+from events.run_names import names
 from events.types import Mode
 from projections.execute import asked_by
-from service.new_runs import open_run
-from service.run_names import names
+from projections.new_runs import open_run
 from tests.api import Api, Json, Project, accepted, refused, serving
 from tests.integration.histories import opened_project
 from tests.servers import Database, NatsServer, PostgresServer

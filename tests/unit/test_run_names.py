@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
+from events.run_names import TRIES, names
 from service.problems import Invalid
-from service.run_names import TRIES, clean_path, names, no_id
+from service.run_names import clean_path, no_id
 
 
 @pytest.mark.parametrize(
