@@ -26,6 +26,8 @@ _EXPRESSIONS: Final[Mapping[str, str]] = {
     "external_id": 'r.external_id collate "C"',
     "id": 'r.run_id::text collate "C"',
     "epoch": "r.epoch::float8",
+    "sweep": 'r.sweep_id::text collate "C"',
+    "trial": "r.trial::float8",
     "duration": "extract(epoch from coalesce(r.ended_at, {now}) - r.started_at)::float8",
     "workflow": '(select w.name collate "C" from workflow w where w.workflow_id = r.workflow_id)',
     "worker": '(select w.name collate "C" from worker w where w.worker_id = r.worker_id)',

@@ -1,6 +1,7 @@
 """What runs can be searched, sorted, grouped and shown by: the fields, their names, and their values in one run.
 
     status · name · id · external_id · mode · workflow · worker · archived · unresponsive · epoch
+    sweep (its id) · trial (its number in the sweep)
     created_at · started_at · ended_at · status_since · duration (seconds, of an active run until now)
     tags · alias · path · notes
     config.<key>… · summary.<key>…          nested, e.g. config.optimizer.lr
@@ -35,6 +36,8 @@ COLUMNS: Final[Mapping[str, str]] = {
     "archived": TRUTH,
     "unresponsive": TRUTH,
     "epoch": NUMBER,
+    "sweep": TEXT,
+    "trial": NUMBER,
     "created_at": TIME,
     "started_at": TIME,
     "ended_at": TIME,
@@ -136,6 +139,10 @@ def value_of(known: Known, wanted: Field) -> Any:
             return known.workflow
         case Column("worker"):
             return known.worker
+        case Column("sweep"):
+            return str(run.trial.sweep) if run.trial else None
+        case Column("trial"):
+            return run.trial.number if run.trial else None
         case Column("duration"):
             end = run.ended_at or known.now
             return (end - run.started_at).total_seconds() if run.started_at else None

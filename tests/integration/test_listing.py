@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from events import commands as c
 from events.database import SETS, open_pool
-from events.types import Status
+from events.types import Status, SweepTrial
 from projections import listing as listings
 from projections.facets import scalar_of
 from projections.fields import Column, Facet, Field, Known, Metric, value_of
@@ -140,6 +141,7 @@ async def filled(project: History) -> None:
             notes=random_.choice(["", "x", "adam"]),
             alias=random_.choice([None, "x", "best"]),
             external_id=random_.choice([None, f"x{number}"]),
+            trial=SweepTrial(sweep=UUID(int=number % 2), number=number) if number % 3 else None,
         )
         await project.do(
             run_id, c.EditRun(summary={"acc": random_.choice([0.5, 1, "x", None]), "a": {"b": number % 3}})
@@ -220,7 +222,7 @@ SORTS = (
     "created_at", "-created_at", "config.a", "-config.a", "summary.acc,-name", "-metrics.loss.best",
     "metrics.loss.last", "-metrics.acc.max,config.a",
     "duration", "-ended_at", "tags", "status,-summary.acc,created_at", "-metrics.lr.count",
-    "workflow,name", "archived,-external_id", "-metrics.loss.min", "notes,alias",
+    "workflow,name", "archived,-external_id", "-sweep,trial", "-metrics.loss.min", "notes,alias",
 )  # fmt: skip
 
 

@@ -68,6 +68,9 @@ def test_a_bayesian_search_runs_to_its_end_and_knows_its_best_trial(project: Pro
     known = accepted(project.api.get(path))
     assert known["trials"] == {"made": 4, "by_status": {"completed": 4}}
     assert known["best"] == min(found, key=lambda trial: trial["value"])
+    wanted = {"filter": f"sweep = '{known['id']}' AND trial > 1", "sort": "-trial"}
+    listed = accepted(project.api.get(f"/projects/{project.id}/runs", params=wanted))["items"]
+    assert [one["id"] for one in listed] == [trial["run"] for trial in reversed(found[1:])]
 
 
 def test_a_cancellation_ends_the_programs(project: Project) -> None:
