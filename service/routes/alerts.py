@@ -123,15 +123,32 @@ async def _set(
     return identity, appended.position
 
 
-async def _known(request: Http, service: Service, project: str, identity: UUID, kind: Kind) -> Subscription:
+async def _known(
+    request: Http, service: Service, project: str, identity: UUID, kind: Kind, *, removed: bool = False
+) -> Subscription:
     known = await service.project(request, project)
     found = await subscriptions.get(service.pool, identity)
-    if found is None or (found.project_id, found.kind) != (known.project_id, kind) or found.removed_at is not None:
-        raise NotFound(f"this project has no {kind.replace('_', ' ')} {identity}")
+    if found is None or (found.project_id, found.kind) != (known.project_id, kind):
+        raise _missing(kind, identity)
+    if found.removed_at is not None and not removed:
+        raise _missing(kind, identity)
     return found
 
 
+def _missing(kind: Kind, identity: UUID) -> NotFound:
+    return NotFound(f"this project has no {kind.replace('_', ' ')} {identity}")
+
+
 async def _remove(request: Http, service: Service, found: Subscription) -> Response[None]:
+    """Remove what is in force; the request that did so, named and sent again, is answered the same."""
+    asked = await service.asked(request, found.subscription_id)
+    if found.removed_at is not None:
+        before = None
+        if asked.named:
+            before = await service.ledger.stored(found.organisation_id, asked.event_id, asked.body)
+        if before is None:
+            raise _missing(found.kind, found.subscription_id)
+        return Response(None, status_code=204, headers={"Tachograph-Position": str(before.position)})
     event: AlertRuleRemoved | WebhookRemoved = WebhookRemoved(project=found.project_id)
     state: AlertRuleSet | WebhookSet
     if found.kind == "alert_rule":
@@ -145,7 +162,7 @@ async def _remove(request: Http, service: Service, found: Subscription) -> Respo
         expected_version=found.version,
         events=[event],
         inline=subscriptions.row(found.subscription_id, state, version=found.version + 1, removed_at="infinity"),
-        request=await service.asked(request, found.subscription_id),
+        request=asked,
     )
     return Response(None, status_code=204, headers={"Tachograph-Position": str(appended.position)})
 
@@ -180,7 +197,7 @@ async def list_alerts(request: Http, service: Service, project: str) -> list[Ale
 @delete("/projects/{project:str}/alerts/{alert:uuid}", status_code=204)
 async def remove_alert(request: Http, service: Service, project: str, alert: UUID) -> Response[None]:
     """Remove a rule."""
-    return await _remove(request, service, await _known(request, service, project, alert, "alert_rule"))
+    return await _remove(request, service, await _known(request, service, project, alert, "alert_rule", removed=True))
 
 
 @post("/projects/{project:str}/webhooks", status_code=201)
@@ -215,7 +232,7 @@ async def list_webhooks(request: Http, service: Service, project: str) -> list[W
 @delete("/projects/{project:str}/webhooks/{webhook:uuid}", status_code=204)
 async def remove_webhook(request: Http, service: Service, project: str, webhook: UUID) -> Response[None]:
     """Send nothing more to an address."""
-    return await _remove(request, service, await _known(request, service, project, webhook, "webhook"))
+    return await _remove(request, service, await _known(request, service, project, webhook, "webhook", removed=True))
 
 
 @post("/projects/{project:str}/webhooks/{webhook:uuid}/test", status_code=202)

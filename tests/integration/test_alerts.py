@@ -304,7 +304,9 @@ def test_from_a_rule_to_a_signed_alert_over_http(api: Api, receiver: Receiver) -
         refused(other.get(f"{path}/alerts"), 404)
         refused(other.post(f"{path}/webhooks/{hook['id']}/test"), 404)
     for kind, one in (("alerts", rule), ("webhooks", hook)):
-        assert api.client.delete(f"{path}/{kind}/{one['id']}").status_code == 204
+        removals = [api.client.delete(f"{path}/{kind}/{one['id']}", headers={"Idempotency-Key": kind}) for _ in "ab"]
+        assert [answer.status_code for answer in removals] == [204, 204]
+        assert len({answer.headers["tachograph-position"] for answer in removals}) == 1
         refused(api.client.delete(f"{path}/{kind}/{one['id']}"), 404)
         assert accepted(api.client.get(f"{path}/{kind}")) == []
 
