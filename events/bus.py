@@ -61,8 +61,14 @@ async def connect(url: str, *, name: str, wait: bool = True) -> Client:
     return client
 
 
+GATHER_SECONDS: Final = 0.01
+
+
 class Nudges:
-    """Says on core NATS which ledgers have grown. Nobody relies on it: who does not hear it polls."""
+    """Says on core NATS which ledgers have grown: at once, then what grew meanwhile, `GATHER_SECONDS` apart.
+
+    Nobody relies on it: who does not hear it polls.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -78,7 +84,10 @@ class Nudges:
     async def _say(self) -> None:
         try:
             while self._grown and self._client.is_connected:
-                await self._client.publish(nudge_subject(self._grown.pop()))
+                grown, self._grown = self._grown, set()
+                for ledger_id in grown:
+                    await self._client.publish(nudge_subject(ledger_id))
+                await asyncio.sleep(GATHER_SECONDS)
         except (NatsError, OSError) as error:
             log.warning("nudge: %s", error)
         finally:

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from events import codec, decisions
-from events.commands import DeleteRun, RunCommand
+from events.commands import CreateRun, DeleteRun, RunCommand
 from events.errors import Erased, Rejected, TooLarge, VersionConflict
 from events.ids import uuid7
 from events.ledger import GATE_CLOSED, GATE_ERASED, GATE_OPEN, Appended, Draft, Ledger, Proposal
@@ -69,9 +69,10 @@ async def execute(
     is decided anew. Raises what `decide` and `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
     """
     remembered: StoredRun | None = ledger.recent.get(run_id)
+    unseen = isinstance(command, CreateRun)  # most likely nothing is there; if there is, the append says so
     for _ in range(ATTEMPTS):
         known = remembered
-        if known is None:
+        if known is None and not unseen:
             known = await runs.get(ledger.pool, run_id)
             answered = await answered_before(ledger, ledger_id, run_id, request)
             if answered is not None:  # asked after the state was read, which may be what this very request led to
@@ -86,7 +87,7 @@ async def execute(
             outcome = None  # perhaps only because others changed the run since
         if outcome is not None and (remembered is None or outcome.run.version != remembered.run.version):
             return outcome
-        remembered = None
+        remembered, unseen = None, False
         ledger.recent.forget(run_id)
     raise VersionConflict(f"others changed this run {ATTEMPTS} times meanwhile")
 

@@ -36,14 +36,12 @@ async def open_run(
     """
     for name, session in names(workflow, chance):
         created = replace(wanted, name=wanted.name or name, session_id=session)
-        taken = await _taken(ledger, project_id, created)
-        if taken is None:
-            try:
-                return await execute(ledger, project_id, run_id, CreateRun(created=created), asked, guard=guard)
-            except asyncpg.UniqueViolationError:  # somebody was faster than the look
-                taken = await _taken(ledger, project_id, created)
-                if taken is None:
-                    raise
+        try:
+            return await execute(ledger, project_id, run_id, CreateRun(created=created), asked, guard=guard)
+        except asyncpg.UniqueViolationError:
+            taken = await _taken(ledger, project_id, created)
+            if taken is None:
+                raise
         answered = await answered_before(ledger, project_id, run_id, asked)
         if answered is not None:  # taken by this very request, which came twice
             return answered

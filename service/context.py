@@ -74,6 +74,7 @@ class Service:
         self.replays: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}
         self._addresses: dict[str, tuple[UUID, UUID]] = {}
+        self._projects: dict[str, UUID] = {}
 
     async def project(self, http: Http, name_or_id: str) -> Project:
         """Return the caller's project. Raises `NotFound`."""
@@ -82,13 +83,30 @@ class Service:
             raise NotFound(f"there is no project {name_or_id!r}")
         return project
 
-    async def run(self, http: Http, run: str, *, program: bool = False, deleted: bool = False) -> StoredRun:
+    async def project_id(self, http: Http, name_or_id: str) -> UUID:
+        """Return the id of the caller's project, which needs no look at it once it was found by its id.
+
+        Raises `NotFound`.
+        """
+        if self._projects.get(name_or_id) == http.user.organisation_id:
+            return UUID(name_or_id)
+        project = await self.project(http, name_or_id)
+        if name_or_id == str(project.project_id):  # names move on, ids do not
+            if len(self._projects) >= CACHED_ADDRESSES:
+                self._projects.clear()
+            self._projects[name_or_id] = project.organisation_id
+        return project.project_id
+
+    async def run(
+        self, http: Http, run: str, *, program: bool = False, deleted: bool = False, to_decide: bool = False
+    ) -> StoredRun:
         """Return the caller's run, by id or as `ext:<project>:<external_id>`.
 
-        `program` routes are open to the run's own token. Raises `NotFound`, `Forbidden`, and `Gone` for a deleted
+        `program` routes are open to the run's own token. `to_decide`, it may be what this process saw last: whoever
+        decides on that appends with its version. Raises `NotFound`, `Forbidden`, and `Gone` for a deleted
         run unless it is asked for.
         """
-        stored = await self._find(http, run)
+        stored = await self._find(http, run, to_decide=to_decide)
         if stored is None or await self.organisation(stored.ledger_id) != http.user.organisation_id:
             raise NotFound(f"there is no run {run!r}")
         if http.user.run_id is not None and (http.user.run_id != stored.run_id or not program):
@@ -124,7 +142,7 @@ class Service:
             raise NotFound(f"there is no run {run!r}")
         return known
 
-    async def _find(self, http: Http, run: str) -> StoredRun | None:
+    async def _find(self, http: Http, run: str, *, to_decide: bool) -> StoredRun | None:
         if run.startswith("ext:"):
             _, _, rest = run.partition(":")
             name, _, external_id = rest.partition(":")
@@ -134,7 +152,8 @@ class Service:
             run_id = UUID(run)
         except ValueError:
             raise NotFound(f"there is no run {run!r}: an id, or ext:<project>:<external id>") from None
-        return await runs.get(self.pool, run_id)
+        seen: StoredRun | None = self.ledger.recent.get(run_id) if to_decide else None
+        return seen or await runs.get(self.pool, run_id)
 
     async def organisation(self, ledger_id: UUID) -> UUID | None:
         """Return whose ledger it is."""
@@ -199,8 +218,12 @@ class Service:
     async def _then(self, outcome: Outcome) -> tuple[Credits, datetime]:
         """Return what the run had cost when the outcome came about, and when that was.
 
-        Both are taken from the ledger, so that a repetition is answered as the first time, whenever it comes.
+        Both are taken from the ledger, so that a repetition is answered as the first time, whenever it comes. A run
+        that was never started costs nothing, and shows no time that goes on.
         """
+        run = outcome.run
+        if run.epoch == 0 and run.started_at is None and run.progress is None and run.status_since is not None:
+            return Credits(), run.status_since
         ledger_id = outcome.ledger_id
         moved = await self.pool.fetch(
             "select position from run_transition where ledger_id = $1 and run_id = $2 and position <= $3"

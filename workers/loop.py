@@ -1,17 +1,20 @@
 """The protocol that every background role shares, and the one thing that runs it.
 
 A role has `start`, `step` and `stop`. `step` does one bounded piece of work and returns how much it did; while
-that is more than nothing it is called again at once, else the runner waits for a nudge or for `pause_seconds`.
+that is more than nothing it is called again, else the runner waits for a nudge or for `pause_seconds`. Steps begin at
+least `GATHER_SECONDS` apart: what comes close together is done together, and what comes alone is done at once.
 Tests call `step` directly, so no test sleeps.
 """
 
 import asyncio
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 log = logging.getLogger("tachograph.workers")
 
+GATHER_SECONDS: Final = 0.05
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -72,6 +75,7 @@ class Runner:
     async def _steps(self) -> None:
         while not self._stopping.is_set():
             self._nudged.clear()
+            began = time.monotonic()
             done = await self.role.step()
             self.failures, self.last_error = 0, None
             self.stepped_at = datetime.now(UTC)
@@ -79,6 +83,8 @@ class Runner:
                 await self._wait(self.role.pause_seconds, nudges=True)
             else:
                 await asyncio.sleep(0)
+            if not self._stopping.is_set():
+                await self._wait(began + GATHER_SECONDS - time.monotonic(), nudges=False)
 
     async def _wait(self, seconds: float, *, nudges: bool) -> None:
         event = self._nudged if nudges else self._stopping

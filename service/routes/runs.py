@@ -31,16 +31,16 @@ from service.resources import RunResource, Tombstone
 @post("/projects/{project:str}/runs", status_code=201)
 async def create_run(request: Http, data: JSONBody[NewRun], service: Service, project: str) -> Response[RunResource]:
     """Create a run: managed when there is a command to start, else tracked."""
-    known = await service.project(request, project)
-    asked = await service.asked(request, known.project_id)
+    project_id = await service.project_id(request, project)
+    asked = await service.asked(request, project_id)
     run_id = derived(asked.event_id, "run") if asked.named else uuid7()
-    answered = await answered_before(service.ledger, known.project_id, run_id, asked)
+    answered = await answered_before(service.ledger, project_id, run_id, asked)
     if answered is not None:  # its workflow may have another name by now
         return await service.answer(answered, status=201)
-    workflow = await new_runs.offered(service.pool, known.project_id, data.workflow) if data.workflow else None
+    workflow = await new_runs.offered(service.pool, project_id, data.workflow) if data.workflow else None
     created = new_runs.created(data, workflow)
     outcome = await open_run(
-        service.ledger, known.project_id, run_id, created, asked, workflow=workflow.workflow.name if workflow else None
+        service.ledger, project_id, run_id, created, asked, workflow=workflow.workflow.name if workflow else None
     )
     return await service.answer(outcome, status=201)
 
@@ -169,7 +169,7 @@ async def archive_run(request: Http, service: Service, run: str) -> Response[Run
 @post("/runs/{run:str}/kill", status_code=200)
 async def kill_run(request: Http, service: Service, run: str) -> Response[RunResource]:
     """End a run; what was logged until then stays."""
-    stored = await service.run(request, run)
+    stored = await service.run(request, run, to_decide=True)
     body = await optional(request, KillBody)
     command = KillRun(grace_seconds=body.grace_seconds, reason=body.reason)
     asked = await service.asked(request, stored.run_id)
