@@ -129,7 +129,7 @@ class Ledger:
         rows = await self.pool.fetch(
             load("events.sql", query), ledger_id, after, last, limit, payloads, types, stream, PAGE_BYTES
         )
-        return await self._unsealed(ledger_id, rows)
+        return await self.unsealed(ledger_id, rows)
 
     async def pages(
         self, ledger_id: UUID, *, after: int = 0, types: Sequence[str] | None = None
@@ -150,14 +150,14 @@ class Ledger:
     ) -> list[Recorded]:
         """Return a stream's lifecycle events in order, after a version, up to another."""
         rows = await self.pool.fetch(load("events.sql", "read_stream"), ledger_id, stream, after, up_to or (1 << 30))
-        return await self._unsealed(ledger_id, rows)
+        return await self.unsealed(ledger_id, rows)
 
     async def read_telemetry(
         self, ledger_id: UUID, stream: UUID, *, after: int, limit: int, types: Sequence[str] | None = None
     ) -> list[Recorded]:
         """Return a run's telemetry batches that are still in Postgres, in order, after a position."""
         rows = await self.pool.fetch(load("events.sql", "read_telemetry"), ledger_id, stream, after, limit, types)
-        return await self._unsealed(ledger_id, rows)
+        return await self.unsealed(ledger_id, rows)
 
     async def erase(self, ledger_id: UUID, stream: UUID) -> tuple[int, int]:
         """Destroy a deleted stream's key and payloads; returns how many objects and bytes went."""
@@ -186,7 +186,7 @@ class Ledger:
                 self.keyring.remember(row["stream"], key)
         return found
 
-    async def _unsealed(self, ledger_id: UUID, rows: Sequence[asyncpg.Record]) -> list[Recorded]:
+    async def unsealed(self, ledger_id: UUID, rows: Sequence[asyncpg.Record]) -> list[Recorded]:
         """Return rows of the event's columns, salt and ciphertext as what they hold, giving way every now and then."""
         owners = {ledger_id if row[TYPE] in SURVIVES_ERASURE else row[STREAM] for row in rows}
         keys = await self._keys(ledger_id, owners)

@@ -33,6 +33,7 @@ from service.routes import (
     history,
     listing,
     projects,
+    query,
     quotas,
     replay,
     runs,
@@ -59,6 +60,7 @@ def create_app(settings: Settings) -> Litestar:
         sets = await open_pool(settings.database_url, name="service-lists", size=4, planning=SETS)
         service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
         app.state.service = service
+        service.queries.start()
         transport = asyncio.create_task(_transport(service), name="transport")
         try:
             yield
@@ -67,6 +69,7 @@ def create_app(settings: Settings) -> Litestar:
             await service.tails.close()
             transport.cancel()
             await asyncio.gather(transport, return_exceptions=True)
+            await service.queries.close()
             await service.ledger.drained()
             if service.nats is not None:
                 await service.nats.close()
@@ -96,6 +99,7 @@ def create_app(settings: Settings) -> Litestar:
             quotas.ROUTES,
             billing.ROUTES,
             usage.ROUTES,
+            query.ROUTES,
             artifacts.ROUTES,
             uploads.ROUTES,
             workers.ROUTES,

@@ -19,7 +19,7 @@ from events.ledger import Ledger
 from events.refusals import actions
 from events.settings import Settings
 from events.types import Resources, Status
-from projections import artifact_limits, credits, queue, runs, tenancy
+from projections import artifact_limits, credits, query_limits, queue, runs, tenancy
 from projections.analytics import Analytics
 from projections.charts import Charts
 from projections.credits import RunCost
@@ -27,6 +27,7 @@ from projections.execute import Outcome, Request
 from projections.listing import Listing
 from projections.logs import Logs
 from projections.objects import ObjectStore
+from projections.queries import Queries
 from projections.runs import StoredRun
 from projections.tenancy import Project
 from projections.uploads import Uploads
@@ -70,6 +71,7 @@ class Service:
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
         self.listing = Listing(pool, sets)
+        self.queries = Queries(self.ledger, settings.parquet, query_limits.from_environment())
         self.stopping = asyncio.Event()
         self.replays: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}

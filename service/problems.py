@@ -32,6 +32,7 @@ from events.heads import HeadRefused
 from events.vocabulary import UnknownWord
 from projections.artifact_limits import QuotaExceeded
 from projections.objects import StoreFull
+from projections.query_limits import QueryRefused
 from projections.tokens import FilterError
 from projections.upload_writer import UploadCut, WrongDigest
 from service.auth import Forbidden
@@ -111,6 +112,9 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
         case Gone():
             members = {"state": "deleted", "asked": error.asked, "allowed": error.allowed}
             return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone, **members)
+        case QueryRefused():
+            members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _kind(error), str(error), **members)
         case FilterError():
             errors = [
                 {"path": error.parameter, "message": str(error), "position": error.position, "expected": error.expected}

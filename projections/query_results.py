@@ -1,0 +1,151 @@
+"""Results of SQL queries as bytes: an Arrow IPC stream, Parquet, JSON or CSV, never past a bound. Pure.
+
+In JSON and CSV, NaN and the infinities go by their names, integers and decimals with all their digits, times in UTC as
+ISO 8601, bytes in hexadecimal. Nested values are JSON in both.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal, Protocol
+from uuid import UUID
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Format = Literal["json", "arrow", "csv", "parquet"]
+
+
+class Passed(Exception):
+    """The result is larger than it may be: `what` of it, and the bound."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"the result has more than {limit} {what}; narrow it down, or add a LIMIT")
+        self.limit = limit
+
+
+class _Writer(Protocol):
+    def write_batch(self, batch: pa.RecordBatch) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Bounded(io.BytesIO):
+    """Bytes in memory, up to a bound."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: Any) -> int:
+        written = super().write(data)
+        if self.tell() > self._limit:
+            raise Passed("bytes", self._limit)
+        return written
+
+
+def encoded(
+    form: Format, reader: pa.RecordBatchReader, types: Mapping[str, str], *, max_rows: int, max_bytes: int
+) -> bytes:
+    """Return a result; `types` are DuckDB's of its columns. Raises `Passed`."""
+    sink = _Bounded(max_bytes)
+    writer = _WRITERS[form](sink, reader.schema, types)
+    rows = 0
+    for batch in reader:
+        rows += batch.num_rows
+        if rows > max_rows:
+            raise Passed("rows", max_rows)
+        writer.write_batch(batch)
+    writer.close()
+    return sink.getvalue()
+
+
+class _Json:
+    """A document with the columns, their names and types, and the rows as lists."""
+
+    def __init__(self, sink: io.BytesIO, schema: pa.Schema, types: Mapping[str, str]) -> None:
+        columns = [{"name": name, "type": type_} for name, type_ in zip(schema.names, types.values(), strict=True)]
+        self._sink = sink
+        self._first = True
+        sink.write(b'{"columns":' + _dumped(columns) + b',"rows":[')
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        for row in _rows(batch):
+            self._sink.write((b"" if self._first else b",") + _dumped(list(row)))
+            self._first = False
+
+    def close(self) -> None:
+        self._sink.write(b"]}")
+
+
+class _Csv:
+    """Lines after RFC 4180 with a header; what is NULL is empty."""
+
+    def __init__(self, sink: io.BytesIO, schema: pa.Schema, types: Mapping[str, str]) -> None:
+        self._text = io.TextIOWrapper(sink, "utf-8", newline="", write_through=True)
+        self._writer = csv.writer(self._text)
+        self._writer.writerow(schema.names)
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        for row in _rows(batch):
+            self._writer.writerow(_dumped(one).decode() if isinstance(one, list | dict | bool) else one for one in row)
+
+    def close(self) -> None:
+        self._text.detach()
+
+
+_WRITERS: Final[Mapping[Format, Callable[[io.BytesIO, pa.Schema, Mapping[str, str]], _Writer]]] = {
+    "arrow": lambda sink, schema, _: pa.ipc.new_stream(sink, schema),
+    "parquet": lambda sink, schema, _: pq.ParquetWriter(sink, schema, compression="zstd"),
+    "json": _Json,
+    "csv": _Csv,
+}
+
+
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    return zip(*(_column(column) for column in batch.columns), strict=True)
+
+
+def _column(column: pa.Array) -> list[Any]:
+    """Return a column as values that JSON can hold."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):  # by Arrow, which knows more years than Python does
+        return [None if one is None else one.replace(" ", "T", 1) for one in column.cast(pa.string()).to_pylist()]
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind):
+        return values
+    return [plain(value) for value in values]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it without losing anything."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            if math.isnan(value):
+                return "NaN"
+            return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+        case Decimal():
+            return int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else str(value)
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case UUID():
+            return str(value)
+        case bytes():
+            return value.hex()
+        case dict():
+            return {str(plain(key)): plain(below) for key, below in value.items()}
+        case list() | tuple():
+            return [plain(below) for below in value]
+        case _:
+            return str(value)
