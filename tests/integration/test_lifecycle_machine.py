@@ -14,7 +14,14 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from nats.aio.client import Client
 
 from events import bus
@@ -40,16 +47,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDep
 T = TypeVar("T")
 
 QUOTA = 2
-MAX_RUNS = 6
+MAX_RUNS = 9
+PROJECTS = 2
 ACTIVE = {"starting", "running"}
+OVER = {"completed", "failed", "killed"}
 
 
 class Model:
     """What one run should be."""
 
-    def __init__(self, run_id: str, mode: str) -> None:
+    def __init__(self, run_id: str, mode: str, project: str) -> None:
         self.id = run_id
         self.mode = mode
+        self.project = project
         self.status = "queued"
         self.former = ""
         self.epoch = 0
@@ -102,9 +112,9 @@ class World:
         self.monitor = Monitor(self.ledger, self.nats, clock=self.clock)
         self.scheduler = Scheduler(self.ledger, self.nats, self.nats.jetstream(), clock=self.clock)
         await self.monitor.start()
-        slots = [{"id": f"cpu:{index}", "kind": "cpu"} for index in range(8)]
+        slots = [{"id": f"cpu:{index}", "kind": "cpu"} for index in range(MAX_RUNS)]
         self.worker = (await self.post("/workers", name="w", slots=slots)).json()["id"]
-        self.project = (await self.post("/projects", name="p")).json()["id"]
+        self.projects = [(await self.post("/projects", name=f"p{n}")).json()["id"] for n in range(PROJECTS)]
         plan = {"plan": "p", "plan_limits": {"max_active_runs": QUOTA}}
         assert (await self.http.put("/organisation/plan", json=plan)).status_code == 200
 
@@ -145,7 +155,7 @@ PICKS = st.integers(0, MAX_RUNS - 1)
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """Commands on up to six runs."""
+    """Commands on a few runs of two projects that share a quota."""
 
     make: ClassVar[Any]
     runner: ClassVar[asyncio.Runner]
@@ -171,7 +181,7 @@ class Lifecycle(RuleBasedStateMachine):
             stored = await runs.get(self.world.pool, run_id)
             assert stored is not None
             folded = NO_RUN
-            for recorded in await self.world.ledger.read_stream(UUID(self.world.project), run_id):
+            for recorded in await self.world.ledger.read_stream(UUID(model.project), run_id):
                 folded = evolve(folded, recorded.event(), recorded.recorded_at)
             assert stored.run == folded
 
@@ -182,13 +192,35 @@ class Lifecycle(RuleBasedStateMachine):
         answer = self.do(self.world.post(f"/runs/{model.id}/{route}", **body))
         assert answer.status_code == (200 if allowed else 409), f"{route} {vars(model)}: {answer.text}"
 
-    @rule(mode=st.sampled_from(["managed", "tracked"]))
-    def create(self, mode: str) -> None:
-        if len(self.models) < MAX_RUNS:
-            body = {"command": ["true"]} if mode == "managed" else {}
-            answer = self.do(self.world.post(f"/projects/{self.world.project}/runs", mode=mode, **body))
-            assert answer.status_code == 201, answer.text
-            self.models.append(Model(answer.json()["id"], mode))
+    def has_room(self) -> bool:
+        return len(self.models) < MAX_RUNS
+
+    def any_over(self) -> bool:
+        return any(model.status in OVER and model.epoch for model in self.models)
+
+    def any_crashed(self) -> bool:
+        return any(model.status == "crashed" for model in self.models)
+
+    @precondition(has_room)
+    @rule(mode=st.sampled_from(["managed", "tracked"]), where=st.integers(0, PROJECTS - 1))
+    def create(self, mode: str, where: int) -> None:
+        project = self.world.projects[where]
+        body = {"command": ["true"]} if mode == "managed" else {}
+        answer = self.do(self.world.post(f"/projects/{project}/runs", mode=mode, **body))
+        assert answer.status_code == 201, answer.text
+        self.models.append(Model(answer.json()["id"], mode, project))
+
+    @precondition(has_room)
+    @rule(where=st.integers(0, PROJECTS - 1))
+    def ask_for_more_than_the_quota(self, where: int) -> None:
+        """One run more than the quota waits, in both projects, and each is claimed."""
+        while self.has_room() and len(self.waiting()) <= QUOTA:
+            self.create("managed", (where + len(self.models)) % PROJECTS)
+        for model in self.waiting():
+            self.claim_it(model)
+
+    def waiting(self) -> list[Model]:
+        return [model for model in self.models if model.mode == "managed" and model.status == "queued"]
 
     @rule(index=PICKS)
     def start(self, index: int) -> None:
@@ -198,16 +230,33 @@ class Lifecycle(RuleBasedStateMachine):
             if allowed:
                 model.status, model.epoch = "running", model.epoch + 1
 
+    def taken_over(self) -> list[Model]:
+        return [one for one in self.models if one.mode == "tracked" and one.status in {"running", "crashed"}]
+
+    @precondition(taken_over)
+    @rule(index=PICKS)
+    def is_taken_over(self, index: int) -> None:
+        """A new process takes a run over, and whatever the old one says is refused."""
+        model = self.taken_over()[index % len(self.taken_over())]
+        self.start(self.models.index(model))
+        if model.epoch > 1:
+            self.post(model, "heartbeat", allowed=False, epoch=model.epoch - 1)
+            self.post(model, "finish", allowed=False, epoch=model.epoch - 1, status="failed")
+
     @rule(index=PICKS)
     def claim(self, index: int) -> None:
         if model := self.pick(index):
-            free = sum(one.holds for one in self.models) < QUOTA
-            allowed = model.mode == "managed" and model.status == "queued" and free
-            body = {"worker": self.world.worker, "command_id": str(uuid7()), "slots": [f"cpu:{index}"]}
-            self.post(model, "claim", allowed=allowed, **body)
-            if allowed:
-                self.post(model, "claim", allowed=True, **body)  # the same again is the same
-                model.status, model.epoch, model.holds = "starting", model.epoch + 1, True
+            self.claim_it(model)
+
+    def claim_it(self, model: Model) -> None:
+        free = sum(one.holds for one in self.models) < QUOTA
+        allowed = model.mode == "managed" and model.status == "queued" and free
+        slot = f"cpu:{self.models.index(model)}"
+        body = {"worker": self.world.worker, "command_id": str(uuid7()), "slots": [slot]}
+        self.post(model, "claim", allowed=allowed, **body)
+        if allowed:
+            self.post(model, "claim", allowed=True, **body)  # the same again is the same
+            model.status, model.epoch, model.holds = "starting", model.epoch + 1, True
 
     @rule(index=PICKS)
     def report_started(self, index: int) -> None:
@@ -224,7 +273,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         was = model.former if model.status == "crashed" else model.status
         possible = {"completed": {"running"}, "failed": ACTIVE, "killed": ACTIVE}[status]
-        ended = model.status in {"completed", "failed", "killed"}
+        ended = model.status in OVER
         allowed = not stale and (ended or was in possible)
         report = {"report": "ended"} if model.mode == "managed" else {}
         route = "report" if model.mode == "managed" else "finish"
@@ -276,16 +325,29 @@ class Lifecycle(RuleBasedStateMachine):
         else:
             model.former, model.status = model.status, "crashed"
 
-    @rule(index=PICKS)
-    def comes_back(self, index: int) -> None:
-        model = self.pick(index)
-        if model is None or model.epoch == 0:
-            return
+    def beats(self, model: Model, epoch: int) -> None:
+        """This run is heard beside those that are active."""
         voices = {mode: self.beating(mode) for mode in ("tracked", "managed")}
-        voices[model.mode][UUID(model.id)] = model.epoch
+        voices[model.mode][UUID(model.id)] = epoch
         self.do(self.world.passes(1.0, voices["tracked"], voices["managed"]))
-        if model.status == "crashed":
+
+    @precondition(any_crashed)
+    @rule(index=PICKS, stale=st.booleans())
+    def comes_back(self, *, index: int, stale: bool) -> None:
+        crashed = [model for model in self.models if model.status == "crashed"]
+        model = crashed[index % len(crashed)]
+        self.beats(model, model.epoch - stale)
+        if not stale:
             model.status, model.holds = model.former, model.mode == "managed"
+
+    @precondition(any_over)
+    @rule(index=PICKS)
+    def speaks_after_its_end(self, index: int) -> None:
+        """Neither a beat that was under way nor a heartbeat brings an ended run back."""
+        over = [model for model in self.models if model.status in OVER and model.epoch]
+        model = over[index % len(over)]
+        self.beats(model, model.epoch)
+        self.post(model, "heartbeat", allowed=False, epoch=model.epoch)
 
     @rule()
     def worker_says_what_it_holds(self) -> None:
@@ -299,7 +361,11 @@ class Lifecycle(RuleBasedStateMachine):
     def everything_is_as_the_model_says(self) -> None:
         if not getattr(self, "models", None):
             return
-        listed = self.do(self.world.http.get(f"/projects/{self.world.project}/runs")).json()["items"]
+        listed = [
+            run
+            for project in self.world.projects
+            for run in self.do(self.world.http.get(f"/projects/{project}/runs")).json()["items"]
+        ]
         found = {run["id"]: (run["status"], run["epoch"], run["kill_requested"]) for run in listed}
         wanted = {m.id: (m.status, m.epoch, m.kill and m.status in ACTIVE) for m in self.models}
         assert found == wanted
@@ -315,8 +381,8 @@ def test_api_worker_monitor_and_scheduler_do_what_the_model_says(
         Lifecycle.runner = runner
         runner.run(servers.wipe_jetstream(nats_server))
         bounds = settings(
-            max_examples=12,
-            stateful_step_count=30,
+            max_examples=24,
+            stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
