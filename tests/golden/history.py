@@ -18,7 +18,7 @@ import asyncpg
 import msgspec
 import numpy as np
 
-from events import alerts, codec, organisation, run_events
+from events import alerts, codec, organisation, run_events, search_space, sweep, trials
 from events import commands as c
 from events import types as t
 from events import workflow as workflows
@@ -30,7 +30,7 @@ from events.ledger import Appended, Draft, Ledger, Proposal
 from events.sql import load
 from events.telemetry import LogColumns, MetricColumns
 from events.verification import verify
-from projections import credits, metrics, runs, subscriptions, tenancy
+from projections import credits, metrics, runs, subscriptions, sweeps, tenancy
 from projections.execute import Request, asked_by, execute, record
 from projections.objects import ObjectStore
 from service.bootstrap import ORGANISATION, first_key
@@ -39,6 +39,7 @@ from workers.alerter import Alerter
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
 from workers.projector import Projector
+from workers.sweeper import Sweeper
 
 MASTER_KEY = b"m" * 32
 SIGNING_SEED = b"s" * 32
@@ -68,6 +69,7 @@ class History:
         await self.managed("killed", c.KillRun(reason="enough"), c.ConfirmKill())
         await self.managed("idle", c.ReportStopping(epoch=1, exit_code=0), c.ReportIdle(epoch=1, exit_code=0))
         await self.create("queued", command=("python", "train.py"))
+        await self.search()
         error = t.Failure(type="E", message="m", traceback="t")
         await self.tracked("failed", c.EndRun(epoch=1, status=t.Status.FAILED, error=error, last_seq={"sdk": 3}))
         lost = c.MarkCrashed(epoch=1, cause=t.Cause.HEARTBEAT_LOST, last_heartbeat_at=None, silence_seconds=45.0)
@@ -128,6 +130,25 @@ class History:
         ):
             identity = uuid7()
             await self.note(ORGANISATION, identity, 0, event, subscriptions.row(identity, event, version=1))
+
+    async def search(self) -> None:
+        """A sweep of the workflow, with a trial that waits."""
+        sweep_id = uuid7()
+        created = sweep.SweepCreated(
+            name="search",
+            workflow=self.workflow,
+            workflow_version=3,
+            method=sweep.Method.GRID,
+            parameters={"lr": search_space.Categorical(values=(0.1, 0.2))},
+            metric=sweep.Objective(name="loss", goal=sweep.Goal.MIN),
+            max_runs=2,
+        )
+        await self.note(
+            self.ledger_id, sweep_id, 0, created, sweeps.row(sweep_id, sweep.evolve(sweep.Sweep(), created))
+        )
+        if await Sweeper(self.ledger).step() != 1:
+            raise AssertionError("the sweep made no trial, or more than one")
+        self.runs["trial"] = trials.trial_id(sweep_id, 1)
 
     async def note(
         self, ledger_id: UUID, stream: UUID, version: int, event: codec.LifecycleEvent, rows: tenancy.Rows
