@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stack.process import ROOT
+from tachograph import Client
 from tests.api import Api, Json, Project, accepted, refused, serving, until
 from tests.integration.test_http_deletion import archived
 from tests.servers import NatsServer, PostgresServer
@@ -204,6 +207,24 @@ def test_a_query_past_a_bound_is_stopped_and_names_it(
     assert limit is None or problem["limit"] == limit
     assert problem["limit"]
     assert rows(project, "select 42") == [[42]]
+
+
+def test_the_example_reads_the_same_points_from_the_files(api: Api, project: Project):
+    command = [sys.executable, "examples/analysis.py", str(api.home / "parquet"), project.id, "loss"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    sql = """
+        select run_id, count(*), min(value) filter (where isfinite(value)), arg_max(value, (step, m.position))
+        from metrics m join runs using (run_id) where name = 'done' group by run_id
+    """
+    ((run_id, points, best, last),) = rows(project, sql)
+    assert f"{run_id}, {points}, {best}, {last}\n" in done.stdout
+    assert "100 points of loss, steps 0 to 99" in done.stdout
+
+
+def test_the_client_asks_sql(api: Api, project: Project):
+    with Client(api.url, api.key) as client:
+        answer = client.query(project.name, "select name from runs where status = ?", ["completed"])
+    assert answer == {"columns": [{"name": "name", "type": "VARCHAR"}], "rows": [["done"]]}
 
 
 def processes(api: Api) -> set[int]:

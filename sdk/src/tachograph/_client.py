@@ -266,6 +266,14 @@ class Client(Artifacts):
         """Have the project's whole history verified."""
         return self._post(Verification, route("projects", project, "audit", "verify"))
 
+    def query(self, project: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> Json:
+        """Return what a SQL statement over the project answers: `columns` with names and types, and `rows`.
+
+        Parameters go by name (`$name`) or in order (`?`). NaN and the infinities come by their names.
+        """
+        body = without_none({"sql": sql, "parameters": parameters})
+        return self._ask(dict, "POST", route("projects", project, "query"), body)
+
     def usage(self) -> Json:
         """Return credits consumed, active runs and limits."""
         return self._ask(dict, "GET", "/usage")

@@ -1,0 +1,39 @@
+"""A notebook over the Parquet files of a project, with no server in between: cell by cell (`# %%`), or as a program.
+
+    python examples/analysis.py .tachograph/parquet PROJECT_ID train/loss
+
+The files are plain, Hive-style Parquet, `ledger=<project>/run=<run>/metrics-*.parquet` and `logs-*.parquet`: whatever
+reads that reads them. They hold what is archived: the newest points of a run under way come later, or at once with
+`POST /projects/{project}/query`. What the columns mean is in docs/sql.md.
+"""
+
+# %% Where the files are
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+root, project, metric = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+files = sorted(str(file) for file in (root / f"ledger={project}").glob("run=*/metrics-*.parquet"))
+if not files:
+    sys.exit(f"nothing of project {project} is archived below {root} yet")
+
+# %% DuckDB: every run's best and last value; only the row groups that hold the metric are read
+points = duckdb.read_parquet(files, hive_partitioning=True)
+print("run, points, best, last")
+for row in duckdb.sql(
+    """
+    select run::varchar, count(*), min(value) filter (where isfinite(value)), arg_max(value, (step, position))
+    from points where metric = $metric group by run order by run
+    """,
+    params={"metric": metric},
+).fetchall():
+    print(*row, sep=", ")
+
+# %% Arrow, and from here pandas or Polars: `table.to_pandas()`, `polars.from_arrow(table)`
+# Directly: `pandas.read_parquet(files)`, `polars.scan_parquet(files, hive_partitioning=True)`
+dataset = ds.dataset(files, format="parquet", partitioning=ds.partitioning(flavor="hive"))
+table = dataset.to_table(columns=["run", "step", "value"], filter=pc.field("metric") == metric)
+print(f"{table.num_rows} points of {metric}, steps {pc.min(table['step'])} to {pc.max(table['step'])}")
