@@ -1,5 +1,6 @@
 """Real servers for the tests: started once for all that need them, with a database and a JetStream for each test."""
 
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +14,11 @@ pytest.register_assert_rewrite("tests.api", "tests.fault.checks", "tests.fault.l
 from stack import Nats, Postgres, Stack
 from tests import servers
 from tests.servers import Database, NatsServer, PostgresServer
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter end quietly: Hypothesis' hook in the collector keeps DuckDB's types alive past their end."""
+    gc.callbacks.clear()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

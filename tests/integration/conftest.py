@@ -1,6 +1,5 @@
 """Fixtures of the tests against a real Postgres."""
 
-import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,11 +9,6 @@ import pytest
 from tests.integration.telemetry import World, opened_world
 from tests.object_stores import Place, S3Server, s3_server
 from tests.servers import Database
-
-
-def pytest_unconfigure() -> None:
-    """Let the interpreter end quietly: Hypothesis' hook in the collector keeps DuckDB's types alive past their end."""
-    gc.callbacks.clear()
 
 
 @pytest.fixture

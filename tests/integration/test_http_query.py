@@ -218,7 +218,7 @@ def test_the_example_reads_the_same_points_from_the_files(api: Api, project: Pro
     """
     ((run_id, points, best, last),) = rows(project, sql)
     assert f"{run_id}, {points}, {best}, {last}\n" in done.stdout
-    assert "100 points of loss, steps 0 to 99" in done.stdout
+    assert "points of loss, steps 0 to " in done.stdout  # of the run under way too, once it is archived
 
 
 def test_the_client_asks_sql(api: Api, project: Project):
