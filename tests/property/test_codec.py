@@ -48,7 +48,8 @@ def test_an_event_is_the_same_after_a_round_trip(event: Any) -> None:
 def test_every_event_type_is_known_to_the_codec() -> None:
     def below(kind: type[Event]) -> set[str]:
         tag = kind.__struct_config__.tag
-        return {str(tag)} if kind.__subclasses__() == [] else set().union(*map(below, kind.__subclasses__()))
+        ours = [one for one in kind.__subclasses__() if one.__module__.startswith("events.")]
+        return set().union(*map(below, ours)) if ours else {str(tag)}
 
     assert below(Event) == set(EVENT_TYPES)
 
