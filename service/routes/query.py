@@ -31,13 +31,6 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Any] | list[Any] | None = None
 
 
-class QueryAnswer(msgspec.Struct, frozen=True):
-    """The columns, each with its name and DuckDB's type, and the rows as lists in their order."""
-
-    columns: list[dict[str, str]]
-    rows: list[list[Any]]
-
-
 @post("/projects/{project:str}/query", status_code=200)
 async def query(
     request: Http,
