@@ -46,6 +46,8 @@ declare
     v_chain     bytea[];
     v_version   integer[];
     v_telemetry boolean := false;
+    v_created   boolean := false;
+    v_changed   boolean := false;
     v_new_keys  boolean := false;
 begin
     -- point: called
@@ -87,8 +89,12 @@ begin
         end if;
 
         if v_verdict = 'appended' then
-            return query select i, v_verdict, v_next + 1, v_next + v_one.events, v_now,
-                                null::bytea, null::bytea, null::integer, null::integer;
+            proposal := i;
+            verdict := v_verdict;
+            at := v_next + 1;
+            last := v_next + v_one.events;
+            recorded_at := v_now;
+            return next;
             for k in 1 .. v_one.events loop
                 v_event := v_event + 1;
                 v_next := v_next + 1;
@@ -100,6 +106,8 @@ begin
                 v_telemetry := true;
             else
                 v_version[i] := v_one.expected + v_one.events;
+                v_created := v_created or v_one.expected = 0;
+                v_changed := v_changed or v_one.expected > 0;
                 v_new_keys := v_new_keys or v_one.key is not null;
             end if;
         else
@@ -138,12 +146,20 @@ begin
         from rows from (unnest(p_events)) with ordinality e
         where v_position[e.ordinality] is not null and e.version is not null;
 
-        insert into ledger.stream
-        select p_ledger_id, p.stream, v_version[p.ordinality], p.epoch, p.gate
-        from rows from (unnest(p_proposals)) with ordinality p
-        where v_version[p.ordinality] is not null
-        on conflict (ledger_id, stream) do update
-            set version = excluded.version, epoch = excluded.epoch, gate = excluded.gate;
+        if v_changed then
+            update ledger.stream h
+            set version = v_version[p.ordinality], epoch = p.epoch, gate = p.gate
+            from rows from (unnest(p_proposals)) with ordinality p
+            where h.ledger_id = p_ledger_id and h.stream = p.stream and p.expected > 0
+              and v_version[p.ordinality] is not null;
+        end if;
+
+        if v_created then
+            insert into ledger.stream
+            select p_ledger_id, p.stream, v_version[p.ordinality], p.epoch, p.gate
+            from rows from (unnest(p_proposals)) with ordinality p
+            where p.expected = 0 and v_version[p.ordinality] is not null;
+        end if;
 
         if v_new_keys then
             insert into ledger.data_key
@@ -153,8 +169,12 @@ begin
         end if;
 
         for i in 1 .. cardinality(p_inline) loop
-            execute format('select %s($1, $2, $3, $4)', p_inline[i])
-            using p_ledger_id, v_now, v_position, p_inline_rows[i];
+            if p_inline[i] = 'projection.project_run' then   -- nearly every append's; written out, its plan is kept
+                perform projection.project_run(p_ledger_id, v_now, v_position, p_inline_rows[i]);
+            else
+                execute format('select %s($1, $2, $3, $4)', p_inline[i])
+                using p_ledger_id, v_now, v_position, p_inline_rows[i];
+            end if;
         end loop;
     end if;
 
