@@ -35,12 +35,15 @@ EMPTY_CHAIN: Final = bytes(32)
 LifecycleEvent = RunEvent | ProjectEvent | WorkflowEvent | OrganisationEvent | AlertEvent | BillingEvent | SweepEvent
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
-_decoder: Final = msgspec.msgpack.Decoder(LifecycleEvent)
 
 EVENT_TYPES: Final[Mapping[str, type[LifecycleEvent]]] = {
     str(member.__struct_config__.tag): member for member in LifecycleEvent.__args__
 }
 """Every lifecycle event by its type's name."""
+
+_decoders: Final[Mapping[str, msgspec.msgpack.Decoder[LifecycleEvent]]] = {
+    kind: msgspec.msgpack.Decoder(member) for kind, member in EVENT_TYPES.items()
+}
 
 METRICS: Final = "run.metrics_logged"
 SYSTEM_METRICS: Final = "run.system_metrics_logged"
@@ -80,7 +83,7 @@ def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | M
         newest = expected.schema_version
         event: LifecycleEvent
         if schema_version == newest:
-            event = _decoder.decode(payload)
+            event = _decoders[kind].decode(payload)
         else:
             document = msgspec.msgpack.decode(payload)
             for version in range(schema_version, newest) or (schema_version,):

@@ -188,10 +188,8 @@ def _artifact(run_id: UUID, event: RunArtifactSaved, at: datetime) -> bytes:
     )
 
 
-def _time(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return "infinity" if moment == PENDING else moment.isoformat()
+def _time(moment: datetime | None) -> datetime | str | None:
+    return "infinity" if moment == PENDING else moment
 
 
 def stored_run(row: asyncpg.Record) -> StoredRun:
