@@ -109,7 +109,6 @@ class _Verifier:
         self._ledger_id = ledger_id
         self._archivals: OrderedDict[UUID, list[RunTelemetryArchived]] = OrderedDict()
         self._opened: OrderedDict[bytes, DataKey] = OrderedDict()
-        self._ahead: asyncio.Future[list[asyncpg.Record]] | None = None
         self.position = 0
         self.chain = codec.EMPTY_CHAIN
         self.recorded_us = _LONG_AGO
@@ -133,28 +132,21 @@ class _Verifier:
                 if progress is not None:
                     progress(self.position, end)
         finally:
-            under_way = [task for task in (following, self._ahead) if task is not None]
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
         await self._check_head(end, head["chain"], head["recorded_at"])
         await self._check_streams()
 
     async def _read(self, after: int) -> _Page:
-        """Read a page ahead, with all that its checks ask of the database; the rows after it are on their way then."""
-        rows = await (self._ahead or self._rows(after))
-        self._ahead = asyncio.ensure_future(self._rows(rows[-1]["position"])) if rows else None
+        """Read a page ahead, with all that its checks ask of the database."""
+        rows = await self._ledger.pool.fetch(
+            load("events.sql", "verify_page"), self._ledger_id, after, PAGE_EVENTS, PAGE_BYTES
+        )
         misplaced = await self._misplaced(rows)
         unknown = await self._unknown([row["stream"] for row in rows if row["version"] == 1])
         keys = await self._keys(rows)
         missing = {row["stream"] for row in rows if row["ciphertext"] is None or row["stream"] not in keys}
         return _Page(rows, keys, misplaced, unknown, await self._deleted(missing))
-
-    async def _rows(self, after: int) -> list[asyncpg.Record]:
-        rows: list[asyncpg.Record] = await self._ledger.pool.fetch(
-            load("events.sql", "verify_page"), self._ledger_id, after, PAGE_EVENTS, PAGE_BYTES
-        )
-        return rows
 
     async def _check_head(self, end: int, chain: bytes, recorded_at: datetime) -> None:
         if chain != self.chain:
