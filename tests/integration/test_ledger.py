@@ -176,18 +176,19 @@ async def test_a_named_request_is_gone_once_its_run_is_erased(project: Project) 
 async def test_a_named_request_that_overtakes_its_own_copy_is_answered_alike(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id, request = uuid7(), named(b"b")
-    create = c.CreateRun(created=run_events.RunCreated(name="n", session_id="s", mode=Mode.TRACKED))
+    run_id, request = await project.ended(), named(b"b")
+    edit = c.EditRun(notes="first")
+    project.ledger.recent.forget(run_id)  # as in another process: the state is read
     get = runs.get
     answers = []
 
     async def after_the_copy(pool: asyncpg.Pool, run_id: UUID) -> runs.StoredRun | None:
         monkeypatch.setattr(runs, "get", get)
-        answers.append(await execute(project.ledger, project.ledger_id, run_id, create, request))
+        answers.append(await execute(project.ledger, project.ledger_id, run_id, edit, request))
         return await get(pool, run_id)
 
     monkeypatch.setattr(runs, "get", after_the_copy)
-    answers.append(await execute(project.ledger, project.ledger_id, run_id, create, request))
+    answers.append(await execute(project.ledger, project.ledger_id, run_id, edit, request))
     assert answers[0] == answers[1]
 
 
