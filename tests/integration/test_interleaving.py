@@ -26,7 +26,6 @@ async def test_in_whatever_order_appends_meet_the_ledger_is_whole(
     explored = [await explore(project, database.url, owner, seed) for seed in SEEDS]
     assert {seed: one.wrong for seed, one in zip(SEEDS, explored, strict=True) if one.wrong} == {}
     assert len({one.order for one in explored}) > len(SEEDS) * 3 // 4  # so these were different orders
-    assert (await explore(project, database.url, owner, SEEDS[0])).order == explored[0].order  # and can be had again
     assert sum(one.stood_behind > 0 for one in explored) > len(SEEDS) // 2  # in which they did meet
 
 
