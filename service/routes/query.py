@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Response, Router, post
-from litestar.params import JSONBody, Parameter
+from litestar.params import JSONBody, QueryParameter
 
 from projections.query_limits import Limits
 from projections.query_results import Format
@@ -37,7 +37,7 @@ async def query(
     service: Service,
     project: str,
     data: JSONBody[QueryBody],
-    form: Annotated[Format | None, Parameter(query="format", description="by default what `Accept` says")] = None,
+    form: Annotated[Format | None, QueryParameter(name="format", description="by default what `Accept` says")] = None,
 ) -> Response[bytes]:
     """Answer SQL (DuckDB's) over the project's views runs, metrics, logs, events, transitions, credits and artifacts.
 

@@ -1,8 +1,8 @@
 """Several connections inside `ledger.append` at once, moved on one point at a time, in an order that a seed chooses.
 
 A test's copy of append.sql stops at every `-- point:` line on an advisory lock of its own, which the conductor holds.
-It releases one when everybody stands still: at a point, or behind a lock that somebody else has. Which of several that
-stand behind one lock goes first is Postgres' choice, so a seed leads to much the same order, not always to the very same.
+It releases one when everybody stands still: at a point, or behind a lock that somebody else has. Which of several
+that stand behind one lock goes first is Postgres' choice, so a seed leads to much the same order, not always the same.
 """
 
 import asyncio
