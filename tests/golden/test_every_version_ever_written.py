@@ -66,7 +66,7 @@ def test_an_older_version_is_brought_up_step_by_step(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(codec, "UPCASTERS", upcasters)
     monkeypatch.setattr(codec, "EVENT_TYPES", {**codec.EVENT_TYPES, "test.noted": Noted})
     monkeypatch.setattr(codec, "LifecycleEvent", codec.LifecycleEvent | Noted)
-    monkeypatch.setattr(codec, "_decoder", msgspec.msgpack.Decoder(codec.LifecycleEvent))
+    monkeypatch.setattr(codec, "_decoders", {**codec._decoders, "test.noted": msgspec.msgpack.Decoder(Noted)})
     pack = msgspec.msgpack.encode
     now = Noted(lines=("a", "b"), author="unknown")
     assert codec.decode("test.noted", 1, pack({"type": "test.noted", "text": "a\nb"})) == now

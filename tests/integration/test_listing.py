@@ -49,6 +49,8 @@ def held(known: Known, field: Field) -> list[Any]:
         return [] if math.isnan(value) else [value]
     if isinstance(value, bool) or value is None:
         return [] if value is None else [value]
+    if isinstance(value, str):
+        return [str(value)]  # a word of ours is compared as the text that it is
     return [float(value) if isinstance(value, int) else value]
 
 
