@@ -37,8 +37,8 @@ format: venv  ## Format the code and apply the linter's safe fixes
 	@$(PY) -m ruff check --quiet --fix-only .
 	@$(PY) -m ruff format --quiet .
 
-bench: venv .venv-mlflow/.locked  ## The benchmark table; P="P2 P4" picks some
-	@exec $(PY) -m bench $(P)
+bench: venv .venv-mlflow/.locked  ## The benchmark table; P="P2 P4" picks some, KEEP=1 keeps these too in bench/RESULTS.md
+	@exec $(PY) -m bench $(P) $(if $(KEEP),--keep)
 
 lock: $(VENV)/.bootstrapped  ## Resolve requirements.in anew into requirements.lock
 	@lock() { $(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \

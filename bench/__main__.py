@@ -1,63 +1,86 @@
-"""`python -m bench`: all benchmarks, and bench/RESULTS.md. `python -m bench P4`: some, on the terminal only."""
+"""`python -m bench`: all benchmarks, kept in bench/RESULTS.md. `python -m bench P4`: some, on the terminal only.
+
+`--keep` keeps these too.
+"""
 
 import asyncio
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import p2, p4, p5, p8, p11, p12, p13, report
+from rich.console import Console
+
+from bench import p2, p4, p5, p8, p11, p12, p13, picture, report, results
 from bench.harness import Result, Void
 from bench.ports import free_port
+from bench.probes import probe
+from bench.results import Section
 from stack.errors import StackError
 from stack.system import Stack
 
-RESULTS: Final = Path(__file__).with_name("RESULTS.md")
-NAMES: Final = ("P2", "P4", "P5", "P8", "P11", "P12", "P13")
+PAGE: Final = Path(__file__).with_name("RESULTS.md")
+PICTURE: Final = PAGE.with_suffix(".svg")
+Benchmark = Callable[[Stack], Awaitable[tuple[list[Result], list[str]]]]
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {
+    "P2": p2.run,
+    "P4": lambda stack: p4.run(stack.postgres),
+    "P5": lambda stack: p5.run(stack.postgres),
+    "P8": p8.run,
+    "P11": p11.run,
+    "P12": p12.run,
+    "P13": p13.run,
+}
+KEEP: Final = "--keep"
 
 
-async def measured(name: str, stack: Stack) -> tuple[list[Result], list[str]]:
-    """Run one benchmark."""
-    match name:
-        case "P2":
-            return await p2.run(stack)
-        case "P11":
-            return await p11.run(stack)
-        case "P4":
-            return await p4.run(stack.postgres)
-        case "P5":
-            return await p5.run(stack.postgres)
-        case "P8":
-            return await p8.run(stack)
-        case "P12":
-            return await p12.run(stack)
-        case _:
-            return await p13.run(stack)
+def between_probes(name: str, stack: Stack, home: str) -> Section:
+    """Run one benchmark with a look at the machine before and after."""
+    before = probe(home)
+    found, notes = asyncio.run(_results(BENCHMARKS[name], stack))
+    return Section(
+        measured_on=datetime.now(UTC).date(),
+        machine=results.machine(),
+        before=before,
+        after=probe(home),
+        load_average=os.getloadavg()[0],
+        results=found,
+        notes=notes,
+    )
+
+
+async def _results(benchmark: Benchmark, stack: Stack) -> tuple[list[Result], list[str]]:
+    return await benchmark(stack)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run what is named, or everything; returns the exit status."""
-    names = list(dict.fromkeys(name.upper() for name in arguments)) or list(NAMES)
-    if unknown := [name for name in names if name not in NAMES]:
-        print(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
+    names = list(dict.fromkeys(one.upper() for one in arguments if one != KEEP)) or list(BENCHMARKS)
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        print(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    sections = {}
+    sections: dict[str, Section] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="tachograph-bench-") as home:
-            about = report.machine(home)
-            print(about, flush=True)
-            with Stack(Path(home) / "home", free_port(), gpu_worker=False) as stack:
-                for name in names:
-                    results, notes = asyncio.run(measured(name, stack))
-                    sections[name] = report.section(name, results, notes)
-                    print(f"\n{sections[name]}", flush=True)
+            for name in names:  # each on a system of its own: none pays for what another left
+                with Stack(Path(home) / name, free_port(), gpu_worker=False) as stack:
+                    sections[name] = between_probes(name, stack, home)
+                print(f"\n{report.section(name, sections[name])}", flush=True)
     except (StackError, Void) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    if names == list(NAMES):
-        RESULTS.write_text(report.document(about, sections), encoding="utf-8")
-        print(f"written to {RESULTS.name}")
+    console = Console()
+    if console.is_terminal:
+        for line in picture.lines(sections):
+            console.print(line)
+    if KEEP in arguments or len(names) == len(BENCHMARKS):
+        everything = results.keep(sections)
+        PAGE.write_text(report.document(everything), encoding="utf-8")
+        PICTURE.write_text(picture.svg(everything), encoding="utf-8")
+        print(f"written to {PAGE.name} and {PICTURE.name}")
     return 0
 
 

@@ -1,92 +1,76 @@
-"""What was measured, as Markdown: the machine and its probes, then a table and notes for each benchmark."""
+"""What was measured, as Markdown: a table and notes for each benchmark."""
 
-import importlib.metadata
-import os
-import platform
-import statistics
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Final
-
-import numpy as np
+import re
+from collections.abc import Iterable, Mapping
 
 from bench.harness import Result
+from bench.results import Section
 
-PACKAGES: Final = (
-    "litestar",
-    "uvicorn",
-    "msgspec",
-    "asyncpg",
-    "nats-py",
-    "pyarrow",
-    "duckdb",
-    "eventsourcing",
-    "psycopg",
-)
+HEAD = """\
+# Benchmark results
 
+Written by `make bench`, or by `make bench P=... KEEP=1` for some of it. PostgreSQL with fsync and synchronous_commit
+on, NATS with sync_interval always. Ours and the floor or peer take turns in one run; a ratio is the median of the
+rounds' ratios of neighbours in time, with the smallest and largest. Absolute figures are the median rounds', for
+orientation only; CPU is that of all processes together, per unit. Before and after each benchmark the machine is
+probed; where the probes differ by more than a factor of two, no goal is judged.
 
-def fdatasync_rate(directory: str) -> float:
-    """Return how many 4 KiB writes a second reach the disk one by one."""
-    block = os.urandom(4096)
-    with tempfile.NamedTemporaryFile(dir=directory) as file:
-        began = time.perf_counter()
-        for _ in range(200):
-            os.pwrite(file.fileno(), block, 0)
-            os.fdatasync(file.fileno())
-        return 200 / (time.perf_counter() - began)
+![Each ratio against its goal](RESULTS.svg)
+"""
+COLUMNS = ("what", "against", "ratio (min–max)", "goal", "met", "ours", "theirs", "CPU ours", "CPU theirs")
 
 
-def memcpy_rate() -> float:
-    """Return how many bytes a second are copied in memory."""
-    source, target = np.ones(1 << 24), np.empty(1 << 24)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        np.copyto(target, source)
-        seconds.append(time.perf_counter() - began)
-    return source.nbytes / statistics.median(seconds)
+def order(name: str) -> tuple[int, str]:
+    """Return by what benchmarks are sorted: P2 before P11."""
+    number = re.fullmatch(r"P(\d+)", name)
+    return (int(number[1]) if number else 1_000, name)
 
 
-def machine(directory: str) -> str:
-    """Return what everything ran on."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
-        f"{versions}. Probes: {fdatasync_rate(directory):,.0f} fdatasync/s, {memcpy_rate() / 1e9:.1f} GB/s memcpy. "
-        "PostgreSQL with fsync and synchronous_commit on, NATS with sync_interval always."
-    )
+def verdict(result: Result, drifted: str | None) -> str:
+    """Return whether a goal was met, in a word."""
+    if result.met is None:
+        return "–"
+    if drifted:
+        return "not judged"
+    return "yes" if result.met else "no"
 
 
-def section(name: str, results: Sequence[Result], notes: Sequence[str]) -> str:
+def section(name: str, one: Section) -> str:
     """Return one benchmark's table and notes."""
     lines = [f"## {name}", ""]
-    if results:
-        lines.append("| what | against | ratio (min–max) | goal | met | ours | theirs | CPU ours | CPU theirs |")
-        lines.append("|---|---|---|---|---|---|---|---|---|")
-    for result in results:
-        one = result.comparison
-        goal = "–" if one.goal is None else f"{'≤' if one.durations else '≥'} {one.goal:g}"
-        met = {True: "yes", False: "no", None: "–"}[result.met]
-        lines.append(
-            f"| {one.what} | {one.against} | {result.ratio:.2f} ({min(result.ratios):.2f}–{max(result.ratios):.2f}) "
-            f"| {goal} | {met} | {result.ours.rate:,.0f} {one.unit}/s | {result.against.rate:,.0f} {one.unit}/s "
-            f"| {result.ours.cpu_micros:,.2f} µs | {result.against.cpu_micros:,.2f} µs |"
-        )
-    return "\n".join([*lines, *([""] if results else []), *(f"- {note}" for note in notes), ""])
+    if one.results:
+        lines += [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
+        lines += [_row(_cells(result, one.drifted)) for result in one.results]
+        lines.append("")
+    lines += [f"- {note}" for note in one.notes]
+    if one.drifted:
+        lines.append(f"- **Not judged**: {one.drifted}.")
+    lines.append(
+        f"- {one.measured_on}: {one.machine}. Before: {one.before}; after: {one.after}; "
+        f"load average {one.load_average:.1f}."
+    )
+    return "\n".join([*lines, ""])
 
 
-def document(about: str, sections: Mapping[str, str]) -> str:
+def document(sections: Mapping[str, Section]) -> str:
     """Return the whole of RESULTS.md."""
-    head = [
-        "# Benchmark results",
-        "",
-        f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}. {about}",
-        "",
-        "Ours and the floor or peer take turns in one run; a ratio is the median of the rounds' ratios of neighbours",
-        "in time, with the smallest and largest. Absolute figures are the median rounds', for orientation only; CPU is",
-        "that of all processes together, per unit. The machine is shared and noisy.",
-        "",
+    return "\n".join([HEAD, *(section(name, sections[name]) for name in sorted(sections, key=order))])
+
+
+def _cells(result: Result, drifted: str | None) -> list[str]:
+    one = result.comparison
+    return [
+        one.what,
+        one.against,
+        f"{result.ratio:.2f} ({min(result.ratios):.2f}–{max(result.ratios):.2f})",
+        "–" if one.goal is None else f"{'≤' if one.durations else '≥'} {one.goal:g}",
+        verdict(result, drifted),
+        f"{result.ours.rate:,.0f} {one.unit}/s",
+        f"{result.against.rate:,.0f} {one.unit}/s",
+        f"{result.ours.cpu_micros:,.2f} µs",
+        f"{result.against.cpu_micros:,.2f} µs",
     ]
-    return "\n".join(head) + "\n" + "\n".join(sections[name] for name in sorted(sections))
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
