@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -123,21 +123,22 @@ def _stages(batches: Sequence[tuple[int, MetricColumns]]) -> tuple[NDArray[np.in
     return np.concatenate(parts), list(index)
 
 
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how telemetry is written to Parquet."""
+    return {
+        "use_dictionary": [field.name for field in schema if pa.types.is_dictionary(field.type)],
+        "column_encoding": {name: _ENCODINGS[name] for name in schema.names if name in _ENCODINGS},
+        "compression": "zstd",
+        "write_statistics": True,
+        "write_page_index": True,
+        "store_schema": False,
+    }
+
+
 def to_parquet(table: pa.Table) -> pa.Buffer:
     """Return the table as the bytes of a Parquet file."""
-    dictionaries = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROW_GROUP_ROWS,
-        use_dictionary=dictionaries,
-        column_encoding={name: _ENCODINGS[name] for name in table.schema.names if name in _ENCODINGS},
-        compression="zstd",
-        write_statistics=True,
-        write_page_index=True,
-        store_schema=False,
-    )
+    pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, **parquet_options(table.schema))
     return sink.getvalue()
 
 

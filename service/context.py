@@ -73,7 +73,7 @@ class Service:
         self.listing = Listing(pool, sets)
         self.queries = Queries(self.ledger, settings.parquet, query_limits.from_environment())
         self.stopping = asyncio.Event()
-        self.replays: dict[object, str] = {}
+        self.downloads: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}
         self._addresses: dict[str, tuple[UUID, UUID]] = {}
         self._projects: dict[str, UUID] = {}

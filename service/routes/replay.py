@@ -1,7 +1,6 @@
 """A history told again as newline-delimited JSON, telemetry from Parquet included."""
 
 import asyncio
-import logging
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -13,36 +12,25 @@ from litestar import Router, get
 from litestar.params import Parameter, QueryParameter
 from litestar.response import Stream
 
-from events.errors import Busy, LedgerError
+from events.errors import LedgerError
 from projections.replay import Replay
 from projections.restore import Restorer
 from service import timeline
 from service.context import Http, Service
+from service.downloads import enter, patience
 from service.replay import resolve, types_of
 
-log = logging.getLogger("tachograph.service")
-
 MEDIA_TYPE: Final = "application/x-ndjson"
-MAX_REPLAYS: Final = 8
-MAX_PER_KEY: Final = 2
 CHUNK_BYTES: Final = 64 << 10
 WINDOW_ROWS: Final = 500_000
 CACHE_BYTES: Final = 32 << 20
 """What each replay may hold of files, and of the one that it is in."""
-STALL_SECONDS: Final = 60.0
-"""How long a client may take for one chunk; then it is cut off, so that it holds no place for ever."""
 
 _json: Final = msgspec.json.Encoder()
 
 From = Annotated[str | None, QueryParameter(name="from", description="first position, or a time (RFC 3339)")]
 Until = Annotated[str | None, Parameter(description="last position, or a time (RFC 3339)")]
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
-
-
-class TooManyReplays(Busy):
-    """As many replays are under way as this process, or this key, may have; wait for one to end."""
-
-    limit = MAX_REPLAYS
 
 
 @get("/runs/{run:str}/replay")
@@ -93,41 +81,22 @@ async def _stream(
     )
     restorer = Restorer(service.settings.parquet, window_rows=WINDOW_ROWS, cache_bytes=CACHE_BYTES)
     replay = Replay(service.ledger, restorer, wanted)
-    leave = _enter(service, request.user.actor)
+    leave = enter(service, request.user.actor)
     chunks = _chunks(service.stopping, replay, leave)
     weakref.finalize(chunks, leave)  # a client that is gone before its first byte never starts it
     return Stream(chunks, media_type=MEDIA_TYPE)
 
 
-def _enter(service: Service, actor: str) -> Callable[[], None]:
-    """Take a place, and return what gives it back. Raises `TooManyReplays`."""
-    places = service.replays
-    if len(places) >= MAX_REPLAYS or list(places.values()).count(actor) >= MAX_PER_KEY:
-        raise TooManyReplays(f"at most {MAX_REPLAYS} replays at once, and {MAX_PER_KEY} of one key")
-    place = object()
-    places[place] = actor
-
-    def leave() -> None:
-        places.pop(place, None)
-
-    return leave
-
-
 async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], None]) -> AsyncGenerator[bytes]:
     """Yield lines, many at a time; an error in mid-stream is the last line."""
     lines = bytearray()
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
     try:
         async with aclosing(replay.steps()) as steps:
             async for step in steps:
                 lines += timeline.as_json(step)
                 if len(lines) >= CHUNK_BYTES:
-                    stalled = loop.call_later(STALL_SECONDS, _cut, task, replay.position)
-                    try:
+                    with patience(f"its replay at position {replay.position}"):
                         yield bytes(lines)
-                    finally:
-                        stalled.cancel()
                     lines.clear()
                     if stopping.is_set():
                         return
@@ -138,11 +107,6 @@ async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], N
         yield bytes(lines) + _json.encode({"problem": problem}) + b"\n"
     finally:
         leave()
-
-
-def _cut(task: "asyncio.Task[object]", position: int) -> None:
-    log.warning("a client has not read its replay at position %d for %g s; it is cut off", position, STALL_SECONDS)
-    task.cancel()
 
 
 ROUTES = Router(path="", route_handlers=[replay_run, replay_project], tags=["history"])
