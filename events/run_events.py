@@ -10,6 +10,7 @@ from events.types import (
     Event,
     Failure,
     FinalCredits,
+    LevelFile,
     Liveness,
     Mode,
     Rate,
@@ -259,7 +260,10 @@ class RunRetried(Event, frozen=True, tag="run.retried"):
 
 
 class RunTelemetryArchived(Event, frozen=True, tag="run.telemetry_archived"):
-    """A Parquet file now holds the run's telemetry of `kind` (metrics, logs) in these positions."""
+    """A Parquet file now holds the run's telemetry of `kind` (metrics, logs) in these positions.
+
+    `levels` is a second file, for charts of metrics that have many points in the first.
+    """
 
     segment: UUID
     kind: str
@@ -269,6 +273,7 @@ class RunTelemetryArchived(Event, frozen=True, tag="run.telemetry_archived"):
     last_position: int
     sha256: str
     bytes: int
+    levels: LevelFile | None = None
 
 
 class RunDeleted(Event, frozen=True, tag="run.deleted"):

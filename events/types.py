@@ -70,6 +70,15 @@ class StartCommand(Value, frozen=True):
     working_directory: str = ""
 
 
+class LevelFile(Value, frozen=True):
+    """A Parquet file with the levels of a file of metrics: buckets of its points, ever wider."""
+
+    path: str
+    rows: int
+    sha256: str
+    bytes: int
+
+
 class Volume(Value, frozen=True):
     """What is brought to `path` before a run's start, or taken from it after its end.
 

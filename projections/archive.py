@@ -1,15 +1,14 @@
-"""Telemetry to Parquet: batches to sorted Arrow tables, tables to bytes, bytes to files.
+"""Telemetry to Parquet: batches to sorted columns and Arrow tables, and the files' places.
 
 Metrics are sorted by (metric, step), repeated steps in the order in which they arrived; logs stand in the
 order in which they arrived. A file is written beside its final name, flushed, and renamed: no reader sees
 half of one, and none counts that the manifest does not name.
 """
 
-import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,6 @@ from uuid import UUID
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from events.telemetry import STREAMS, LogColumns, MetricColumns
@@ -48,7 +46,7 @@ LOGS_SCHEMA: Final = pa.schema(
         pa.field("line", pa.int32(), nullable=False),
     ]
 )
-_ENCODINGS: Final = {
+ENCODINGS: Final = {
     "step": "DELTA_BINARY_PACKED",
     "time_us": "DELTA_BINARY_PACKED",
     "position": "DELTA_BINARY_PACKED",
@@ -58,8 +56,50 @@ _ENCODINGS: Final = {
 }
 
 
-def metrics_table(batches: Sequence[tuple[int, MetricColumns]]) -> pa.Table:
-    """Return the points of batches, given with their positions in order, sorted; see `METRICS_SCHEMA`."""
+class SortedPoints(msgspec.Struct, frozen=True, kw_only=True):
+    """n points in the order of a file: by metric, step, arrival.
+
+    `metric` and `stage` are int32[n], indices into `metrics` (in order) and `stages`, a stage of -1 being none; `step`,
+    `time_us` and `position` are int64[n], `value` float64[n].
+    """
+
+    metrics: Sequence[str]
+    stages: Sequence[str]
+    metric: NDArray[np.int32]
+    step: NDArray[np.int64]
+    time_us: NDArray[np.int64]
+    value: NDArray[np.float64]
+    stage: NDArray[np.int32]
+    position: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.metric)
+
+    def part(self, begin: int, end: int) -> "SortedPoints":
+        """Return the points from one index up to another, without copying them."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name)[begin:end] for name in COLUMNS})
+
+    def table(self) -> pa.Table:
+        """Return the points as the files have them, see `METRICS_SCHEMA`; its dictionary names no other metrics."""
+        first, last = (int(self.metric[0]), int(self.metric[-1])) if len(self) else (0, -1)
+        columns = [
+            pa.DictionaryArray.from_arrays(self.metric - first, pa.array(self.metrics[first : last + 1], pa.string())),
+            pa.array(self.step),
+            pa.array(self.time_us),
+            pa.array(self.value),
+            pa.DictionaryArray.from_arrays(
+                pa.array(self.stage, mask=self.stage < 0), pa.array(self.stages, pa.string())
+            ),
+            pa.array(self.position),
+        ]
+        return pa.Table.from_arrays(columns, schema=METRICS_SCHEMA)
+
+
+COLUMNS: Final = ("metric", "step", "time_us", "value", "stage", "position")
+
+
+def sorted_points(batches: Sequence[tuple[int, MetricColumns]]) -> SortedPoints:
+    """Return the points of batches, given with their positions in order."""
     names = sorted({name for _, batch in batches for name in batch.names})
     rank = {name: index for index, name in enumerate(names)}
     codes = np.concatenate(
@@ -67,18 +107,22 @@ def metrics_table(batches: Sequence[tuple[int, MetricColumns]]) -> pa.Table:
     )
     step = np.concatenate([batch.steps() for _, batch in batches])
     order = _by_series_and_step(codes, step, len(names))
-    stage_codes, stages = _stages(batches)
-    columns = [
-        pa.DictionaryArray.from_arrays(codes[order], pa.array(names, pa.string())),
-        pa.array(step[order]),
-        pa.array(np.concatenate([batch.times() for _, batch in batches])[order]),
-        pa.array(np.concatenate([batch.values() for _, batch in batches])[order]),
-        pa.DictionaryArray.from_arrays(
-            pa.array(stage_codes[order], mask=stage_codes[order] < 0), pa.array(stages, pa.string())
-        ),
-        pa.array(_positions(batches)[order]),
-    ]
-    return pa.Table.from_arrays(columns, schema=METRICS_SCHEMA)
+    stage, stages = _stages(batches)
+    return SortedPoints(
+        metrics=names,
+        stages=stages,
+        metric=codes[order],
+        step=step[order],
+        time_us=np.concatenate([batch.times() for _, batch in batches])[order],
+        value=np.concatenate([batch.values() for _, batch in batches])[order],
+        stage=stage[order],
+        position=_positions(batches)[order],
+    )
+
+
+def metrics_table(batches: Sequence[tuple[int, MetricColumns]]) -> pa.Table:
+    """Return the points of batches, given with their positions in order, sorted; see `METRICS_SCHEMA`."""
+    return sorted_points(batches).table()
 
 
 def logs_table(batches: Sequence[tuple[int, LogColumns]]) -> pa.Table:
@@ -123,28 +167,16 @@ def _stages(batches: Sequence[tuple[int, MetricColumns]]) -> tuple[NDArray[np.in
     return np.concatenate(parts), list(index)
 
 
-def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+def parquet_options(schema: pa.Schema, encodings: Mapping[str, str] = ENCODINGS) -> dict[str, Any]:
     """Return how telemetry is written to Parquet."""
     return {
         "use_dictionary": [field.name for field in schema if pa.types.is_dictionary(field.type)],
-        "column_encoding": {name: _ENCODINGS[name] for name in schema.names if name in _ENCODINGS},
+        "column_encoding": {name: encodings[name] for name in schema.names if name in encodings},
         "compression": "zstd",
         "write_statistics": True,
         "write_page_index": True,
         "store_schema": False,
     }
-
-
-def to_parquet(table: pa.Table) -> pa.Buffer:
-    """Return the table as the bytes of a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, **parquet_options(table.schema))
-    return sink.getvalue()
-
-
-def sha256(data: pa.Buffer) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def run_directory(ledger_id: UUID, run_id: UUID) -> str:
@@ -157,13 +189,28 @@ def segment_path(ledger_id: UUID, run_id: UUID, kind: str, segment: UUID) -> str
     return f"{run_directory(ledger_id, run_id)}/{kind}-{segment}.parquet"
 
 
-def write_temporary(path: Path, data: pa.Buffer | bytes) -> Path:
-    """Write the bytes durably beside `path` under a name that no reader looks at, and return that name."""
-    missing = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+def levels_path(path: Path) -> Path:
+    """Return where the levels of a file of metrics are, be they there or not."""
+    return path.with_name(f"levels-{path.name.partition('-')[2]}")
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name beside `path` that a file has while it is written, at which no reader looks."""
+    return path.with_name(f".{path.name}{TEMPORARY}")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, durably."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
     for created in missing:
         flush_directory(created.parent)
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+
+
+def write_temporary(path: Path, data: pa.Buffer | bytes) -> Path:
+    """Write the bytes durably under the temporary name of `path`, and return that name."""
+    make_directory(path.parent)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -36,7 +36,7 @@ Taken = TypeVar("Taken")
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A Parquet file of a run; `path` is relative to the Parquet root."""
+    """A Parquet file of a run; `path` is relative to the Parquet root, as is `levels_path` where it has levels."""
 
     segment_id: UUID
     path: str
@@ -44,6 +44,7 @@ class Segment(msgspec.Struct, frozen=True):
     first_position: int
     last_position: int
     bytes: int
+    levels_path: str | None = None
 
 
 def through(segments: tuple[Segment, ...]) -> int:

@@ -96,11 +96,19 @@ def note_step(
         row = _transition(run_id, before, after, event, actor, at)
         rows.setdefault("projection.project_transition", []).append(InlineRow(index, msgspec.Raw(row)))
     elif isinstance(event, RunTelemetryArchived):
-        row = _json.encode({"run_id": run_id, **msgspec.structs.asdict(event)})
+        row = _json.encode({"run_id": run_id, **_segment(event)})
         rows.setdefault("projection.project_segment", []).append(InlineRow(index, msgspec.Raw(row)))
     elif isinstance(event, RunArtifactSaved) and event.artifact is not None:
         row = _artifact(run_id, event, at)
         rows.setdefault("projection.project_artifact", []).append(InlineRow(index, msgspec.Raw(row)))
+
+
+def _segment(event: RunTelemetryArchived) -> dict[str, Any]:
+    row = msgspec.structs.asdict(event)
+    levels = row.pop("levels")
+    if levels is not None:
+        row |= {"levels_path": levels.path, "levels_bytes": levels.bytes}
+    return row
 
 
 class Demand(msgspec.Struct, frozen=True):

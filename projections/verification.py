@@ -24,6 +24,7 @@ from nats.js import JetStreamContext
 from events.heads import SignedHead, check_heads
 from events.ledger import Ledger
 from events.run_events import RunTelemetryArchived
+from events.types import LevelFile
 from events.verification import FirstBad, Progress, verify
 from projections.refold import check_inline
 from projections.transport import SAMPLE_MESSAGES, check_transport
@@ -124,28 +125,32 @@ async def check_files(
             if recorded.payload is None:
                 continue
             event: RunTelemetryArchived = recorded.event()
-            differs = await asyncio.to_thread(_file_differs, root, event)
-            if differs is not None and not await _is_deleted(ledger, ledger_id, recorded.stream):
-                return checked, FirstBad(recorded.position, f"{event.path} {differs}")
-            checked += 1
+            files: list[RunTelemetryArchived | LevelFile] = [event]
+            if event.levels is not None:
+                files.append(event.levels)
+            for file in files:
+                differs = await asyncio.to_thread(_file_differs, root, file)
+                if differs is not None and not await _is_deleted(ledger, ledger_id, recorded.stream):
+                    return checked, FirstBad(recorded.position, f"{file.path} {differs}")
+                checked += 1
         after = page[-1].position
         if progress is not None:
             progress(after, max(after, end))
     return checked, None
 
 
-def _file_differs(root: Path, event: RunTelemetryArchived) -> str | None:
-    path = root / event.path
+def _file_differs(root: Path, file: RunTelemetryArchived | LevelFile) -> str | None:
+    path = root / file.path
     if not path.resolve().is_relative_to(root.resolve()):
         return "lies outside the archive"
     try:
-        with path.open("rb") as file:
-            if path.stat().st_size != event.bytes:
-                return f"has {path.stat().st_size} bytes, not {event.bytes}"
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with path.open("rb") as opened:
+            if path.stat().st_size != file.bytes:
+                return f"has {path.stat().st_size} bytes, not {file.bytes}"
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except FileNotFoundError:
         return "is missing"
-    return None if digest == event.sha256 else "has another SHA-256 than was recorded"
+    return None if digest == file.sha256 else "has another SHA-256 than was recorded"
 
 
 async def _is_deleted(ledger: Ledger, ledger_id: UUID, stream: UUID) -> bool:

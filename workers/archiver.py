@@ -19,7 +19,6 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-import pyarrow as pa
 from nats.js import JetStreamContext
 
 from events.codec import EVENT_TYPES
@@ -32,6 +31,7 @@ from events.run_events import RunTelemetryArchived
 from events.sql import load
 from events.types import Status
 from projections import archive, manifest, runs
+from projections.archive_writer import Files, MetricsWriter, write_logs
 from projections.execute import asked_by, execute
 from projections.objects import ObjectStore, StoreUnavailable
 from workers import artifact_sweep, partitions
@@ -308,34 +308,36 @@ class Archiver:
         segment = uuid7()
         relative = archive.segment_path(ledger_id, run_id, kind, segment)
         path = self._root / relative
-        rows, data, digest = await asyncio.to_thread(_encoded, kind, batches)
-        temporary = await asyncio.to_thread(archive.write_temporary, path, data)
+        files = await asyncio.to_thread(_written, kind, batches, path)
         crash_point("archiver.after_write")
-        await asyncio.to_thread(archive.publish, temporary, path)
+        await asyncio.to_thread(files.publish)
         crash_point("archiver.after_rename")
         archived = RunTelemetryArchived(
             segment=segment,
             kind=kind,
             path=relative,
-            rows=rows,
+            rows=files.data.rows,
             first_position=batches[0][0],
             last_position=batches[-1][0],
-            sha256=digest,
-            bytes=len(data),
+            sha256=files.data.sha256,
+            bytes=files.data.bytes,
+            levels=files.level_file(self._root),
         )
         try:
             await execute(self._ledger, ledger_id, run_id, RecordArchive(archived=archived), asked_by(ACTOR))
         except Rejected as refusal:
             log.info("run %s: %s; removing %s", run_id, refusal, relative)
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(files.remove)
             crash_point("archiver.after_refusal")
             return False
         crash_point("archiver.after_manifest")
         return True
 
 
-def _encoded(kind: str, batches: Batches) -> tuple[int, pa.Buffer, str]:
-    """Return a file's rows, bytes and SHA-256."""
-    table = archive.logs_table(batches) if kind == manifest.LOGS else archive.metrics_table(batches)
-    data = archive.to_parquet(table)
-    return table.num_rows, data, archive.sha256(data)
+def _written(kind: str, batches: Batches, path: Path) -> Files:
+    """Write a file of batches under its temporary name, and its levels."""
+    if kind == manifest.LOGS:
+        return write_logs(path, iter([archive.logs_table(batches)]))
+    with MetricsWriter(path) as writer:
+        writer.add(archive.sorted_points(batches))
+        return writer.close()

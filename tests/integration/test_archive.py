@@ -16,6 +16,7 @@ from events.commands import RecordArchive
 from events.errors import Erased, Rejected
 from events.ids import uuid7
 from events.run_events import RunTelemetryArchived
+from projections import level_files
 from projections.execute import asked_by, execute
 from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer
@@ -59,6 +60,27 @@ async def test_metrics_and_logs_go_to_files_that_the_manifest_describes(world: W
     np.testing.assert_array_equal(values.view("<u8"), np.array([0.5, -INF, 0.1, NAN]).view("<u8"))
     assert [row["text"] for row in archived_rows(world, "logs")] == ["hello", "world"]
     assert (await world.stored(run_id)).run.archived_through["metrics"] == last.position
+
+
+async def test_a_metric_of_many_points_gets_levels_that_event_and_manifest_name(world: World) -> None:
+    run_id, small = await world.started_run(), await world.started_run()
+    await world.metrics(small, {"loss": ([1], [1.0])})
+    await world.metrics(run_id, {"acc": ([1], [0.5]), "loss": (range(20_000), [float(n) for n in range(20_000)])})
+    await world.archive()
+    row = await world.pool.fetchrow("select * from segment where run_id = $1", run_id)
+    (event,) = await world.ledger.read(world.ledger_id, stream=run_id, types=["run.telemetry_archived"])
+    levels = event.event().levels
+    data = (world.root / row["levels_path"]).read_bytes()
+    assert (levels.path, levels.bytes, levels.sha256) == (
+        row["levels_path"], len(data), hashlib.sha256(data).hexdigest(),
+    )  # fmt: skip
+    assert row["levels_bytes"] == len(data)
+    rows = level_files.read(world.root / levels.path, "loss", low=0, high=20_000, widest=8)
+    assert rows is not None
+    assert rows.max.tolist() == [float(256 * (n + 1) - 1) for n in range(78)]
+    assert level_files.read(world.root / levels.path, "acc", low=0, high=20_000, widest=8) is None
+    assert await world.pool.fetchval("select levels_path from segment where run_id = $1", small) is None
+    assert len(world.files()) == 3
 
 
 async def test_a_second_archiver_finds_nothing_left_to_do(world: World) -> None:

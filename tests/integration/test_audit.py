@@ -140,6 +140,21 @@ async def test_an_altered_file_is_named(audited: Audited, how: str) -> None:
     assert {"bit": "another SHA-256", "cut": "bytes, not", "gone": "is missing"}[how] in reason
 
 
+async def test_an_altered_file_of_levels_is_named(audited: Audited) -> None:
+    world = audited.world
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": (range(20_000), [1.0] * 20_000)})
+    await world.archive()
+    await audited.publish()
+    path = next(path for path in world.files() if path.name.startswith("levels"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    position, reason = await audited.bad()
+    assert position == await world.pool.fetchval("select position from segment where levels_path is not null")
+    assert path.name in reason
+
+
 ROWS = {
     "status": ("update projection.run set status = 'failed' where status = 'running'", "status differ"),
     "state": ("update projection.run set state = set_byte(state, 5, get_byte(state, 5) # 1)", "state differ"),

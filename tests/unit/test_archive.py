@@ -1,8 +1,9 @@
 """Batches to sorted tables, tables to Parquet bytes, bytes to files."""
 
+import errno
+import hashlib
 import os
 import time
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
 from projections import archive
+from projections.archive import ROW_GROUP_ROWS
+from projections.archive_writer import MetricsWriter, write_logs
 from projections.buckets import Buckets, Points, edges, exact, joined
 
 
@@ -32,6 +35,14 @@ def batch(series: dict[str, list[tuple[int, float]]], stages: list[str | None] |
         stages=known,
         stage=np.array([known.index(s) for s in stages], "<u2").tobytes() if stages else None,
     )
+
+
+def written(directory: Path, batches: list[tuple[int, MetricColumns]]) -> Path:
+    path = directory / "metrics-1.parquet"
+    with MetricsWriter(path) as writer:
+        writer.add(archive.sorted_points(batches))
+        writer.close().publish()
+    return path
 
 
 def rows(table: pa.Table) -> list[tuple[object, ...]]:
@@ -63,7 +74,7 @@ def test_a_stage_is_kept_for_each_point_and_absent_where_none_was_given() -> Non
     assert table.column("stage").to_pylist() == ["warmup", None, None]
 
 
-def test_every_bit_of_a_value_survives_the_file() -> None:
+def test_every_bit_of_a_value_survives_the_file(tmp_path: Path) -> None:
     bits = np.array(
         [0x7FF8000000000000, 0x7FF8000000000123, 0xFFF8000000000001, 0x7FF0000000000000, 0xFFF0000000000000,
          0x8000000000000000, 0x0000000000000001, 0x7FEFFFFFFFFFFFFF],
@@ -73,17 +84,16 @@ def test_every_bit_of_a_value_survives_the_file() -> None:
         names=("x",), counts=(len(bits),), step=np.arange(len(bits)).astype("<i8").tobytes(),
         value=bits.tobytes(), time_us=np.zeros(len(bits), "<i8").tobytes(),
     )  # fmt: skip
-    data = archive.to_parquet(archive.metrics_table([(1, columns)]))
-    read = pq.read_table(BytesIO(data)).column("value").to_numpy()
+    read = pq.read_table(written(tmp_path, [(1, columns)])).column("value").to_numpy()
     assert read.view("<u8").tolist() == bits.tolist()
 
 
-def test_a_file_is_encoded_for_charts() -> None:
+def test_a_file_is_encoded_for_charts(tmp_path: Path) -> None:
     names = [f"metric {index}" for index in range(3)]
-    rows_each = archive.ROW_GROUP_ROWS // 2
+    rows_each = ROW_GROUP_ROWS // 2
     series = {name: [(step, 1.0 / (step + 1)) for step in range(rows_each)] for name in names}
-    data = archive.to_parquet(archive.metrics_table([(1, batch(series))]))
-    file = pq.ParquetFile(BytesIO(data))
+    path = written(tmp_path, [(1, batch(series))])
+    file = pq.ParquetFile(path)
     assert file.metadata.num_row_groups == 2
     group = file.metadata.row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
@@ -91,18 +101,62 @@ def test_a_file_is_encoded_for_charts() -> None:
     assert "DELTA_BINARY_PACKED" in columns["step"].encodings
     assert "BYTE_STREAM_SPLIT" in columns["value"].encodings
     assert all(column.compression == "ZSTD" and column.has_offset_index for column in columns.values())
-    assert len(data) / file.metadata.num_rows < 10
+    assert path.stat().st_size / file.metadata.num_rows < 10
 
 
-def test_an_empty_batch_makes_an_empty_file() -> None:
-    data = archive.to_parquet(archive.metrics_table([(4, batch({}))]))
-    assert pq.read_table(BytesIO(data)).num_rows == 0
+def test_a_row_group_ends_with_a_metric_where_it_can(tmp_path: Path) -> None:
+    sizes = {"a": 50_000, "b": 100_000, "c": 10_000, "d": 130_000, "e": 1}
+    series = {name: [(step, 1.0) for step in range(size)] for name, size in sizes.items()}
+    path = written(tmp_path, [(1, batch(series))])
+    metadata = pq.ParquetFile(path).metadata
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    held = [(g.num_rows, g.column(0).statistics.min, g.column(0).statistics.max) for g in groups]
+    assert held == [(50_000, "a", "a"), (110_000, "b", "c"), (ROW_GROUP_ROWS, "d", "d"), (7_121, "d", "e")]
+    assert pq.read_table(path).equals(archive.metrics_table([(1, batch(series))]).cast(pq.read_schema(path)))
 
 
-def test_log_lines_keep_their_order_and_place() -> None:
+@pytest.mark.parametrize("parts", [1, 7])
+def test_a_file_has_its_digest_whatever_parts_it_was_written_in(tmp_path: Path, parts: int) -> None:
+    points = archive.sorted_points([(1, batch({"a": [(step, 0.5 * step) for step in range(20_000)]}))])
+    path = tmp_path / "metrics-1.parquet"
+    with MetricsWriter(path) as writer:
+        for part in range(parts):
+            writer.add(points.part(len(points) * part // parts, len(points) * (part + 1) // parts))
+        files = writer.close()
+    assert not path.exists()
+    files.publish()
+    assert files.levels is not None
+    for one in (files.data, files.levels):
+        data = one.path.read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (one.bytes, one.sha256)
+    assert pq.read_table(path).column("value").to_numpy().tolist() == points.value.tolist()
+    files.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    points = archive.sorted_points([(1, batch({"a": [(1, 1.0)]}))])
+
+    def half_written() -> None:
+        with MetricsWriter(tmp_path / "metrics-1.parquet") as writer:
+            writer.add(points)
+            raise OSError(errno.ENOSPC, "no room")
+
+    with pytest.raises(OSError, match="no room"):
+        half_written()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_batch_makes_an_empty_file(tmp_path: Path) -> None:
+    assert pq.read_table(written(tmp_path, [(4, batch({}))])).num_rows == 0
+
+
+def test_log_lines_keep_their_order_and_place(tmp_path: Path) -> None:
     first = LogColumns(time_us=np.array([5, 4], "<i8").tobytes(), stream=bytes([1, 0]), text=("b", "ä\n"))
     second = LogColumns(time_us=np.array([6], "<i8").tobytes(), stream=bytes([2]), text=("",))
-    table = pq.read_table(BytesIO(archive.to_parquet(archive.logs_table([(2, first), (9, second)]))))
+    files = write_logs(tmp_path / "logs-1.parquet", [archive.logs_table([(2, first), (9, second)])])
+    files.publish()
+    table = pq.read_table(files.data.path)
     assert [tuple(row.values()) for row in table.to_pylist()] == [
         (5, "stderr", "b", 2, 0),
         (4, "stdout", "ä\n", 2, 1),

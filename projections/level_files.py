@@ -1,0 +1,159 @@
+"""Levels at rest: one Parquet file beside a file of metrics, sorted by metric, level, bucket; and how it is read.
+
+    rows = read(path, "train/loss", low=0, high=999_999, widest=9)     # buckets of 2**9 steps, or None
+
+A reader that wants buckets of some width takes them from the highest level that is no wider, and what lies in the
+buckets at the ends of its range, which may reach beyond it, from the points themselves. Levels answer charts over
+steps, of all stages together.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from projections.levels import EMPTY, LevelRows, coarser, whole
+
+ROW_GROUP_ROWS: Final = 16_384
+
+LOWEST: Final = -(1 << 63)
+HIGHEST: Final = (1 << 63) - 1
+
+_COUNTS: Final = ("count", "nan_count", "posinf_count", "neginf_count")
+_STEPS: Final = ("bucket", "first_step", "last_step")
+_VALUES: Final = ("min", "max", "first", "last", "sum")
+
+LEVELS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("metric", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("level", pa.int32(), nullable=False),
+        pa.field("bucket", pa.int64(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in (*_COUNTS, *_STEPS[1:])),
+        *(pa.field(name, pa.float64(), nullable=False) for name in _VALUES),
+    ]
+)
+ENCODINGS: Final = {
+    "level": "DELTA_BINARY_PACKED",
+    **dict.fromkeys((*_COUNTS, *_STEPS), "DELTA_BINARY_PACKED"),
+    **dict.fromkeys(_VALUES, "BYTE_STREAM_SPLIT"),
+}
+
+
+class Level(msgspec.Struct, frozen=True):
+    """One level of one metric."""
+
+    metric: str
+    level: int
+    rows: LevelRows
+
+
+def table(levels: Sequence[Level]) -> pa.Table:
+    """Return levels, given in the order of a file, as its rows; see `LEVELS_SCHEMA`."""
+    if not levels:
+        return LEVELS_SCHEMA.empty_table()
+    names = list(dict.fromkeys(one.metric for one in levels))
+    index = {name: number for number, name in enumerate(names)}
+    sizes = [len(one.rows) for one in levels]
+    codes = np.repeat(np.array([index[one.metric] for one in levels], np.int32), sizes)
+    columns = {
+        "metric": pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string())),
+        "level": np.repeat(np.array([one.level for one in levels], np.int32), sizes),
+        **{name: np.concatenate([getattr(one.rows, name) for one in levels]) for name in LevelRows.__struct_fields__},
+    }
+    return pa.Table.from_arrays([pa.array(columns[name]) for name in LEVELS_SCHEMA.names], schema=LEVELS_SCHEMA)
+
+
+class LevelFile:
+    """An open file of levels: its footer is read once, and then of its rows those that are asked for.
+
+    Raises `FileNotFoundError`, and pyarrow's errors for a file that is broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._parquet = pq.ParquetFile(path, read_dictionary=["metric"])
+        self._groups = _groups(self._parquet.metadata)
+
+    def __enter__(self) -> "LevelFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parquet.close()
+
+    def read(self, metric: str, *, low: int, high: int, widest: int) -> LevelRows | None:
+        """Return a metric's buckets of `2**widest` steps that hold points, as far as they lie within [low, high].
+
+        None where the metric has no level that is fine enough, or none at all.
+        """
+        level, begin, end = self._find(metric, low, high, widest)
+        if level is None:
+            return None
+        if begin == end:
+            return EMPTY
+        first = 0
+        groups: list[int] = []
+        for number, group in enumerate(self._groups):
+            if group.begin < end and begin < group.begin + group.rows:
+                first = group.begin if not groups else first
+                groups.append(number)
+        table = self._parquet.read_row_groups(groups, columns=list(LevelRows.__struct_fields__))
+        table = table.slice(begin - first, end - begin)
+        return coarser(LevelRows(**{name: table[name].to_numpy() for name in table.column_names}), widest - level)
+
+    def _find(self, metric: str, low: int, high: int, widest: int) -> tuple[int | None, int, int]:
+        """Return the highest level that will do, and from where to where in the file its buckets of the range are."""
+        found: int | None = None
+        places = []
+        for number, group in enumerate(self._groups):
+            if not group.may_hold(metric, widest):
+                continue
+            table = self._parquet.read_row_group(number, columns=["metric", "level", "bucket"])
+            own = np.flatnonzero(pc.equal(table["metric"], metric).to_numpy())
+            levels = table["level"].to_numpy()[own]
+            bucket = table["bucket"].to_numpy()[own]
+            places.append((group.begin + own, levels, bucket))
+        if places:
+            place, levels, bucket = (np.concatenate(column) for column in zip(*places, strict=True))
+            if np.any(levels <= widest):
+                found = int(levels[levels <= widest].max())
+                begin, end = (edge >> found for edge in whole(low, high, widest))
+                place, bucket = place[levels == found], bucket[levels == found]
+                inside = slice(*np.searchsorted(bucket, [max(begin, LOWEST), min(end, HIGHEST)]).tolist())
+                place = place[inside]
+                if len(place):
+                    return found, int(place[0]), int(place[-1]) + 1
+        return found, 0, 0
+
+
+class _Group(msgspec.Struct, frozen=True):
+    """A row group: where it begins in the file, how long it is, its outermost metrics, and its lowest level."""
+
+    begin: int
+    rows: int
+    first: str
+    last: str
+    lowest: int
+
+    def may_hold(self, metric: str, widest: int) -> bool:
+        return self.first <= metric <= self.last and self.lowest <= widest
+
+
+def _groups(metadata: pq.FileMetaData) -> list[_Group]:
+    groups: list[_Group] = []
+    begin = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        metric, level = (group.column(column).statistics for column in (0, 1))
+        groups.append(_Group(begin, group.num_rows, metric.min, metric.max, level.min))
+        begin += group.num_rows
+    return groups
+
+
+def read(path: Path, metric: str, *, low: int, high: int, widest: int) -> LevelRows | None:
+    """Return what `LevelFile.read` does of a file that is opened for it."""
+    with LevelFile(path) as file:
+        return file.read(metric, low=low, high=high, widest=widest)
