@@ -31,6 +31,7 @@ from projections.queries import Queries
 from projections.runs import StoredRun
 from projections.tenancy import Project
 from projections.uploads import Uploads
+from service import admission
 from service.auth import Forbidden, Keys, Principal
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
@@ -65,6 +66,7 @@ class Service:
         self.ledger = self.tails.ledger = Ledger(pool, keyring, nudge=self.tails.grown)
         self.keys = Keys(pool, keyring.derive("run-token"))
         self.beats = ApiBeats()
+        self.admission = admission.Admission(admission.from_environment())
         self.objects = ObjectStore.at(settings.object_store)
         self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
         self.analytics = Analytics(settings.parquet)

@@ -35,12 +35,46 @@ from projections.objects import StoreFull
 from projections.query_limits import QueryRefused
 from projections.tokens import FilterError
 from projections.upload_writer import UploadCut, WrongDigest
+from service.admission import RateLimited
 from service.auth import Forbidden
 from service.patterns import in_words
 
 log = logging.getLogger("tachograph.service")
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+
+class Invalid(LedgerError):
+    """The request says something impossible; `path` is the JSON path of it."""
+
+    def __init__(self, detail: str, *, path: str = "$", limit: int | float | None = None) -> None:
+        super().__init__(detail)
+        self.path = path
+        self.limit = limit
+
+
+class Malformed(LedgerError):
+    """The body cannot be read at all: it is cut off, or not what it is called."""
+
+
+class Unsupported(LedgerError):
+    """The body is of a kind that the route does not take; says which ones it does."""
+
+    def __init__(self, what: str, *, accept: str = "", accept_encoding: str = "") -> None:
+        super().__init__(f"this route does not take {what}")
+        named = {"Accept-Post": accept, "Accept-Encoding": accept_encoding}
+        self.headers = {name: value for name, value in named.items() if value}
+
+
+class Gone(LedgerError):
+    """The run was deleted; carries its tombstone, and says what is still possible."""
+
+    def __init__(self, tombstone: Mapping[str, Any], *, asked: str, allowed: Sequence[str]) -> None:
+        super().__init__("this run was deleted; what is left of it is in `tombstone`")
+        self.tombstone = tombstone
+        self.asked = asked
+        self.allowed = tuple(allowed)
+
 
 STATUS: Final[Mapping[type[LedgerError], HTTPStatus]] = {
     NotFound: HTTPStatus.NOT_FOUND,
@@ -59,26 +93,9 @@ STATUS: Final[Mapping[type[LedgerError], HTTPStatus]] = {
     WrongDigest: HTTPStatus.UNPROCESSABLE_ENTITY,
     CorruptHistory: HTTPStatus.INTERNAL_SERVER_ERROR,
     Forbidden: HTTPStatus.FORBIDDEN,
+    Malformed: HTTPStatus.BAD_REQUEST,
+    Unsupported: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 }
-
-
-class Invalid(LedgerError):
-    """The request says something impossible; `path` is the JSON path of it."""
-
-    def __init__(self, detail: str, *, path: str = "$", limit: int | float | None = None) -> None:
-        super().__init__(detail)
-        self.path = path
-        self.limit = limit
-
-
-class Gone(LedgerError):
-    """The run was deleted; carries its tombstone, and says what is still possible."""
-
-    def __init__(self, tombstone: Mapping[str, Any], *, asked: str, allowed: Sequence[str]) -> None:
-        super().__init__("this run was deleted; what is left of it is in `tombstone`")
-        self.tombstone = tombstone
-        self.asked = asked
-        self.allowed = tuple(allowed)
 
 
 def problem(
@@ -132,9 +149,14 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
                 members |= {"state": error.state, "allowed": error.allowed}
         case TooLarge() | QuotaExceeded():
             members = {"limit": error.limit}
+        case Unsupported():
+            headers = error.headers
         case Busy():
             headers = {"Retry-After": str(round(error.retry_after_seconds))}
             members = {"limit": getattr(error, "limit", None)}
+            if isinstance(error, RateLimited):
+                headers |= error.headers
+                members["violated-policies"] = [error.policy]
         case Unavailable():
             headers = {"Retry-After": "1"}
         case CorruptHistory():

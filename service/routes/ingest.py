@@ -1,7 +1,11 @@
 """Metrics and logs on their way in: columnar batches, durable when they are answered."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, post
@@ -9,10 +13,15 @@ from litestar import Response, Router, post
 from events.codec import LOGS, METRICS, SYSTEM_METRICS
 from events.errors import Erased, Fenced, NotFound
 from events.ids import derived
-from events.ledger import Draft, Proposal
+from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
-from service import ingest
+from service import ingest, metric_tables
+from service.batches import MAX_BODY_BYTES, Batch
 from service.context import Http, Service
+from service.encodings import inflated
+from service.problems import Malformed, Unsupported
+
+BODY_SECONDS: Final = 30.0
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -24,34 +33,81 @@ class Accepted(msgspec.Struct, frozen=True):
 
 @post("/runs/{run:str}/metrics", status_code=202)
 async def log_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
-    """Record a columnar batch of points; durable when answered, the same again is answered the same."""
-    batch = ingest.metrics(await request.body(), request.headers.get("content-type", ""), time.time_ns() // 1000)
-    return await _record(request, service, run, METRICS, batch)
+    """Record a columnar batch of points; durable when answered, the same again is answered the same.
+
+    JSON, MessagePack, an Arrow IPC stream or a Parquet file, the last two with their key in the query
+    (`epoch, seq, source, stage`); plain, gzip or zstd.
+    """
+    return await _record(request, service, run, METRICS, _metrics)
 
 
 @post("/runs/{run:str}/system-metrics", status_code=202)
 async def log_system_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
-    """Record a columnar batch of system metrics, namespace `system/`."""
-    batch = ingest.metrics(await request.body(), request.headers.get("content-type", ""), time.time_ns() // 1000)
-    return await _record(request, service, run, SYSTEM_METRICS, batch)
+    """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
+    return await _record(request, service, run, SYSTEM_METRICS, _metrics)
 
 
 @post("/runs/{run:str}/logs", status_code=202)
 async def write_logs(request: Http, service: Service, run: str) -> Response[Accepted]:
-    """Record a batch of log lines."""
-    batch = ingest.logs(await request.body(), request.headers.get("content-type", ""), time.time_ns() // 1000)
-    return await _record(request, service, run, LOGS, batch)
+    """Record a batch of log lines, JSON or MessagePack; plain, gzip or zstd."""
+    return await _record(request, service, run, LOGS, _logs)
 
 
-async def _record(request: Http, service: Service, run: str, kind: str, batch: ingest.Batch) -> Response[Accepted]:
-    ledger_id, run_id = await service.address(request, run)
-    if request.user.epoch is not None and request.user.epoch != batch.epoch:
-        raise Fenced(f"this token is of epoch {request.user.epoch}, not {batch.epoch}")
-    proposal = Proposal(
+def _metrics(raw: bytes, media_type: str, request: Http) -> Batch:
+    received_us = time.time_ns() // 1000
+    if media_type in metric_tables.READERS:
+        return metric_tables.metrics(raw, media_type, dict(request.query_params.items()), received_us)
+    if media_type not in ingest.MEDIA_TYPES:
+        accepted = (*ingest.MEDIA_TYPES, *metric_tables.READERS)
+        raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, accepted)))
+    return ingest.metrics(raw, media_type, received_us)
+
+
+def _logs(raw: bytes, media_type: str, _: Http) -> Batch:
+    if media_type not in ingest.MEDIA_TYPES:
+        raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, ingest.MEDIA_TYPES)))
+    return ingest.logs(raw, media_type, time.time_ns() // 1000)
+
+
+async def _record(
+    request: Http, service: Service, run: str, kind: str, decode: Callable[[bytes, str, Http], Batch]
+) -> Response[Accepted]:
+    """Take a batch in as far as there is room for it, and record it."""
+    length = request.headers.get("content-length", "")
+    size = min(int(length), MAX_BODY_BYTES) if length.isdecimal() else MAX_BODY_BYTES
+    with service.admission.admitted(request.user.actor, size) as admitted:
+        ledger_id, run_id = await service.address(request, run)
+        raw = await _body(request)
+        batch = decode(raw, request.headers.get("content-type", "").partition(";")[0].strip().lower(), request)
+        admitted.hold(sum(map(len, batch.payloads)))
+        del raw
+        if request.user.epoch is not None and request.user.epoch != batch.epoch:
+            raise Fenced(f"this token is of epoch {request.user.epoch}, not {batch.epoch}")
+        appended = await _append(request, service, run, _proposal(ledger_id, run_id, request.user.actor, kind, batch))
+    return Response(
+        Accepted(batch.points, appended.last),
+        status_code=202,
+        headers={"Tachograph-Position": str(appended.last), **admitted.headers},
+    )
+
+
+async def _body(request: Http) -> bytes:
+    """Return what the body holds. Raises `Malformed` where it does not come, `TooLarge` where it is too much."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            raw = await request.body()
+    except TimeoutError:
+        raise Malformed(f"the body did not come within {BODY_SECONDS} s") from None
+    encoding = request.headers.get("content-encoding")
+    return raw if encoding is None else inflated(raw, encoding, MAX_BODY_BYTES)
+
+
+def _proposal(ledger_id: UUID, run_id: UUID, actor: str, kind: str, batch: Batch) -> Proposal:
+    return Proposal(
         ledger_id=ledger_id,
         stream=run_id,
         event_id=derived(run_id, batch.epoch, batch.source, batch.seq),
-        actor=request.user.actor,
+        actor=actor,
         occurred_at=datetime.now(UTC),
         drafts=[Draft(type=kind, payload=payload) for payload in batch.payloads],
         request=kind.encode() + batch.request,
@@ -59,21 +115,22 @@ async def _record(request: Http, service: Service, run: str, kind: str, batch: i
         source=batch.source,
         seq=batch.seq,
     )
+
+
+async def _append(request: Http, service: Service, run: str, proposal: Proposal) -> Appended:
     try:
-        appended = await service.ledger.append(proposal)
+        return await service.ledger.append(proposal)
     except (NotFound, Erased):
         await service.run(request, run, program=True)  # says what is left of a deleted run
         raise
     except Fenced as fenced:
         latest = (await service.run(request, run, program=True)).run
         raise Fenced(str(fenced), state=latest.status, asked="log", allowed=actions(latest)) from fenced
-    position = str(appended.last)
-    return Response(Accepted(batch.points, appended.last), status_code=202, headers={"Tachograph-Position": position})
 
 
 ROUTES = Router(
     path="",
     route_handlers=[log_metrics, log_system_metrics, write_logs],
-    request_max_body_size=ingest.MAX_BODY_BYTES,
+    request_max_body_size=MAX_BODY_BYTES,
     tags=["telemetry"],
 )

@@ -10,7 +10,7 @@ import pytest
 from events.codec import METRICS, decode
 from events.ledger import MAX_EVENT_BYTES
 from events.telemetry import MetricColumns
-from service import ingest
+from service import batches, ingest
 from service.problems import Invalid
 
 RECEIVED_US = 1_790_000_000_000_000
@@ -21,7 +21,7 @@ def body(**changes: Any) -> bytes:
     return msgspec.json.encode({"epoch": 1, "seq": 7, "series": series, **changes})
 
 
-def columns(batch: ingest.Batch) -> list[MetricColumns]:
+def columns(batch: batches.Batch) -> list[MetricColumns]:
     decoded = [decode(METRICS, 1, payload) for payload in batch.payloads]
     assert all(isinstance(one, MetricColumns) for one in decoded)
     return decoded  # type: ignore[return-value]
@@ -109,7 +109,7 @@ def test_a_large_body_becomes_several_events_that_fit_and_lose_nothing() -> None
         (
             {"series": {"a": {"step": list(range(100_001)), "value": [0.0] * 100_001}}},
             "$.series",
-            ingest.MAX_POINTS,
+            batches.MAX_POINTS,
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_an_empty_batch_of_lines_is_refused() -> None:
         ingest.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": []}), "", RECEIVED_US)
 
 
-@pytest.mark.parametrize("time_us", [-1, RECEIVED_US + ingest.MAX_AHEAD_US + 1, (1 << 63) - 1])
+@pytest.mark.parametrize("time_us", [-1, RECEIVED_US + batches.MAX_AHEAD_US + 1, (1 << 63) - 1])
 def test_a_clock_that_is_far_off_is_named(time_us: int) -> None:
     series = {
         "a": {"step": [1, 2], "value": [1, 2]},
@@ -170,5 +170,5 @@ def test_a_clock_that_is_far_off_is_named(time_us: int) -> None:
 
 
 def test_telemetry_may_come_late_and_a_little_early() -> None:
-    series = {"a": {"step": [1, 2], "value": [1, 2], "time_us": [0, RECEIVED_US + ingest.MAX_AHEAD_US]}}
+    series = {"a": {"step": [1, 2], "value": [1, 2], "time_us": [0, RECEIVED_US + batches.MAX_AHEAD_US]}}
     assert ingest.metrics(body(series=series), "application/json", RECEIVED_US).points == 2

@@ -1,0 +1,154 @@
+"""Batches of telemetry after their bodies were read: what holds for all of them, however they were written."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from events.codec import encode
+from events.ledger import MAX_EVENT_BYTES
+from events.telemetry import LogColumns, MetricColumns, split_logs, split_metrics
+from service.problems import Invalid
+
+MAX_POINTS: Final = 100_000
+MAX_NAME_BYTES: Final = 250
+MAX_STAGES: Final = 1 << 16
+MAX_STAGES_BYTES: Final = 64 << 10
+MAX_BODY_BYTES: Final = 8 << 20
+"""Of a body as it is sent, and of what it holds once it is inflated."""
+MAX_AHEAD_US: Final = 86_400 * 10**6
+EXACT: Final = 1 << 53
+"""Every integer up to here is a float64; of the larger ones, some are."""
+POINTS_PER_EVENT: Final = 16_000
+LOG_BYTES_PER_EVENT: Final = 384 << 10
+
+Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
+Seq = Annotated[int, Meta(ge=1, le=(1 << 62))]
+Epoch = Annotated[int, Meta(ge=0, le=1 << 30)]
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What keys a batch within its run."""
+
+    epoch: Epoch
+    seq: Seq
+    source: Source = "sdk"
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked body: its key, its payloads, and the digest that makes a repetition the same request."""
+
+    epoch: int
+    source: str
+    seq: int
+    points: int
+    payloads: tuple[bytes, ...]
+    request: bytes
+
+
+def of_metrics(key: Key, columns: MetricColumns, paths: Sequence[str], received_us: int, *, timed: bool) -> Batch:
+    """Return columns as a batch; `paths` says where in the body the times of each series stand.
+
+    Where not all were `timed` by the sender, a repetition may have other times. Raises `Invalid`.
+    """
+    _check_times(columns.times(), np.cumsum(columns.counts), paths, received_us)
+    asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
+    return Batch(
+        epoch=key.epoch,
+        source=key.source,
+        seq=key.seq,
+        points=columns.points,
+        payloads=tuple(_fitting(columns)),
+        request=hashlib.sha256(encode(asked)).digest(),
+    )
+
+
+def of_logs(key: Key, columns: LogColumns, path: str, received_us: int, *, timed: bool) -> Batch:
+    """Return lines as a batch, as `of_metrics` does."""
+    _check_times(columns.times(), np.asarray([columns.points]), [path], received_us)
+    asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
+    return Batch(
+        epoch=key.epoch,
+        source=key.source,
+        seq=key.seq,
+        points=columns.points,
+        payloads=tuple(encode(part) for part in split_logs(columns, LOG_BYTES_PER_EVENT)),
+        request=hashlib.sha256(encode(asked)).digest(),
+    )
+
+
+def check_points(points: int, path: str) -> None:
+    """Refuse a batch of no points, or of too many."""
+    if points == 0:
+        raise Invalid("a batch holds at least one point", path=path)
+    if points > MAX_POINTS:
+        raise Invalid(f"{points} points in one body, over {MAX_POINTS}", path=path, limit=MAX_POINTS)
+
+
+def check_name(name: str, path: str) -> None:
+    """Refuse what is no name of a metric."""
+    if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        raise Invalid(f"a metric's name has 1 to {MAX_NAME_BYTES} bytes", path=path, limit=MAX_NAME_BYTES)
+    if _CONTROL.search(name):
+        raise Invalid("a metric's name has no control characters", path=path)
+
+
+def check_stages(stages: Sequence[str | None], path: str) -> None:
+    """Refuse stages that are too many or too long."""
+    size = sum(len(stage.encode()) for stage in stages if stage is not None)
+    if size > MAX_STAGES_BYTES:
+        raise Invalid(
+            f"the stages of a body have {size} bytes, over {MAX_STAGES_BYTES}", path=path, limit=MAX_STAGES_BYTES
+        )
+    if len(stages) > MAX_STAGES or any(stage is not None and len(stage) > MAX_NAME_BYTES for stage in stages):
+        raise Invalid(
+            f"at most {MAX_STAGES} stages of at most {MAX_NAME_BYTES} characters", path=path, limit=MAX_NAME_BYTES
+        )
+
+
+def check_exact(numbers: Iterable[object], path: str) -> None:
+    """Refuse an integer among the numbers that no float64 is equal to."""
+    for number in numbers:
+        if isinstance(number, int) and abs(number) > EXACT and not _is_float(number):
+            raise Invalid("an integer that no float64 equals", path=path, limit=EXACT)
+
+
+def _is_float(number: int) -> bool:
+    try:
+        return int(float(number)) == number
+    except OverflowError:
+        return False
+
+
+def _check_times(times: NDArray[np.int64], ends: NDArray[np.int64], paths: Sequence[str], received_us: int) -> None:
+    """Refuse what only a clock that is far off can say. Telemetry may come late by any time, but not before it was."""
+    latest = received_us + MAX_AHEAD_US
+    if times.min() >= 0 and times.max() <= latest:
+        return
+    wrong = np.flatnonzero((times < 0) | (times > latest))
+    raise Invalid(
+        f"{times[wrong[0]]} microseconds lie before 1970, or over a day ahead of our clock ({received_us}):"
+        " the sender's clock is far off",
+        path=paths[int(np.searchsorted(ends, wrong[0], side="right"))],
+        limit=latest,
+    )
+
+
+def _fitting(columns: MetricColumns) -> list[bytes]:
+    """Return payloads that each fit an event, order kept."""
+    payloads = []
+    for part in split_metrics(columns, POINTS_PER_EVENT):
+        encoded = encode(part)
+        if len(encoded) <= MAX_EVENT_BYTES:
+            payloads.append(encoded)
+        else:
+            for half in split_metrics(part, (part.points + 1) // 2):
+                payloads += _fitting(half)
+    return payloads
