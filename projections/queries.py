@@ -2,8 +2,9 @@
 
     content = await queries.run(project_id, "select count(*) from metrics", form="json")
 
-Processes are started ahead, so that a query does not wait for one. They have no environment, no credentials and no
-connection; what they need from Postgres is handed over to them once they have said which views a statement reads.
+From the first query on a process is started ahead, so that the next does not wait for one. They have no environment,
+no credentials and no connection; what they need from Postgres is handed over to them once they have said which views a
+statement reads.
 """
 
 import asyncio
@@ -31,8 +32,8 @@ from projections.query_views import COLUMNS, VIEWS
 log = logging.getLogger("tachograph.queries")
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-AHEAD: Final = 2
-"""Processes that wait for a query."""
+AHEAD: Final = 1
+"""Processes that wait for a query, once there was one: an idle system pays for none."""
 
 _answers: Final = msgspec.msgpack.Decoder(Answer)
 
@@ -47,8 +48,8 @@ class Queries:
         self._ahead: list[asyncio.Task[Process]] = []
         self._running: Counter[UUID] = Counter()
 
-    def start(self) -> None:
-        """Start the processes that wait for queries."""
+    def _start(self) -> None:
+        """Start what is to wait for queries."""
         while len(self._ahead) < AHEAD:
             self._ahead.append(asyncio.create_task(_started(), name="query process"))
 
@@ -106,9 +107,9 @@ class Queries:
 
     async def _taken(self) -> Process:
         """Return a process that waits, and start another in its place."""
-        self.start()
+        self._start()
         starting = self._ahead.pop(0)
-        self.start()
+        self._start()
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:

@@ -62,7 +62,6 @@ def create_app(settings: Settings) -> Litestar:
         sets = await open_pool(settings.database_url, name="service-lists", size=4, planning=SETS)
         service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
         app.state.service = service
-        service.queries.start()
         transport = asyncio.create_task(_transport(service), name="transport")
         try:
             yield

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from projections.queries import AHEAD
 from stack.process import ROOT
 from tachograph import Client
 from tests.api import Api, Json, Project, accepted, refused, serving, until
@@ -21,7 +22,7 @@ from tests.integration.test_http_deletion import archived
 from tests.servers import NatsServer, PostgresServer
 
 SECONDS = 16
-WAITING = 2
+WAITING = AHEAD
 """Processes that wait for a query."""
 BIG = (1 << 63) - 1
 
@@ -248,7 +249,7 @@ def slow(api: Api, project: Project) -> socket.socket:
 
 def test_queries_at_once_are_bounded_and_one_that_nobody_waits_for_is_killed(api: Api, project: Project):
     connections = [slow(api, project), slow(api, project)]
-    until(lambda: len(processes(api)) == WAITING + 2, "both are running", 5)
+    until(lambda: len(processes(api)) == WAITING + 2, "both are running", SECONDS / 2)
     problem = refused(asked(project, "select 1"), 429)
     assert problem["limit"] == 2
     assert problem["type"].endswith(":too-many-queries")
