@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+DEFAULT_START_SECONDS = 900.0
+
 
 class SettingsError(Exception):
     """A variable is missing or cannot be used; the message names it."""
@@ -25,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     parquet: Path
     object_store: str = ""
     """A directory, or `s3://bucket/prefix`."""
+    start_seconds: float = DEFAULT_START_SECONDS
+    """How long a worker that lives may take from its claim to the start of the program."""
 
 
 def from_environment() -> Settings:
@@ -45,7 +49,21 @@ def from_environment() -> Settings:
         master_key=Path(os.environ.get("TACHOGRAPH_MASTER_KEY", home / "master.key")),
         parquet=Path(os.environ.get("TACHOGRAPH_PARQUET", home / "parquet")),
         object_store=os.environ.get("TACHOGRAPH_OBJECT_STORE") or str(home / "objects"),
+        start_seconds=_seconds("TACHOGRAPH_START_SECONDS", DEFAULT_START_SECONDS),
     )
+
+
+def _seconds(name: str, default: float) -> float:
+    value = os.environ.get(name)
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise SettingsError(f"{name} is {value!r}, not a number of seconds above 0")
+    return seconds
 
 
 def _required(name: str) -> str:

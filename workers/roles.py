@@ -46,7 +46,9 @@ ROLES: Final[Mapping[str, Build]] = {
     "archiver": lambda ledger, nats, settings: Archiver(
         ledger, settings.parquet, ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
     ),
-    "scheduler": lambda ledger, nats, _: Scheduler(ledger, nats, nats.jetstream()),
+    "scheduler": lambda ledger, nats, settings: Scheduler(
+        ledger, nats, nats.jetstream(), start_seconds=settings.start_seconds
+    ),
     "sweeper": lambda ledger, _nats, _: Sweeper(ledger),
     "alerter": lambda ledger, _nats, settings: Alerter(ledger, allow_private=settings.webhook_allow_private),
     "monitor": lambda ledger, nats, _: Monitor(ledger, nats),

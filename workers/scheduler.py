@@ -22,6 +22,7 @@ from events.commands import ConfirmKill, FailStart, KillRun, ReleaseRun, RunComm
 from events.errors import Rejected, VersionConflict
 from events.ledger import Ledger
 from events.run import ACTIVE
+from events.settings import DEFAULT_START_SECONDS
 from events.sql import load
 from events.types import Cause, Failure, Mode, Resources
 from projections import queue, runs, tenancy
@@ -36,7 +37,6 @@ from workers.placement import Bound, Host, Placement, Queued, Reason, Wait, boun
 log = logging.getLogger("tachograph.scheduler")
 
 ACTOR: Final = "system:scheduler"
-START_SECONDS: Final = 900.0
 WORKER_ALIVE_SECONDS: Final = 15.0
 KILL_MARGIN_SECONDS: Final = 10.0
 LOOKED_AT: Final = 1_000
@@ -67,8 +67,10 @@ class Scheduler:
         jetstream: JetStreamContext,
         *,
         clock: Callable[[], float] = time.monotonic,
+        start_seconds: float = DEFAULT_START_SECONDS,
     ) -> None:
         self._ledger = ledger
+        self._start_seconds = start_seconds
         self._nats = nats
         self._clock = clock
         self._orders = Orders(jetstream, clock)
@@ -262,8 +264,8 @@ class Scheduler:
     async def _fail_overdue_starts(self) -> int:
         """Fail the runs whose worker lives and yet does not get them started."""
         failed = 0
-        for row in await self._ledger.pool.fetch(load("projections.sql", "overdue_starts"), START_SECONDS):
-            message = f"its worker did not start it within {START_SECONDS:.0f} s"
+        for row in await self._ledger.pool.fetch(load("projections.sql", "overdue_starts"), self._start_seconds):
+            message = f"its worker did not start it within {self._start_seconds:g} s (TACHOGRAPH_START_SECONDS)"
             command = FailStart(cause=Cause.START_DEADLINE, error=Failure(type="StartDeadline", message=message))
             failed += await self._execute(runs.stored_run(row), command)
         return failed

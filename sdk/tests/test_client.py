@@ -71,6 +71,28 @@ def test_repeats_end(peer):
     client.close()
 
 
+def test_a_client_persists_until_it_is_told_not_to(peer):
+    answers = iter([(503, {})] * 3)
+    peer.answer = lambda seen: next(answers, (200, {"id": "p1"}))
+    waited = []
+
+    def patient(seconds, error):
+        waited.append((type(error), 0 < seconds <= 5))
+
+    def impatient(seconds, error):
+        raise InterruptedError(str(error))
+
+    with tachograph.Client(peer.url, "tg_x", retry_seconds=0) as client:
+        assert client.persisting(patient).project("p")["id"] == "p1"
+        assert waited == [(tachograph.ServerError, True)] * 3
+        answers = iter([(503, {})] * 3)
+        with pytest.raises(InterruptedError, match="503"):
+            client.persisting(impatient).project("p")
+        with pytest.raises(tachograph.ServerError):
+            client.project("p")  # is as it was
+        assert len(peer.seen) == 6
+
+
 def test_no_service_is_a_failed_connection():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

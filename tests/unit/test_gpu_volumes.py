@@ -1,85 +1,15 @@
-"""Code and volumes in, outputs out: real files, and nothing outside of where they belong."""
+"""Volumes in, outputs out: real files, and nothing outside of where they belong."""
 
-import stat
-import zipfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tachograph
-from workers.gpu import archives
-from workers.gpu.archives import BadArchive, unpack
 from workers.gpu.records import RunDirectory, Volume
-from workers.gpu.settings import SettingsError, from_environment
+from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS, SettingsError, from_environment
 from workers.gpu.volumes import Interrupted, Patience, Places, VolumeFailed
-
-
-def never() -> None:
-    """Go on."""
-
-
-def zipped(path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in entries:
-            archive.writestr(name, content)
-    return path
-
-
-def link(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name)
-    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return entry
-
-
-def test_a_snapshot_is_unpacked_with_its_modes(tmp_path: Path) -> None:
-    script = zipfile.ZipInfo("bin/train.sh")
-    script.external_attr = (stat.S_IFREG | 0o755) << 16
-    archive = zipped(tmp_path / "a.zip", ("empty/", b""), (script, b"#!/bin/sh\n"), ("lib\\m.py", b"x = 1\n"))
-    into = tmp_path / "work"
-    into.mkdir()
-    assert unpack(archive, into, never) == 2
-    assert (into / "lib" / "m.py").read_text() == "x = 1\n"
-    assert (into / "bin" / "train.sh").stat().st_mode & 0o777 == 0o755
-    assert (into / "empty").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("entry", "why"),
-    [
-        ("../evil", "leaves its directory"),
-        ("a/../../evil", "leaves its directory"),
-        ("/etc/evil", "leaves its directory"),
-        ("..\\evil", "leaves its directory"),
-        ("C:\\evil", "leaves its directory"),
-        (link("passwd"), "no regular file"),
-    ],
-)
-def test_an_entry_that_would_leave_the_directory_stops_everything(
-    tmp_path: Path, entry: str | zipfile.ZipInfo, why: str
-) -> None:
-    archive = zipped(tmp_path / "a.zip", ("fine.py", b""), (entry, b"/etc/passwd"))
-    into = tmp_path / "in" / "work"
-    into.mkdir(parents=True)
-    with pytest.raises(BadArchive, match=why):
-        unpack(archive, into, never)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip", "in", "work"]
-
-
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 no more")
-    with pytest.raises(BadArchive, match="cannot be read"):
-        unpack(tmp_path / "a.zip", tmp_path, never)
-
-
-def test_an_archive_that_would_fill_the_disk_is_refused_before_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archives, "MAX_BYTES", 1_000)
-    archive = zipped(tmp_path / "a.zip", ("a", bytes(600)), ("b", bytes(600)))
-    with pytest.raises(BadArchive, match="more than 1000"):
-        unpack(archive, tmp_path / "work", never)
-    assert not (tmp_path / "work").exists()
 
 
 class Here:
@@ -92,7 +22,7 @@ class Here:
         self.directory.create()
         client = tachograph.Client("http://127.0.0.1:9", "tg_nobody", retry_seconds=0.0)
         self.places = Places(self.directory, "r", client, {"data": self.volume})
-        self.patience = Patience()
+        self.patience = Patience(60.0, "A_SETTING")
 
     def bring(self, place: str, path: str) -> str:
         return self.places.bring(Volume(place, path), self.patience)
@@ -136,8 +66,6 @@ def test_what_is_taken_out_is_copied_and_what_was_brought_in_is_not(here: Here) 
         (lambda here: here.bring("volume:data/way-out", "x"), "leaves its volume"),
         (lambda here: here.bring("volume:data", ""), "File exists"),
         (lambda here: here.take("missing", "volume:data/x"), "is not there to be taken"),
-        (lambda here: here.bring("artifact:run/model", "x"), "artifact:run/model"),
-        (lambda here: here.places.fetch_code("artifact:run/code.zip", here.patience), "artifact:run/code.zip"),
     ],
 )
 def test_what_cannot_be_had_is_said(here: Here, act: Callable[[Here], str], why: str) -> None:
@@ -149,14 +77,60 @@ def test_what_cannot_be_had_is_said(here: Here, act: Callable[[Here], str], why:
 def test_copying_gives_up_when_it_is_told_and_leaves_no_half_file(here: Here) -> None:
     with (here.directory.work / "large").open("wb") as file:
         file.truncate(1 << 40)
-    here.patience = Patience(0.05)
-    with pytest.raises(Interrupted, match=r"not done within 0\.05 s"):
+    here.patience = Patience(0.05, "A_SETTING")
+    with pytest.raises(VolumeFailed, match=r"large to volume:data/large: not done within 0\.05 s \(A_SETTING\)"):
         here.take("large", "volume:data/large")
     assert list(here.volume.iterdir()) == []
-    here.patience = Patience()
+    here.patience = Patience(60.0, "A_SETTING")
     here.patience.give_up()
     with pytest.raises(Interrupted, match="is to end"):
         here.take("large", "volume:data/large")
+
+
+AWAY: list[Callable[[Here], str]] = [
+    lambda here: here.bring("artifact:run/model", "x"),
+    lambda here: here.take("result", "artifact:result"),
+    lambda here: here.places.fetch_code("artifact:run/code.zip", here.patience),
+]
+"""What needs the server."""
+
+
+@pytest.mark.parametrize("act", AWAY)
+def test_a_server_that_stays_away_is_waited_for_as_long_as_was_said(here: Here, act: Callable[[Here], str]) -> None:
+    (here.directory.work / "result").write_bytes(b"7")
+    here.patience = Patience(0.7, "A_SETTING")
+    with pytest.raises(VolumeFailed, match=r"not done within 0\.7 s \(A_SETTING\); at last: .*refused") as raised:
+        act(here)
+    assert "artifact:" in str(raised.value)
+    assert sorted(path.name for path in here.directory.path.rglob("*")) == ["result", "work"]
+
+
+@pytest.mark.parametrize("act", AWAY)
+def test_waiting_for_the_server_ends_when_the_run_is_to_end(here: Here, act: Callable[[Here], str]) -> None:
+    (here.directory.work / "result").write_bytes(b"7")
+    ends: list[type[BaseException]] = []
+
+    def wait() -> None:
+        try:
+            act(here)
+        except Interrupted as interrupted:
+            ends.append(type(interrupted))
+
+    waiting = threading.Thread(target=wait)
+    here.patience = Patience(3_600.0, "A_SETTING")
+    waiting.start()
+    here.patience.give_up()
+    waiting.join(60)
+    assert ends == [Interrupted]
+
+
+def test_a_preparation_begins_with_an_empty_directory_and_leaves_alone_what_it_links_to(here: Here) -> None:
+    (here.volume / "data").write_bytes(b"7")
+    here.bring("volume:data", "inputs")
+    (here.directory.work / ".model.half").write_bytes(b"7")
+    here.places.clear()
+    assert list(here.directory.work.iterdir()) == []
+    assert (here.volume / "data").read_bytes() == b"7"
 
 
 def test_the_worker_is_told_its_volumes_by_name() -> None:
@@ -169,3 +143,13 @@ def test_the_worker_is_told_its_volumes_by_name() -> None:
     for wrong in ("0", "-1", "soon", "inf", "nan"):
         with pytest.raises(SettingsError, match="TACHOGRAPH_WORKER_METRICS_SECONDS"):
             from_environment({**base, "TACHOGRAPH_WORKER_METRICS_SECONDS": wrong})
+
+
+def test_the_worker_is_told_how_long_to_wait() -> None:
+    base = {"TACHOGRAPH_NATS_URL": "nats://127.0.0.1"}
+    assert (from_environment(base).preparation_seconds, from_environment(base).stopping_seconds) == (600.0, 600.0)
+    given = {**base, PREPARATION_SECONDS: "900", STOPPING_SECONDS: "1.5"}
+    assert from_environment(given).preparation_seconds == 900.0
+    assert from_environment(given).stopping_seconds == 1.5
+    with pytest.raises(SettingsError, match=f"{PREPARATION_SECONDS} is 'soon', not a number of seconds above 0"):
+        from_environment({**base, PREPARATION_SECONDS: "soon"})

@@ -37,7 +37,7 @@ logger = logging.getLogger("tachograph.gpu")
 
 STOP_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = (1.0, 2.0, 5.0, 10.0)
-CALLS_PER_SLOT: Final = 3
+CALLS_PER_SLOT: Final = 4  # reports, log lines, figures of the machine, and what is brought in or taken out
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -64,6 +64,7 @@ class Agent:
             os.environ,
             lambda ids: visible_devices([pool.slots[id_] for id_ in ids if id_ in pool.slots]),
             settings.volumes,
+            settings.preparation_seconds,
             settings.stopping_seconds,
             settings.metrics_seconds,
         )

@@ -9,8 +9,15 @@ from pathlib import Path
 import msgspec
 
 DEFAULT_KEPT_RUNS = 20
+DEFAULT_PREPARATION_SECONDS = 600.0
 DEFAULT_STOPPING_SECONDS = 600.0
 DEFAULT_METRICS_SECONDS = 10.0
+
+
+PREPARATION_SECONDS = "TACHOGRAPH_WORKER_PREPARATION_SECONDS"
+"""Beyond the server's `TACHOGRAPH_START_SECONDS`, 900 unless set, it fails the run itself."""
+
+STOPPING_SECONDS = "TACHOGRAPH_WORKER_STOPPING_SECONDS"
 
 
 class SettingsError(Exception):
@@ -28,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prefix: Path | None = None
     keep_runs: int = DEFAULT_KEPT_RUNS
     volumes: Mapping[str, Path] = {}
+    preparation_seconds: float = DEFAULT_PREPARATION_SECONDS
     stopping_seconds: float = DEFAULT_STOPPING_SECONDS
     metrics_seconds: float = DEFAULT_METRICS_SECONDS
 
@@ -53,7 +61,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         prefix=Path(sys.prefix) if sys.prefix != sys.base_prefix else None,
         keep_runs=DEFAULT_KEPT_RUNS if kept is None else kept,
         volumes=_volumes(environment.get("TACHOGRAPH_WORKER_VOLUMES", "")),
-        stopping_seconds=_seconds(environment, "TACHOGRAPH_WORKER_STOPPING_SECONDS", DEFAULT_STOPPING_SECONDS),
+        preparation_seconds=_seconds(environment, PREPARATION_SECONDS, DEFAULT_PREPARATION_SECONDS),
+        stopping_seconds=_seconds(environment, STOPPING_SECONDS, DEFAULT_STOPPING_SECONDS),
         metrics_seconds=_seconds(environment, "TACHOGRAPH_WORKER_METRICS_SECONDS", DEFAULT_METRICS_SECONDS),
     )
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import tachograph
 from workers.gpu import environment, outcome
@@ -20,12 +20,15 @@ from workers.gpu.outcome import Outcome
 from workers.gpu.process import LaunchFailed, Shim
 from workers.gpu.records import Command, Exit, Kill, Phase, RunDirectory, RunRecord, Started, Volume
 from workers.gpu.reporting import Calls, Conversation, Refused, Standing, is_passing
+from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
 from workers.gpu.shipping import LogShipper
 from workers.gpu.stages import Stage, prepare, take_out
 from workers.gpu.system_metrics import Meter, SystemMetrics
 from workers.gpu.volumes import Interrupted, Patience, Places, VolumeFailed
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 STANDING_SECONDS: Final = 30.0
@@ -46,6 +49,7 @@ class Machine:
     own_environment: Mapping[str, str]
     devices: Callable[[Iterable[str]], Mapping[str, str]]
     volumes: Mapping[str, Path]
+    preparation_seconds: float
     stopping_seconds: float
     metrics_seconds: float
 
@@ -70,7 +74,7 @@ class Supervisor:
         self._server = Conversation(machine.calls, machine.client, record)
         self._shim = Shim(directory, record.run_id)
         self._places = Places(directory, record.run_id, machine.client, machine.volumes)
-        self._patience = Patience()
+        self._patience = Patience(machine.preparation_seconds, PREPARATION_SECONDS)
         self._gone = asyncio.Event()
         self._woken = asyncio.Event()  # an order to kill is there, or nothing more is wanted of this attempt
         self._launched = False
@@ -170,7 +174,7 @@ class Supervisor:
             await self._never_started("")
         else:
             try:
-                await prepare(self.record, self._places, self._patience, say)
+                await self._prepare(say)
                 await asyncio.to_thread(self._launch)
             except Interrupted:
                 await self._never_started("")
@@ -181,6 +185,22 @@ class Supervisor:
         self._enforce()
         return self._directory.started()
 
+    async def _prepare(self, say: Callable[[Stage], None]) -> None:
+        """Bring in what the run needs. Raises `VolumeFailed`, `Interrupted`."""
+        self._patience = Patience(self._machine.preparation_seconds, PREPARATION_SECONDS)
+        await asyncio.to_thread(self._shim.sweep)  # of a shim that was killed before it could leave a trace
+        await prepare(self.record, self._places, self._patience, say, self._in_thread)
+
+    async def _in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """Make a call that may take long. If we are broken off it gives up and is waited for: another may follow."""
+        work = asyncio.ensure_future(self._machine.calls.once(call, *args))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            self._patience.give_up()
+            await asyncio.wait({work})
+            raise
+
     def _has_run(self) -> bool:
         """Say whether there is or was a program, where `started.json` does not tell (a full disk)."""
         exit_ = self._directory.exit()
@@ -188,7 +208,6 @@ class Supervisor:
 
     def _launch(self) -> None:
         record, machine = self.record, self._machine
-        self._shim.sweep()  # of a shim that was killed before it could leave a trace
         variables = environment.program_environment(
             machine.base_environment,
             record.environment,
@@ -290,16 +309,16 @@ class Supervisor:
         ended, exit_ = self._outcome(), self._directory.exit()
         if not self.record.export_volumes or exit_ is None or not exit_.ran or self.record.kill is not None:
             return ended
-        self._patience = Patience(self._machine.stopping_seconds)
         checking = asyncio.create_task(self._keep_checking(at_once=False))
         try:
             await self._server.stopping(ended.exit_code)
-            ended = await take_out(self.record, ended, self._places, self._patience)
+            if not self._woken.is_set():
+                self._patience = Patience(self._machine.stopping_seconds, STOPPING_SECONDS)
+                ended = await take_out(self.record, ended, self._places, self._patience, self._in_thread)
         except Refused as refused:
             self._refused(refused.standing)
-        except Interrupted as interrupted:
-            if ended.status == "completed":
-                ended = outcome.not_exported(ended, str(interrupted))
+        except Interrupted:
+            logger.info("run %s: storing its outputs is broken off", self.record.run_id)
         finally:
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)

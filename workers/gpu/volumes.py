@@ -5,6 +5,7 @@ worker offers (`TACHOGRAPH_WORKER_VOLUMES`): to bring it in is to link to it, no
 is copied file by file, each whole or not at all.
 """
 
+import logging
 import shutil
 import threading
 import time
@@ -16,6 +17,8 @@ import tachograph
 from workers.gpu.archives import BadArchive, unpack
 from workers.gpu.records import RunDirectory, Volume
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES: Final = 1 << 20
 
 
@@ -24,31 +27,50 @@ class VolumeFailed(Exception):
 
 
 class Interrupted(Exception):
-    """There is no use in going on: the run is to end, or its time is up."""
+    """There is no use in going on: the run is to end."""
+
+
+class OutOfTime(Exception):
+    """What was to be done took too long; the message names the bound, and what stood in the way at last."""
 
 
 class Patience:
-    """Tells copying that goes on in a thread when to give up."""
+    """Tells copying that goes on in a thread when to give up: when told, or after `seconds`, which `setting` sets."""
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float, setting: str) -> None:
         self._given_up = threading.Event()
-        self._deadline = None if seconds is None else time.monotonic() + seconds
-        self.seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._bound = f"not done within {seconds:g} s ({setting})"
+        self._waited = False
 
     def give_up(self) -> None:
         """Stop at the next chunk."""
         self._given_up.set()
 
     def check(self) -> None:
-        """Raise `Interrupted` once it is over."""
+        """Go on or not. Raises `Interrupted`, `OutOfTime`."""
         if self._given_up.is_set():
             raise Interrupted("the run is to end")
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise Interrupted(f"not done within {self.seconds:g} s")
+        if time.monotonic() > self._deadline:
+            raise OutOfTime(self._bound)
+
+    def wait(self, seconds: float, error: Exception) -> None:
+        """Wait before another attempt at what the server did not answer. Raises `Interrupted`, `OutOfTime`."""
+        if time.monotonic() + seconds > self._deadline:
+            raise OutOfTime(f"{self._bound}; at last: {error}")
+        if not self._waited:
+            logger.warning("no answer, trying on: %s", error)
+            self._waited = True
+        self._given_up.wait(seconds)
+        self.check()
 
 
 class Places:
-    """Brings in and takes out for one run. Everything here blocks; every step may be repeated."""
+    """Brings in and takes out for one run.
+
+    Everything here blocks, and every step may be repeated. A server that does not answer is waited for as long as
+    there is patience.
+    """
 
     def __init__(
         self, directory: RunDirectory, run_id: str, client: tachograph.Client, volumes: Mapping[str, Path]
@@ -57,6 +79,11 @@ class Places:
         self._run_id = run_id
         self._client = client
         self._volumes = volumes
+
+    def clear(self) -> None:
+        """Begin with an empty directory: an agent that died at this may have left halves. No program has run in it."""
+        shutil.rmtree(self._directory.work)
+        self._directory.create()
 
     def fetch_code(self, code: str, patience: Patience) -> str:
         """Unpack a code snapshot into the program's directory; returns what was done.
@@ -68,7 +95,7 @@ class Places:
         try:
             self._download(run, name, archive, patience)
             files = unpack(archive, self._directory.work, patience.check)
-        except (BadArchive, OSError, tachograph.Error) as error:
+        except (BadArchive, OSError, OutOfTime, tachograph.Error) as error:
             raise VolumeFailed(f"{code}: {error}") from error
         finally:
             archive.unlink(missing_ok=True)
@@ -83,7 +110,7 @@ class Places:
                 self._link(self._offered(volume.place, place), target)
                 return f"{volume.place} as {volume.path or '.'}"
             return self._fetch(place, target, patience)
-        except (OSError, tachograph.Error) as error:
+        except (OSError, OutOfTime, tachograph.Error) as error:
             raise VolumeFailed(f"{volume.place}: {error}") from error
 
     def take(self, volume: Volume, patience: Patience) -> str:
@@ -101,7 +128,7 @@ class Places:
                 else:
                     self._upload(path, place, inner, patience)
                 files += 1
-        except (OSError, tachograph.Error) as error:
+        except (OSError, OutOfTime, tachograph.Error) as error:
             raise VolumeFailed(f"{volume.path or '.'} to {volume.place}: {error}") from error
         return f"{files} files of {volume.path or '.'} to {volume.place}"
 
@@ -126,7 +153,7 @@ class Places:
 
     def _fetch(self, place: str, target: Path, patience: Patience) -> str:
         run, _, name = place.partition("/")
-        names = [one["name"] for one in self._client.artifacts(run, prefix=name)]
+        names = [one["name"] for one in self._client.persisting(patience.wait).artifacts(run, prefix=name)]
         if name in names:
             self._download(run, name, target, patience)
             return f"{name} of {run}"
@@ -138,13 +165,15 @@ class Places:
         return f"{len(below)} files below {name} of {run}"
 
     def _download(self, run: str, name: str, target: Path, patience: Patience) -> None:
+        patience.check()
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._client.download_artifact(run, name, target, progress=lambda _done, _total: patience.check())
+        client = self._client.persisting(patience.wait)
+        client.download_artifact(run, name, target, progress=lambda _done, _total: patience.check())
 
     def _upload(self, path: Path, place: str, inner: Path, patience: Patience) -> None:
         name = place if inner == Path() else f"{place}/{inner.as_posix()}"
-        patience.check()
-        self._client.save_artifact(self._run_id, path, name=name, progress=lambda _done, _total: patience.check())
+        client = self._client.persisting(patience.wait)
+        client.save_artifact(self._run_id, path, name=name, progress=lambda _done, _total: patience.check())
 
 
 def _files(source: Path) -> Iterator[tuple[Path, Path]]:

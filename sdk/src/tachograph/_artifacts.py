@@ -60,7 +60,12 @@ class Artifacts(Calls):
                 body = _Watched(opened, size, progress)
                 return self.transport.send("PUT", target, body, headers, timeout).content
 
-            answer = repeat(attempt, for_seconds=self._retry_seconds, attempt_seconds=self._timeout_seconds)
+            answer = repeat(
+                attempt,
+                for_seconds=self._retry_seconds,
+                attempt_seconds=self._timeout_seconds,
+                pause=self._pause,
+            )
         return msgspec.json.decode(answer, type=Artifact)
 
     def download_artifact(
@@ -78,6 +83,7 @@ class Artifacts(Calls):
                     lambda timeout: self._receive(_file(run, name), file.file, timeout, progress),
                     for_seconds=self._retry_seconds,
                     attempt_seconds=self._timeout_seconds,
+                    pause=self._pause,
                 )
                 file.flush()
                 file.seek(0)

@@ -1,5 +1,7 @@
 """The calls that `Client`'s methods are made of."""
 
+import copy
+import math
 import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -10,7 +12,7 @@ import msgspec
 
 from tachograph import _settings
 from tachograph._encoding import plain
-from tachograph._http import Transport, repeat
+from tachograph._http import Pause, Transport, repeat, sleep
 from tachograph._types import Json
 
 T = TypeVar("T")
@@ -31,11 +33,21 @@ class Calls:
         self.transport: Final = Transport(*self._access)
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
+        self._pause: Pause = sleep
 
     @property
     def url(self) -> str:
         """The service's address."""
         return self._access.url
+
+    def persisting(self, pause: Pause) -> Self:
+        """Return this connection with calls that are repeated until they succeed, fail for good, or `pause` raises.
+
+        `pause` takes the seconds to wait, at most 5, and the error in passing that they follow.
+        """
+        other = copy.copy(self)
+        vars(other).update(_retry_seconds=math.inf, _pause=pause)
+        return other
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -81,6 +93,7 @@ class Calls:
             lambda timeout: self.transport.send(method, target, content, headers, timeout),
             for_seconds=self._retry_seconds if retry_seconds is None else retry_seconds,
             attempt_seconds=self._timeout_seconds,
+            pause=self._pause,
         )
         return msgspec.json.decode(answer.content) if answer.content else None
 

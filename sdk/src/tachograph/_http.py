@@ -14,6 +14,9 @@ from tachograph._errors import ConnectionFailed, Error, NotConfigured, Problem, 
 
 T = TypeVar("T")
 
+Pause = Callable[[float, Error], None]
+"""Waits some seconds after an attempt that failed in passing; what it raises ends the call."""
+
 USER_AGENT: Final = "tachograph-python/0.1"
 TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed later."""
@@ -161,10 +164,16 @@ def backoff(attempt: int, error: Error | None = None, *, first: float = 0.2, mos
     return min(most, max(asked or 0.0, wait * random.uniform(0.5, 1.0)))  # noqa: S311 (no secret)
 
 
-def repeat(call: Callable[[float], T], *, for_seconds: float, attempt_seconds: float) -> T:
+def sleep(seconds: float, _error: Error) -> None:
+    """Wait, whatever went wrong."""
+    time.sleep(seconds)
+
+
+def repeat(call: Callable[[float], T], *, for_seconds: float, attempt_seconds: float, pause: Pause = sleep) -> T:
     """Make the call until it succeeds, fails for good, or `for_seconds` have passed.
 
-    `call` takes the timeout of its attempt, and must be safe to repeat. Raises what the last attempt raised.
+    `call` takes the timeout of its attempt, and must be safe to repeat. Raises what the last attempt raised, or
+    what `pause` does.
     """
     deadline = time.monotonic() + for_seconds
     attempt = 0
@@ -173,10 +182,11 @@ def repeat(call: Callable[[float], T], *, for_seconds: float, attempt_seconds: f
         try:
             return call(max(0.1, min(attempt_seconds, deadline - time.monotonic())))
         except Error as error:
+            failed = error
             wait = backoff(attempt, error, most=5.0)
             if not transient(error) or time.monotonic() + wait >= deadline:
                 raise
-        time.sleep(wait)
+        pause(wait, failed)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

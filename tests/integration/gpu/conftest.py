@@ -1,0 +1,50 @@
+"""A stack with a GPU worker for each module, and a project of its own for each test."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from stack import Stack
+from tests import servers
+from tests.gate import Gate
+from tests.integration.gpu.system import Gates, System
+from workers.gpu.process import Shim
+from workers.gpu.records import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    environment = {
+        "TACHOGRAPH_WORKER_SLOTS": "2",
+        "TACHOGRAPH_WORKER_METRICS_SECONDS": "0.2",
+        "TACHOGRAPH_WORKER_VOLUMES": f"data={tmp_path_factory.mktemp('volume')}",
+        "A_SECRET": "hush",
+        "AWS_SECRET_ACCESS_KEY": "the object store's",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    with Stack(tmp_path_factory.mktemp("gpu-worker"), servers.free_port(), environment=environment) as stack:
+        yield stack
+
+
+@pytest.fixture
+def system(running: Stack) -> Iterator[System]:
+    system = System(running)
+    with system.client:
+        yield system
+    for run in system.runs:
+        Shim(RunDirectory(running.home.path), run).sweep()
+
+
+@pytest.fixture
+def gates(system: System) -> Iterator[Gates]:
+    """The worker behind gates that the test may shut."""
+    nats_url = system.worker.environment["TACHOGRAPH_NATS_URL"]
+    nats_port = urlsplit(nats_url).port
+    with Gate(system.stack.port) as api, Gate(nats_port) as nats:
+        behind = {
+            "TACHOGRAPH_URL": system.stack.url.replace(str(system.stack.port), str(api.port)),
+            "TACHOGRAPH_NATS_URL": nats_url.replace(str(nats_port), str(nats.port)),
+        }
+        with system.worker_with(**behind):
+            yield Gates(api, nats)
