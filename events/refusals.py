@@ -14,7 +14,7 @@ def actions(run: Run) -> tuple[str, ...]:
     """What a person may do to the run now."""
     match run.status:
         case S.QUEUED | S.STARTING | S.RUNNING | S.STOPPING | S.IDLE:
-            return ("monitor", "kill")
+            return ("monitor", "kill", "reproduce")
         case S.COMPLETED:
             return ("view metrics", "download model", "delete", "archive", "reproduce")
         case S.FAILED:

@@ -64,6 +64,17 @@ def saved(project: Project, run: Json, name: str, kind: str = "file") -> None:
     accepted(project.api.put(path, content=name.encode(), params={"kind": kind}), 201)
 
 
+def test_a_run_is_done_again_in_whatever_state_it_is_and_says_so(api: Api, project: Project):
+    crowd = [project.create(), project.started(), project.finished(), managed(project)]
+    for run in crowd:
+        shown = accepted(api.client.get(f"/runs/{run['id']}"))
+        assert "reproduce" in shown["actions"], shown["status"]
+        assert reproduce(project, run)["reproduced_from"] == run["id"]
+    accepted(api.client.delete(f"/runs/{crowd[2]['id']}"))
+    gone = refused(api.client.post(f"/runs/{crowd[2]['id']}/reproduce", json={}), 410)
+    assert "reproduce" not in gone["allowed"]
+
+
 def test_a_managed_run_is_done_again_the_same(api: Api, project: Project):
     original = managed(project, external_id="mine")
     accepted(api.client.post(f"/runs/{original['id']}/kill"))
