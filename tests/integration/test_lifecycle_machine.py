@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -22,134 +21,22 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from nats.aio.client import Client
 
-from events import bus
-from events.beats import Beat
-from events.database import open_pool
 from events.ids import uuid7
-from events.keys import Keyring
-from events.ledger import Ledger
 from events.run import NO_RUN, evolve
-from events.settings import Settings
 from projections import runs
-from service.app import create_app
-from service.bootstrap import bootstrap
 from tests import servers
-from tests.integration.fleet import Clock, worker_beat
-from tests.servers import Database, NatsServer, PostgresServer
-from workers.monitor import LATE_STEP_SECONDS, Monitor
-from workers.scheduler import Scheduler
+from tests.integration.fleet import worker_beat
+from tests.integration.lifecycle import MAX_RUNS, PROJECTS, QUOTA, Model, World
+from tests.servers import NatsServer, PostgresServer
 
 # The framework deprecates how routes name what they depend on; the service runs outside the tests' filters elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
 
 T = TypeVar("T")
 
-QUOTA = 2
-MAX_RUNS = 9
-PROJECTS = 2
 ACTIVE = {"starting", "running"}
 OVER = {"completed", "failed", "killed"}
-
-
-class Model:
-    """What one run should be."""
-
-    def __init__(self, run_id: str, mode: str, project: str) -> None:
-        self.id = run_id
-        self.mode = mode
-        self.project = project
-        self.status = "queued"
-        self.former = ""
-        self.epoch = 0
-        self.kill = False
-        self.holds = False
-
-    def killed(self) -> None:
-        """It was ended without its process's word."""
-        self.status = "killed"
-        self.epoch += self.epoch > 0
-
-
-class World:
-    """A service with its database, a worker, a monitor and a scheduler."""
-
-    def __init__(self, postgres: PostgresServer, nats: NatsServer, home: Path) -> None:
-        self._postgres, self._nats_url, self._home = postgres, nats.url("roles"), home
-
-    async def open(self) -> None:
-        self.database: Database = await servers.create_database(self._postgres)
-        key = self._home / "master.key"
-        key.write_bytes(b"m" * 32)
-        known = Settings(
-            home=self._home,
-            host="127.0.0.1",
-            port=1,
-            database_url=self.database.url,
-            owner_database_url=self.database.owner_url,
-            nats_url="nats://127.0.0.1:1",  # the test carries the beats itself, when it wants
-            master_key=key,
-            parquet=self._home / "parquet",
-            object_store=str(self._home / "objects"),
-        )
-        api_key = await bootstrap(known)
-        self.app = create_app(known)
-        self._up, self._done = asyncio.Event(), asyncio.Event()
-        self._serving = asyncio.create_task(self._serve())
-        await self._up.wait()
-        self.service = self.app.state.service
-        self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=self.app),
-            base_url="http://test/api/v1",
-            headers={"Authorization": f"Bearer {api_key}"},
-        )
-        self.clock = Clock()
-        self.nats: Client = await bus.connect(self._nats_url, name="test")
-        await bus.ensure_streams(self.nats.jetstream())
-        self.pool = await open_pool(self.database.url, name="roles")
-        self.ledger = Ledger(self.pool, Keyring.from_file(key))
-        self.monitor = Monitor(self.ledger, self.nats, clock=self.clock)
-        self.scheduler = Scheduler(self.ledger, self.nats, self.nats.jetstream(), clock=self.clock)
-        await self.monitor.start()
-        slots = [{"id": f"cpu:{index}", "kind": "cpu"} for index in range(MAX_RUNS)]
-        self.worker = (await self.post("/workers", name="w", slots=slots)).json()["id"]
-        self.projects = [(await self.post("/projects", name=f"p{n}")).json()["id"] for n in range(PROJECTS)]
-        plan = {"plan": "p", "plan_limits": {"max_active_runs": QUOTA}}
-        assert (await self.http.put("/organisation/plan", json=plan)).status_code == 200
-
-    async def _serve(self) -> None:
-        """Keep the service up, in one task from its start to its end."""
-        async with self.app.lifespan():
-            self._up.set()
-            await self._done.wait()
-
-    async def close(self) -> None:
-        await self.monitor.stop()
-        await self.ledger.drained()
-        await self.pool.close()
-        await self.nats.close()
-        await self.http.aclose()
-        self._done.set()
-        await self._serving
-        await servers.drop_database(self._postgres, self.database)
-
-    async def post(self, path: str, **body: Any) -> httpx.Response:
-        return await self.http.post(path, json=body)
-
-    async def passes(self, seconds: float, tracked: dict[UUID, int], managed: dict[UUID, int]) -> None:
-        """Let time pass while these runs beat."""
-        end = self.clock.now + seconds
-        while True:
-            self.monitor.hear(Beat(sender=self.monitor.sender, kind="canary"))
-            self.monitor.hear(Beat(sender="api-0", kind="api", runs=tracked))
-            self.monitor.hear(worker_beat(UUID(self.worker), managed))
-            while await self.monitor.step():
-                pass
-            if self.clock.now >= end:
-                return
-            self.clock.now = min(end, self.clock.now + LATE_STEP_SECONDS - 1)
-
 
 PICKS = st.integers(0, MAX_RUNS - 1)
 
@@ -165,9 +52,17 @@ class Lifecycle(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
+        """Every example begins with a run whose first attempt was superseded, and with what that may not do."""
         self.world: World = self.make()
         self.models: list[Model] = []
         self.do(self.world.open())
+        self.create("tracked", 0)
+        self.start(0)
+        self.is_taken_over(0)
+        self.falls_silent(index=0, former_speaks=True)
+        self.comes_back(index=0, stale=True)
+        self.everything_is_as_the_model_says()
+        self.comes_back(index=0, stale=False)
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
@@ -240,8 +135,13 @@ class Lifecycle(RuleBasedStateMachine):
         model = self.taken_over()[index % len(self.taken_over())]
         self.start(self.models.index(model))
         if model.epoch > 1:
-            self.post(model, "heartbeat", allowed=False, epoch=model.epoch - 1)
-            self.post(model, "finish", allowed=False, epoch=model.epoch - 1, status="failed")
+            stale = {"epoch": model.epoch - 1}
+            points = {"loss": {"step": [1], "value": [0.5]}}
+            self.post(model, "heartbeat", allowed=False, **stale)
+            self.post(model, "metrics", allowed=False, **stale, seq=1, series=points)
+            self.post(model, "logs", allowed=False, **stale, seq=2, lines=[{"text": "still here"}])
+            self.post(model, "progress", allowed=False, **stale, done=1)
+            self.post(model, "finish", allowed=False, **stale, status="failed")
 
     @rule(index=PICKS)
     def claim(self, index: int) -> None:
@@ -310,14 +210,18 @@ class Lifecycle(RuleBasedStateMachine):
     def beating(self, mode: str, but: Model | None = None) -> dict[UUID, int]:
         return {UUID(m.id): m.epoch for m in self.models if m is not but and m.mode == mode and m.status in ACTIVE}
 
-    @rule(index=PICKS)
-    def falls_silent(self, index: int) -> None:
+    @rule(index=PICKS, former_speaks=st.booleans())
+    def falls_silent(self, *, index: int, former_speaks: bool) -> None:
+        """The latest attempt falls silent, whatever the one before it says."""
         model = self.pick(index)
         if model is None or model.status not in ACTIVE:
             return
         for but in (None, model):  # all are heard, and then all but this one
             seconds = 60.0 if but else 0.0
-            self.do(self.world.passes(seconds, self.beating("tracked", but), self.beating("managed", but)))
+            voices = {mode: self.beating(mode, but) for mode in ("tracked", "managed")}
+            if but is not None and former_speaks and model.epoch > 1:
+                voices[model.mode][UUID(model.id)] = model.epoch - 1
+            self.do(self.world.passes(seconds, voices["tracked"], voices["managed"]))
         if model.kill:
             model.killed()
         elif model.status == "starting":
