@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import p2, p4, p5, p8, p11, p12, p13, p14, picture, report, results
+from bench import p2, p4, p5, p8, p11, p12, p13, p14, picture, report, results, scaling
 from bench.harness import Result, Void
 from bench.ports import free_port
 from bench.probes import probe
@@ -34,6 +34,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "P12": p12.run,
     "P13": p13.run,
     "P14": p14.run,
+    "SCALING": scaling.run,
 }
 KEEP: Final = "--keep"
 
