@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from bench import corpus
+from bench import corpus, curves
 from bench.client import Client
 from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged
 from bench.p2 import ARCHIVED, SUMMARISED
@@ -64,7 +64,7 @@ class Ours:
             for seq, first in enumerate(range(0, points // METRICS, steps), 1):
                 body = corpus.body(MEDIA, seq, METRICS, first, steps)
                 client.call("POST", f"/runs/{run_id}/metrics", body, corpus.MEDIA[MEDIA][0])
-                corpus.curve.cache_clear()
+                curves.curve.cache_clear()
             client.finish(run_id)
             run_ids.append(run_id)
         return run_ids
