@@ -40,7 +40,7 @@ from events.commands import (
 )
 from events.errors import Erased, Fenced, NotFound, Rejected, TooLarge
 from events.oversight import oversee
-from events.refusals import actions, live, not_superseded, refused, require, same_epoch, words
+from events.refusals import actions, live, not_superseded, refused, require, same_epoch, undeletable, words
 from events.run import ACTIVE, ENDED, Run, merge
 from events.run_events import (
     RunAliasSet,
@@ -301,8 +301,8 @@ def _bounded(what: str, document: dict[str, Any]) -> None:
 def _delete(command: DeleteRun, run: Run) -> tuple[RunEvent, ...]:
     if run.status is S.DELETED:
         return ()
-    if run.status not in ENDED:
-        raise refused(run, "delete", "it is active; kill it, wait until it is killed, then delete it")
+    if (why := undeletable(run)) is not None:
+        raise refused(run, "delete", why)
     cost = command.credits or FinalCredits()
     trial = replace(run.trial, parameters={}) if run.trial else None
     return (RunDeleted(reason=command.reason, epoch=run.epoch, mode=run.mode, credits=cost, trial=trial),)

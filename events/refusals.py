@@ -4,7 +4,7 @@ from typing import assert_never
 
 from events.commands import RunCommand
 from events.errors import Fenced, Rejected
-from events.run import Run
+from events.run import ENDED, Run
 from events.types import Status
 
 S = Status
@@ -59,6 +59,13 @@ def require(run: Run, asked: str, states: set[Status] | frozenset[Status]) -> No
     if run.status not in states:
         wanted = ", ".join(sorted(states))
         raise refused(run, asked, f"that needs {wanted}")
+
+
+def undeletable(run: Run) -> str | None:
+    """Return why the run cannot be deleted now, and the way out; None if it can."""
+    if run.status in ENDED:
+        return None
+    return "it is active; kill it, wait until it is killed, then delete it"
 
 
 def words(command: RunCommand) -> str:

@@ -144,7 +144,7 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
             members = {"asked": error.asked, "state": error.state, "allowed": error.allowed, "limit": error.bound}
             members |= {"scope": error.scope, "accelerator": error.kind, "in_use": error.in_use}
         case Rejected():
-            members = {"asked": error.asked or None}
+            members = {"asked": error.asked or None, "save_first": getattr(error, "save_first", None)}
             if error.state:
                 members |= {"state": error.state, "allowed": error.allowed}
         case TooLarge() | QuotaExceeded():

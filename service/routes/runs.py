@@ -21,6 +21,7 @@ from projections.runs import StoredRun
 from service import new_runs
 from service.bodies import ArchiveBody, CloseBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
+from service.deletion import DeletionResource, deletion, refuse_active
 from service.moments import MAX_POSITION
 from service.paging import Vocabulary
 from service.past import run_then
@@ -185,12 +186,23 @@ async def close_run(request: Http, data: JSONBody[CloseBody], service: Service, 
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
+@get("/runs/{run:str}/deletion")
+async def get_deletion(request: Http, service: Service, run: str) -> DeletionResource:
+    """What deleting the run would take for good, and the requests that save its model, metrics and settings before."""
+    return await deletion(service, await service.run(request, run))
+
+
 @delete("/runs/{run:str}", status_code=200)
 async def delete_run(request: Http, service: Service, run: str) -> Response[Tombstone]:
-    """Erase an ended run's contents for good; who, when, why and what it cost stay."""
+    """Erase an ended run's contents for good; who, when, why and what it cost stay. See /runs/{run}/deletion first.
+
+    An active run's refusal says in `save_first` what can be saved of it.
+    """
     stored = await service.run(request, run, deleted=True)
     body = await optional(request, DeleteBody)
     asked = await service.asked(request, stored.run_id)
+    if stored.run.status is not Status.DELETED:
+        await refuse_active(service, stored)
     outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, DeleteRun(reason=body.reason), asked)
     left = StoredRun(ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run)
     tombstone = await service.tombstone(left)
@@ -209,6 +221,7 @@ ROUTES = Router(
         archive_run,
         kill_run,
         close_run,
+        get_deletion,
         delete_run,
     ],
     request_max_body_size=256 << 10,

@@ -1,10 +1,15 @@
 """With the roles running: charts before and after archiving are the same, and what is deleted is gone for good."""
 
+import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
+import pyarrow.compute
+import pyarrow.parquet
 import pytest
 
 from tests.api import Api, Json, Project, accepted, refused, serving, until
@@ -87,6 +92,42 @@ def test_metric_summaries_follow(api: Api, project: Project):
     assert (loss["first_step"], loss["last_step"]) == (50, 1_999)
     assert (loss["max"], loss["min"], loss["best"]) == ("Infinity", "-Infinity", "Infinity")
     assert loss["nan_count"] == 6 or loss["nan_count"] == 7
+
+
+def saved(api: Api, offers: list[Json]) -> dict[str, httpx.Response]:
+    """Fetch what is offered from where that says."""
+    return {offer["what"]: api.client.get(f"{api.url}{offer['href']}") for offer in offers}
+
+
+def test_what_a_deletion_takes_is_offered_first_and_nothing_of_it_afterwards(api: Api, project: Project):
+    run = logged(project, config={"lr": 0.1})
+    path = f"/runs/{run['id']}"
+    model = bytes(range(256)) * 100
+    accepted(api.client.put(f"{path}/artifacts/best/w.bin", content=model, params={"kind": "model"}), 201)
+    problem = refused(api.client.delete(path), 409)
+    assert [offer["what"] for offer in problem["save_first"]] == ["artifacts", "metrics", "configuration"]
+    accepted(api.client.post(f"{path}/finish", json={"epoch": 1, "status": "completed"}))
+
+    def counted() -> Json | None:
+        found = accepted(api.client.get(f"{path}/deletion"))
+        return found if found["save_first"][1]["objects"] == 2_000 else None
+
+    shown = until(counted, "all points are summed up")
+    assert (shown["possible"], shown["state"]) == (True, "completed")
+    assert "cannot be recovered" in shown["detail"]
+    assert (shown["save_first"][0]["objects"], shown["save_first"][0]["bytes"]) == (1, len(model))
+    kept = saved(api, shown["save_first"])
+    (listed,) = accepted(kept["artifacts"])["items"]
+    assert api.client.get(f"{path}/artifacts/{listed['name']}").content == model
+    table = pyarrow.parquet.read_table(io.BytesIO(kept["metrics"].content))
+    losses = table.filter(pyarrow.compute.field("metric") == "loss").column("value").to_pylist()
+    assert (table.num_rows, losses[0], sum(map(math.isnan, losses))) == (2_000, ((50 * 7_919) % 1_000) / 7, 7)
+    assert accepted(kept["configuration"])["config"] == {"lr": 0.1}
+
+    accepted(api.client.delete(path))
+    refused(api.client.get(f"{path}/deletion"), 410)
+    for answer in saved(api, shown["save_first"]).values():
+        refused(answer, 410)
 
 
 def purged(api: Api, run: Json) -> Json | None:

@@ -153,6 +153,10 @@ class Client(Artifacts):
         """Ask for the run's end; permanent, and immediate for a queued one."""
         return self._post(RunResource, route("runs", run, "kill"), grace_seconds=grace_seconds, reason=reason)
 
+    def deletion(self, run: str) -> Json:
+        """Return what deleting a run would take for good, and in `save_first` where it is to be had before."""
+        return self._ask(dict, "GET", route("runs", run, "deletion"))
+
     def delete(self, run: str) -> Json:
         """Erase an ended run for good: metrics, logs, settings."""
         return self._ask(dict, "DELETE", route("runs", run))
