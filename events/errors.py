@@ -81,11 +81,12 @@ class IdReused(LedgerError):
 
 
 class TooLarge(LedgerError):
-    """A bound was passed; `limit` is the bound, in the unit that `detail` names."""
+    """A bound was passed; `limit` is the bound, in the unit that `detail` names; `path` the field to blame."""
 
-    def __init__(self, detail: str, *, limit: int) -> None:
+    def __init__(self, detail: str, *, limit: int, path: str | None = None) -> None:
         super().__init__(detail)
         self.limit = limit
+        self.path = path
 
 
 class Busy(LedgerError):

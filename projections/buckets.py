@@ -1,11 +1,12 @@
-"""Points to buckets: true extremes, first and last, and counts of what is not finite. Pure numpy.
+"""Points to buckets: true extremes, first, last and mean, and counts of what is not finite. Pure numpy.
 
 The order of points is (x, step, arrival), wherever they come from, so that the same points give the same
-answer before and after they were archived.
+answer before and after they were archived. Only the `mean` of points that came in parts may differ, by rounding.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from math import ceil, log2
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -15,12 +16,19 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _INT64_MAX: Final = (1 << 63) - 1
+_FLOAT64_MAX: Final = np.finfo(np.float64).max
+_HUGE: Final = 1e290
+"""Sums of larger numbers may overflow, so they are taken of 2⁻⁶⁴ of each."""
+_SCALE: Final = 2.0**-64
 
 
 class Points(msgspec.Struct, frozen=True):
-    """n points of a series, in order of arrival within a step; `x` is the step itself, or microseconds."""
+    """n points of a series, in order of arrival within a step.
 
-    x: Ints
+    `x` is the step itself, microseconds (int64), or another metric's finite value (float64).
+    """
+
+    x: Ints | Floats
     step: Ints
     value: Floats
 
@@ -31,9 +39,10 @@ class Points(msgspec.Struct, frozen=True):
 class Series(msgspec.Struct, frozen=True, kw_only=True):
     """A metric's answer, one element a bucket that holds points, in order of x.
 
-    `x` is the x of the bucket's last point, `x_first` of its first (int64; float64 seconds for relative
-    time). `min` and `max` are exact over all numbers, infinities included, and NaN where there is none.
-    `points` is how many there are in all; `sampled` is False when each element is one point.
+    `x` is the x of the bucket's last point, `x_first` of its first (int64; float64 for seconds and metrics).
+    `min` and `max` are exact over all numbers, infinities included, `mean` is over the finite ones; NaN where there is
+    none. `points` is how many there are in all; `sampled` is False when each element is one point. `left_out` counts
+    points of the range that have no place on the x axis.
     """
 
     metric: str
@@ -45,10 +54,17 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     max: Floats
     first: Floats
     last: Floats
+    mean: Floats
     count: Ints
     nan_count: Ints
     posinf_count: Ints
     neginf_count: Ints
+    left_out: int = 0
+
+
+def nothing() -> Points:
+    """Return no points."""
+    return Points(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
 
 
 def joined(parts: Sequence[Points]) -> Points:
@@ -56,11 +72,17 @@ def joined(parts: Sequence[Points]) -> Points:
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        return Points(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+        return nothing()
     step = np.concatenate([part.step for part in parts])
     same = all(part.x is part.step for part in parts)
     x = step if same else np.concatenate([part.x for part in parts])
     return Points(x, step, np.concatenate([part.value for part in parts]))
+
+
+def taken(points: Points, chosen: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Points:
+    """Return the chosen ones of the points."""
+    step = points.step[chosen]
+    return Points(step if points.x is points.step else points.x[chosen], step, points.value[chosen])
 
 
 def ordered(points: Points) -> Points:
@@ -68,9 +90,7 @@ def ordered(points: Points) -> Points:
     for key in ("step", "x"):
         column = getattr(points, key)
         if np.any(column[1:] < column[:-1]):
-            order = np.argsort(column, kind="stable")
-            step = points.step[order]
-            points = Points(step if points.x is points.step else points.x[order], step, points.value[order])
+            points = taken(points, np.argsort(column, kind="stable"))
     return points
 
 
@@ -88,6 +108,7 @@ def exact(metric: str, points: Points) -> Series:
         max=value,
         first=value,
         last=value,
+        mean=value if np.isfinite(value).all() else np.where(np.isfinite(value), value, np.nan),
         count=np.ones(len(value), np.int64),
         nan_count=np.isnan(value).astype(np.int64),
         posinf_count=np.isposinf(value).astype(np.int64),
@@ -95,27 +116,50 @@ def exact(metric: str, points: Points) -> Series:
     )
 
 
-def edges(low: int, high: int, buckets: int) -> Ints:
-    """Return where buckets 1 to `buckets` - 1 begin, when [low, high] is cut into equal ranges; int64."""
-    span = high - low + 1
-    if span * buckets <= _INT64_MAX and abs(low) + span <= _INT64_MAX:
-        index = np.arange(1, buckets, dtype=np.int64)
-        return low - (-(index * span) // buckets)
-    return np.array([low - (-(index * span) // buckets) for index in range(1, buckets)], np.int64)
+def edges(low: float, high: float, buckets: int, *, log: bool = False) -> Ints | Floats:
+    """Return where buckets 1 to `buckets` - 1 begin, when [low, high] is cut into equal ranges, or its logarithm is.
+
+    Of x's own type: int64 for integers. A bucket holds what is at or above its edge and below the next.
+    """
+    if log:
+        return _log_edges(low, high, buckets)
+    if isinstance(low, int) and isinstance(high, int):
+        span = high - low + 1
+        if span * buckets <= _INT64_MAX and abs(low) + span <= _INT64_MAX:
+            index = np.arange(1, buckets, dtype=np.int64)
+            return low - (-(index * span) // buckets)
+        return np.array([low - (-(index * span) // buckets) for index in range(1, buckets)], np.int64)
+    part = np.arange(1, buckets) / buckets
+    return np.asarray(np.maximum.accumulate(low * (1 - part) + high * part), np.float64)
+
+
+def _log_edges(low: float, high: float, buckets: int) -> Ints | Floats:
+    part = np.arange(1, buckets) / buckets
+    at = np.clip(np.exp2(log2(low) * (1 - part) + log2(high) * part), low, high)
+    if isinstance(low, int):
+        return np.array([min(ceil(one), int(high)) for one in at.tolist()], np.int64)
+    return at
 
 
 class Buckets:
-    """Takes points in parts, each part having arrived before the next, and keeps only the buckets."""
+    """Takes points in parts, each part having arrived before the next, and keeps only the buckets.
 
-    def __init__(self, low: int, high: int, buckets: int) -> None:
-        self._edges = edges(low, high, buckets)
+    `edges` are those of `edges()`; x of points have their type.
+    """
+
+    def __init__(self, edges: Ints | Floats) -> None:
+        buckets = len(edges) + 1
+        self._edges = edges
         self._count = np.zeros(buckets, np.int64)
         self._nan, self._posinf, self._neginf = (np.zeros(buckets, np.int64) for _ in range(3))
         self._min, self._max, self._first, self._last = (np.full(buckets, np.nan) for _ in range(4))
-        self._first_x, self._first_step, self._last_x, self._last_step = (np.zeros(buckets, np.int64) for _ in range(4))
+        self._sum, self._huge_sum = np.zeros(buckets), np.zeros(buckets)
+        self._first_x: Any = np.zeros(buckets, edges.dtype)
+        self._last_x: Any = np.zeros(buckets, edges.dtype)
+        self._first_step, self._last_step = (np.zeros(buckets, np.int64) for _ in range(2))
 
     def add(self, points: Points) -> None:
-        """Take a part. All its x lie within [low, high]."""
+        """Take a part."""
         if not len(points):
             return
         points = ordered(points)
@@ -123,7 +167,7 @@ class Buckets:
         bounds = np.concatenate(([0], np.searchsorted(x, self._edges), [len(x)]))
         at = np.flatnonzero(bounds[1:] > bounds[:-1])
         starts, ends = bounds[at], bounds[at + 1]
-        self._take_extremes(at, starts, value)
+        self._take_values(at, starts, value)
         empty = self._count[at] == 0
         self._count[at] += ends - starts
         x_here, step_here = x[starts], step[starts]
@@ -145,16 +189,20 @@ class Buckets:
             value[source],
         )
 
-    def _take_extremes(self, at: NDArray[np.intp], starts: NDArray[np.intp], value: Floats) -> None:
+    def _take_values(self, at: NDArray[np.intp], starts: NDArray[np.intp], value: Floats) -> None:
         low, high = np.minimum.reduceat(value, starts), np.maximum.reduceat(value, starts)
-        if np.isnan(low).any():
-            nan = np.isnan(value)
-            self._nan[at] += np.add.reduceat(nan, starts, dtype=np.int64)
-            low, high = np.fmin.reduceat(value, starts), np.fmax.reduceat(value, starts)
-        if np.isposinf(high).any():
+        finite, peak = value, max(-low.min(), high.max())
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            self._nan[at] += np.add.reduceat(np.isnan(value), starts, dtype=np.int64)
             self._posinf[at] += np.add.reduceat(np.isposinf(value), starts, dtype=np.int64)
-        if np.isneginf(low).any():
             self._neginf[at] += np.add.reduceat(np.isneginf(value), starts, dtype=np.int64)
+            low, high = np.fmin.reduceat(value, starts), np.fmax.reduceat(value, starts)
+            finite = np.where(np.isfinite(value), value, 0.0)
+            peak = np.abs(finite).max()
+        if peak < _HUGE:
+            self._sum[at] += np.add.reduceat(finite, starts)
+        else:
+            self._huge_sum[at] += np.add.reduceat(finite * _SCALE, starts)
         self._min[at] = np.fmin(self._min[at], low)
         self._max[at] = np.fmax(self._max[at], high)
 
@@ -171,19 +219,26 @@ class Buckets:
             max=self._max[at],
             first=self._first[at],
             last=self._last[at],
+            mean=self._mean()[at],
             count=self._count[at],
             nan_count=self._nan[at],
             posinf_count=self._posinf[at],
             neginf_count=self._neginf[at],
         )
 
+    def _mean(self) -> Floats:
+        finite = self._count - self._nan - self._posinf - self._neginf
+        number = np.where(finite > 0, finite, np.nan)
+        with np.errstate(over="ignore"):
+            mean = self._sum / number + self._huge_sum / number / _SCALE
+        return np.clip(mean, -_FLOAT64_MAX, _FLOAT64_MAX)
 
-def summarised(metric: str, parts: Sequence[Points], buckets: int) -> Series:
+
+def summarised(metric: str, parts: Sequence[Points], buckets: int, *, log: bool = False) -> Series:
     """Return parts that are all in memory as points where they are few, else as buckets."""
-    parts = [part for part in parts if len(part)]
-    if sum(len(part) for part in parts) <= buckets:
-        return exact(metric, joined(parts))
-    taken = Buckets(min(int(p.x.min()) for p in parts), max(int(p.x.max()) for p in parts), buckets)
-    for part in parts:
-        taken.add(part)
-    return taken.series(metric)
+    points = joined([part for part in parts if len(part)])
+    if len(points) <= buckets:
+        return exact(metric, points)
+    whole = Buckets(edges(points.x.min().item(), points.x.max().item(), buckets, log=log))
+    whole.add(points)
+    return whole.series(metric)

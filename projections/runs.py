@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from events.codec import event_type
 from events.commit import InlineRow
+from events.errors import Erased, NotFound
 from events.retries import may_retry
 from events.run import ACTIVE, TRANSITIONS, Run, evolve
 from events.run_events import RunArtifactSaved, RunEvent, RunTelemetryArchived
@@ -219,6 +220,18 @@ async def by_ids(reader: Reader, run_ids: Sequence[UUID]) -> dict[UUID, StoredRu
     """Return runs by their ids."""
     rows = await reader.fetch(load("projections.sql", "runs_by_id"), run_ids)
     return {row["run_id"]: stored_run(row) for row in rows}
+
+
+async def several(reader: Reader, ledger_id: UUID, run_ids: Sequence[UUID]) -> list[StoredRun]:
+    """Return a project's runs, in the order of their ids. Raises `NotFound`, and `Erased` for a deleted one."""
+    found = await by_ids(reader, run_ids)
+    for run_id in run_ids:
+        stored = found.get(run_id)
+        if stored is None or stored.ledger_id != ledger_id:
+            raise NotFound(f"there is no run {run_id} in this project")
+        if stored.run.status is Status.DELETED:
+            raise Erased(f"run {run_id} was deleted", state=Status.DELETED)
+    return [found[run_id] for run_id in run_ids]
 
 
 async def by_external_id(reader: Reader, ledger_id: UUID, external_id: str) -> StoredRun | None:

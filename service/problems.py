@@ -31,6 +31,7 @@ from events.errors import (
 from events.heads import HeadRefused
 from events.vocabulary import UnknownWord
 from projections.artifact_limits import QuotaExceeded
+from projections.chart_questions import ChartRefused
 from projections.objects import StoreFull
 from projections.query_limits import QueryRefused
 from projections.tokens import FilterError
@@ -41,6 +42,8 @@ from service.patterns import in_words
 
 log = logging.getLogger("tachograph.service")
 
+CALLED: Final = {"start": "from", "end": "to", "form": "format", "filter_": "filter", "vocabulary_": "as"}
+"""What callers call parameters whose names are taken in Python."""
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -129,7 +132,7 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
         case Gone():
             members = {"state": "deleted", "asked": error.asked, "allowed": error.allowed}
             return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone, **members)
-        case QueryRefused():
+        case QueryRefused() | ChartRefused():
             members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _kind(error), str(error), **members)
         case FilterError():
@@ -147,6 +150,8 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
             members = {"asked": error.asked or None, "save_first": getattr(error, "save_first", None)}
             if error.state:
                 members |= {"state": error.state, "allowed": error.allowed}
+        case TooLarge(path=str()):
+            members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
         case TooLarge() | QuotaExceeded():
             members = {"limit": error.limit}
         case Unsupported():
@@ -189,6 +194,7 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
 
 def _field(item: Any) -> dict[str, str]:
     key = (item.get("key") or "").removeprefix("data").lstrip(".")
+    key = CALLED.get(key, key) if item.get("source") == "query" else key
     return {"path": f"$.{key}" if key else "$", "message": in_words(item.get("message", ""))}
 
 

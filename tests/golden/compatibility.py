@@ -99,7 +99,7 @@ def _alternatives(document: Document, schema: Any) -> dict[str, Any]:
 
 def _takes(alternatives: dict[str, Any], name: str) -> bool:
     """Return whether something is among what is taken; any text takes the values of an enumeration of texts."""
-    any_text = set(alternatives.get("string", {"pattern"})) <= {"type"}
+    any_text = set(alternatives.get("string", {"pattern"})) <= {"type", "default", "description"}
     return name in alternatives or "any" in alternatives or (name.startswith("'") and any_text)
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +25,9 @@ from projections import runs, tenancy
 from projections.analytics import Analytics
 from projections.artifact_limits import Limits
 from projections.artifacts import Artifact
-from projections.charts import Charts
+from projections.buckets import Series
+from projections.chart_questions import Question, axis, checked
+from projections.charts import Chart, Charts
 from projections.execute import asked_by, execute, record
 from projections.logs import Logs
 from projections.objects import ObjectStore
@@ -96,6 +99,16 @@ class World:
         stored = await runs.get(self.pool, run_id)
         assert stored is not None
         return stored
+
+    async def chart(self, run_id: UUID, metrics: Sequence[str], *, x: str = "step", **asked: Any) -> list[Series]:
+        """Return one run's series."""
+        chart = await self.charted([run_id], Question(metrics=tuple(metrics), axis=axis(x), **asked))
+        return chart.runs[0].series
+
+    async def charted(self, run_ids: Sequence[UUID], question: Question) -> Chart:
+        """Return a chart of runs."""
+        runs = [await self.stored(run_id) for run_id in run_ids]
+        return await self.charts.chart(runs, checked(question, len(runs)), lambda chart: chart)
 
     async def log(self, run_id: UUID, kind: str, batch: MetricColumns | LogColumns) -> Appended:
         self._seq += 1

@@ -180,7 +180,7 @@ async def test_a_death_at_any_step_neither_loses_nor_doubles_a_point(
 ) -> None:
     run_id = await world.started_run()
     await world.metrics(run_id, {"loss": ([1, 2, 2], [1.0, 2.0, 3.0])})
-    before = await world.charts.chart(await world.stored(run_id), ["loss"])
+    before = await world.chart(run_id, ["loss"])
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CHILD, database.url, str(world.root), MASTER_KEY.hex(),
         env={**os.environ, "TACHOGRAPH_CRASH_AT": point},
@@ -190,7 +190,7 @@ async def test_a_death_at_any_step_neither_loses_nor_doubles_a_point(
     assert await world.pool.fetchval("select count(*) from segment") == counted
     for policy in (LATER, AT_ONCE):
         await world.archive(policy)
-        after = await world.charts.chart(await world.stored(run_id), ["loss"])
+        after = await world.chart(run_id, ["loss"])
         assert after[0].last.tolist() == before[0].last.tolist() == [1.0, 2.0, 3.0]
     assert await world.pool.fetchval("select sum(rows) from segment") == 3
 
@@ -278,7 +278,7 @@ async def test_a_purge_leaves_no_file_no_payload_and_no_name(world: World) -> No
     await world.delete(run_id)
     stored = await world.stored(run_id)
     with pytest.raises(Erased):
-        await world.charts.chart(stored, ["secret"])
+        await world.chart(run_id, ["secret"])
     with pytest.raises(Erased):
         await world.logs.read(stored)
     await world.archive()
@@ -294,7 +294,7 @@ async def test_a_purge_leaves_no_file_no_payload_and_no_name(world: World) -> No
     assert await world.pool.fetchval("select count(*) from ledger.data_key where stream = $1", run_id) == 0
     kept = await world.ledger.read_stream(world.ledger_id, run_id)
     assert [one.type for one in kept if one.payload] == ["run.deleted", "run.purged"]
-    (series,) = await world.charts.chart(await world.stored(other), ["secret"])
+    (series,) = await world.chart(other, ["secret"])
     assert series.points == 2
 
 

@@ -11,14 +11,14 @@ import pytest
 from events import codec
 from events.errors import CorruptHistory, TooLarge
 from events.telemetry import MetricColumns
-from projections import charts
+from projections import chart_reader, chart_sources
 from projections.buckets import Series
-from projections.charts import X
+from projections.chart_questions import ChartRefused, Question, axis
 from tests.integration.telemetry import TIME_US, World, metric_batch
 from workers.archive_policy import Policy
 
 NAN, INF = float("nan"), float("inf")
-FIELDS = [name for name in Series.__struct_fields__ if name not in ("metric", "sampled", "points")]
+FIELDS = [name for name in Series.__struct_fields__ if name not in ("metric", "sampled", "points", "left_out", "mean")]
 
 Row = tuple[int, int, float, str | None]
 """Step, time in microseconds, value, stage; in order of arrival."""
@@ -26,8 +26,10 @@ Row = tuple[int, int, float, str | None]
 
 def assert_same(one: Series, other: Series) -> None:
     assert (one.metric, one.sampled, one.points) == (other.metric, other.sampled, other.points)
+    assert one.left_out == other.left_out
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+    np.testing.assert_allclose(one.mean, other.mean, rtol=1e-12, atol=1e-12)
 
 
 def random_batch(choice: random.Random, metrics: list[str]) -> tuple[MetricColumns, dict[str, list[Row]]]:
@@ -61,7 +63,7 @@ def random_batch(choice: random.Random, metrics: list[str]) -> tuple[MetricColum
 
 
 def expected_points(
-    rows: list[Row], x: X, low: float | None, high: float | None, stage: str | None, origin_us: int
+    rows: list[Row], x: str, low: float | None, high: float | None, stage: str | None, origin_us: int
 ) -> list[tuple[float, float]]:
     """Return (x, value) in the order that a chart promises: x, step, arrival."""
 
@@ -104,8 +106,7 @@ async def test_a_chart_is_the_same_before_while_and_after_its_points_are_archive
     ]
 
     async def answers() -> list[list[Series]]:
-        now = await world.stored(run_id)
-        return [await world.charts.chart(now, metrics, **question) for question in asked]  # type: ignore[arg-type]
+        return [await world.chart(run_id, metrics, **question) for question in asked]
 
     hot = await answers()
     for question, answer in zip(asked, hot, strict=True):
@@ -142,15 +143,15 @@ async def test_a_chart_over_the_border_equals_one_that_is_wholly_hot(world: Worl
         for batch in own:
             await world.log(run_id, codec.METRICS, batch)
     for buckets in (4, 1000):
-        one = await world.charts.chart(await world.stored(hot), ["loss", "acc"], buckets=buckets)
-        other = await world.charts.chart(await world.stored(split), ["loss", "acc"], buckets=buckets)
+        one = await world.chart(hot, ["loss", "acc"], buckets=buckets)
+        other = await world.chart(split, ["loss", "acc"], buckets=buckets)
         for first, second in zip(one, other, strict=True):
             assert_same(first, second)
 
 
 @pytest.fixture(params=[0, 1 << 21], ids=["extents first", "all at once"])
 def at_once_points(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "AT_ONCE_POINTS", request.param)
+    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", request.param)
 
 
 async def test_large_metrics_stream_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,14 +164,13 @@ async def test_large_metrics_stream_in_parts(world: World, monkeypatch: pytest.M
         steps = np.arange(n)[half]
         await world.metrics(run_id, {name: (steps.tolist(), value[half].tolist()) for name, value in values.items()})
         await world.archive()
-    stored = await world.stored(run_id)
-    whole = await world.charts.chart(stored, list(values), buckets=100)
-    monkeypatch.setattr(charts, "AT_ONCE_POINTS", 0)
-    monkeypatch.setattr(charts, "PART_POINTS", 2048)
-    streamed = await world.charts.chart(stored, list(values), buckets=100)
-    monkeypatch.setattr(charts, "ALONE_POINTS", 1)
-    alone = await world.charts.chart(stored, list(values), buckets=100)
-    (single,) = await world.charts.chart(stored, ["a"], buckets=100)
+    whole = await world.chart(run_id, list(values), buckets=100)
+    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", 0)
+    monkeypatch.setattr(chart_reader, "PART_POINTS", 2048)
+    streamed = await world.chart(run_id, list(values), buckets=100)
+    monkeypatch.setattr(chart_sources, "ALONE_POINTS", 1)
+    alone = await world.chart(run_id, list(values), buckets=100)
+    (single,) = await world.chart(run_id, ["a"], buckets=100)
     assert_same(whole[0], single)
     for one, second, other, value in zip(whole, streamed, alone, values.values(), strict=True):
         assert_same(one, second)
@@ -184,7 +184,7 @@ async def test_large_metrics_stream_in_parts(world: World, monkeypatch: pytest.M
 async def test_a_metric_without_points_has_an_empty_series(world: World) -> None:
     run_id = await world.started_run()
     for _ in range(2):
-        (series,) = await world.charts.chart(await world.stored(run_id), ["nothing"])
+        (series,) = await world.chart(run_id, ["nothing"])
         assert (series.points, series.sampled, len(series.x)) == (0, False, 0)
         await world.metrics(run_id, {"loss": ([1], [1.0])})
         await world.archive()
@@ -195,15 +195,22 @@ async def test_names_are_data_not_sql(world: World) -> None:
     names = ["a'b", 'a"; drop table x; --', "*", "$metric", "\\"]
     await world.metrics(run_id, {name: ([1], [float(index)]) for index, name in enumerate(names)})
     await world.archive()
-    answer = await world.charts.chart(await world.stored(run_id), names)
+    answer = await world.chart(run_id, names)
     assert [series.last.tolist() for series in answer] == [[float(index)] for index in range(len(names))]
 
 
 async def test_bounds_are_said(world: World) -> None:
-    stored = await world.stored(await world.started_run())
-    for metrics, buckets in ((["m"], 0), (["m"], 1 << 20), ([str(n) for n in range(1000)], 10)):
-        with pytest.raises(TooLarge):
-            await world.charts.chart(stored, metrics, buckets=buckets)
+    run_id = await world.started_run()
+    for metrics, buckets, refusal, path in (
+        (["m"], 0, ChartRefused, "buckets"),
+        ([], 10, ChartRefused, "metric"),
+        (["m"], 1 << 20, TooLarge, "buckets"),
+        ([str(n) for n in range(1000)], 10, TooLarge, "metric"),
+        ([str(n) for n in range(200)], 5_001, TooLarge, "buckets"),
+    ):
+        with pytest.raises(refusal) as refused:
+            await world.chart(run_id, metrics, buckets=buckets)
+        assert refused.value.path == path
 
 
 async def test_a_missing_file_is_an_error_and_no_shorter_chart(world: World) -> None:
@@ -212,7 +219,7 @@ async def test_a_missing_file_is_an_error_and_no_shorter_chart(world: World) -> 
     await world.archive()
     world.files()[0].unlink()
     with pytest.raises(CorruptHistory):
-        await world.charts.chart(await world.stored(run_id), ["loss"])
+        await world.chart(run_id, ["loss"])
 
 
 async def test_readers_see_every_point_once_while_an_archiver_and_writers_work(world: World) -> None:
@@ -233,11 +240,92 @@ async def test_readers_see_every_point_once_while_an_archiver_and_writers_work(w
     async def look() -> None:
         seen = 0
         while writing:
-            (series,) = await world.charts.chart(await world.stored(run_id), ["loss"], buckets=1000)
+            (series,) = await world.chart(run_id, ["loss"], buckets=1000)
             assert series.x.tolist() == list(range(series.points))
             assert series.points >= seen
             seen = series.points
 
     await asyncio.gather(write(), archive(run_id), look(), look())
-    (series,) = await world.charts.chart(await world.stored(run_id), ["loss"], buckets=1000)
+    (series,) = await world.chart(run_id, ["loss"], buckets=1000)
     assert series.x.tolist() == list(range(150))
+
+
+@pytest.mark.parametrize("at_once", [0, 60, 1 << 21])
+async def test_many_runs_in_one_chart_say_what_each_says_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", at_once)
+    choice = random.Random(at_once)
+    metrics = ["acc", "loss", "rare"]
+    runs = [await world.started_run() for _ in range(6)]
+    for turn in range(3):
+        for run_id in runs[1:]:
+            await world.log(run_id, codec.METRICS, random_batch(choice, metrics)[0])
+        if turn < 2:
+            await world.archive()
+    chosen = [runs[3], runs[0], runs[5], runs[1]]
+    for asked in (
+        {"x": "step", "buckets": 7},
+        {"x": "time", "start": TIME_US + 20, "end": TIME_US + 250},
+        {"x": "relative", "buckets": 4, "end": 1e12},
+        {"x": "step", "stage": "main"},
+        {"x": "acc", "buckets": 9},
+    ):
+        kind = str(asked.pop("x"))
+        question = Question(metrics=tuple(metrics), axis=axis(kind), **asked)  # type: ignore[arg-type]
+        together = await world.charted(chosen, question)
+        assert [one.run_id for one in together.runs] == chosen
+        assert together.position == (await world.ledger.head(world.ledger_id))[0]
+        for run_id, curves in zip(chosen, together.runs, strict=True):
+            alone = await world.chart(run_id, metrics, x=kind, **asked)
+            for one, other in zip(curves.series, alone, strict=True):
+                assert_same(one, other)
+    assert [one.known for one in together.runs][1] == [False, False, False]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+async def test_over_another_metric_a_point_lies_where_that_metric_was_at_its_step(world: World, archived: bool) -> None:  # noqa: FBT001
+    run_id = await world.started_run()
+    await world.metrics(
+        run_id, {"tokens": ([1, 2, 3, 4, 5], [10.0, 30.0, 20.0, NAN, INF]), "loss": ([1, 2], [5.0, 4.0])}
+    )
+    await world.metrics(run_id, {"loss": ([3, 3, 4, 5, 6], [3.0, 2.5, 2.0, 1.5, 1.0])}, stage="late")
+    await world.metrics(run_id, {"tokens": ([1], [15.0])})
+    if archived:
+        await world.archive()
+    (series,) = await world.chart(run_id, ["loss"], x="tokens")
+    assert series.x.tolist() == [15.0, 20.0, 20.0, 30.0], "of one step, what came last"
+    assert series.last.tolist() == [5.0, 3.0, 2.5, 4.0]
+    assert (series.points, series.left_out) == (4, 3), "two have no finite x, one has none at all"
+    (narrow,) = await world.chart(run_id, ["loss"], x="tokens", start=16, end=29.5)
+    assert (narrow.x.tolist(), narrow.left_out) == ([20.0, 20.0], 3)
+    (staged,) = await world.chart(run_id, ["loss"], x="tokens", stage="late")
+    assert (staged.last.tolist(), staged.left_out) == ([3.0, 2.5], 3), "a stage is the curve's, not its x's"
+    (itself,) = await world.chart(run_id, ["tokens"], x="tokens")
+    assert itself.x.tolist() == [15.0, 15.0, 20.0, 30.0]
+    (bucketed,) = await world.chart(run_id, ["loss"], x="tokens", buckets=2)
+    assert (bucketed.count.tolist(), bucketed.max.tolist()) == ([3, 1], [5.0, 4.0])
+    (nowhere,) = await world.chart(run_id, ["loss"], x="nothing")
+    assert (nowhere.points, nowhere.left_out) == (0, 7)
+
+
+@pytest.mark.usefixtures("at_once_points")
+@pytest.mark.parametrize("archived", [False, True])
+async def test_a_logarithmic_axis_has_equal_ratios_and_counts_what_it_cannot_show(world: World, archived: bool) -> None:  # noqa: FBT001
+    run_id = await world.started_run()
+    steps = [-5, 0, *range(1, 513)]
+    await world.metrics(run_id, {"loss": (steps, [float(step) for step in steps])})
+    if archived:
+        await world.archive()
+    log = Question(metrics=("loss",), axis=axis("step", log=True), buckets=3)
+    (series,) = (await world.charted([run_id], log)).runs[0].series
+    assert series.x_first.tolist() == [1, 8, 64]
+    assert series.x.tolist() == [7, 63, 512]
+    assert (series.points, series.left_out) == (512, 2)
+
+
+async def test_a_chart_tells_a_metric_that_never_was_from_one_that_has_nothing_here(world: World) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([1], [1.0])})
+    chart = await world.charted([run_id], Question(metrics=("loss", "typo"), start=100))
+    assert (chart.runs[0].known, [one.points for one in chart.runs[0].series]) == ([True, False], [0, 0])

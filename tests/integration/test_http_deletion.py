@@ -53,7 +53,7 @@ def readings(api: Api, run: Json) -> list[Json]:
         {"metric": ["loss"], "stage": "epoch 2"},
     ]
     logs: list[dict[str, Any]] = [{"limit": 1_000}, {"tail": 3}, {"search": "5.3"}, {"stream": "log", "limit": 10}]
-    return [accepted(api.client.get(f"{path}/chart", params=one)) for one in charts] + [
+    return [accepted(api.client.get(f"{path}/chart", params=one))["series"] for one in charts] + [
         accepted(api.client.get(f"{path}/logs", params=one)) for one in logs
     ]
 

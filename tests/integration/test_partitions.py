@@ -10,7 +10,7 @@ from events import codec
 from events.errors import IdReused, NotFound
 from events.ids import uuid7
 from events.ledger import Draft, Proposal
-from projections import manifest
+from projections import run_points
 from tests.integration.telemetry import World, metric_batch
 from workers import partitions
 from workers.archive_policy import Policy
@@ -46,7 +46,7 @@ async def test_a_partition_is_dropped_when_all_of_it_is_in_parquet(world: World,
     assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
     assert await owner.fetchval("select to_regclass('ledger.telemetry_20200101_00')") is None
     for run_id, points in ((first, 3), (second, 2)):
-        (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
+        (series,) = await world.chart(run_id, ["loss"])
         assert series.points == points
 
 
@@ -151,7 +151,7 @@ async def test_a_partition_that_is_dropped_between_manifest_and_tail_loses_no_po
 ) -> None:
     run_id = await world.started_run()
     await world.metrics(run_id, {"loss": ([1, 2], [1.0, 2.0])})
-    segments, calls = manifest.segments, 0
+    segments, calls = run_points.segments, 0
 
     async def then_everything_moves(*arguments: object) -> object:
         nonlocal calls
@@ -164,8 +164,8 @@ async def test_a_partition_that_is_dropped_between_manifest_and_tail_loses_no_po
             assert await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
         return found
 
-    monkeypatch.setattr(manifest, "segments", then_everything_moves)
-    (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
+    monkeypatch.setattr(run_points, "segments", then_everything_moves)
+    (series,) = await world.chart(run_id, ["loss"])
     assert series.last.tolist() == [1.0, 2.0]
     assert calls == 3
 
@@ -185,7 +185,7 @@ async def test_batches_that_found_no_partition_are_moved_into_it_and_go_when_arc
     assert await owner.fetchval(count) == 0
     indexes = await owner.fetch("select * from pg_indexes where tablename like 'telemetry_2%'")
     assert len(indexes) == 4
-    assert (await world.charts.chart(await world.stored(run), ["loss"]))[0].points == 1
+    assert (await world.chart(run, ["loss"]))[0].points == 1
 
 
 async def test_old_batches_of_the_default_partition_go_only_once_they_are_archived(
@@ -201,4 +201,4 @@ async def test_old_batches_of_the_default_partition_go_only_once_they_are_archiv
     await world.readers_pass()
     await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
     assert await owner.fetchval(count) == 0
-    assert (await world.charts.chart(await world.stored(run), ["loss"]))[0].points == 1
+    assert (await world.chart(run, ["loss"]))[0].points == 1

@@ -19,7 +19,7 @@ from events.telemetry import LogColumns, MetricColumns
 from projections import archive
 from projections.archive import ROW_GROUP_ROWS
 from projections.archive_writer import MetricsWriter, write_logs
-from projections.buckets import Buckets, Points, edges, exact, joined
+from projections.buckets import Points, edges, exact, joined
 
 
 def batch(series: dict[str, list[tuple[int, float]]], stages: list[str | None] | None = None) -> MetricColumns:
@@ -192,35 +192,6 @@ points_lists = st.lists(st.tuples(st.integers(-50, 50), st.integers(-9, 9), floa
 def as_points(rows: list[tuple[int, int, float]]) -> Points:
     x, step, value = (np.array(column) for column in zip(*rows, strict=True))
     return Points(x.astype(np.int64), step.astype(np.int64), value.astype(np.float64))
-
-
-@given(points_lists, st.integers(1, 20), st.integers(0, 60))
-def test_buckets_say_what_a_loop_over_the_points_says(
-    rows: list[tuple[int, int, float]], buckets: int, cut: int
-) -> None:
-    low, high = min(x for x, _, _ in rows), max(x for x, _, _ in rows)
-    taken = Buckets(low, high, buckets)
-    for part in (rows[:cut], rows[cut:]):
-        if part:
-            taken.add(as_points(part))
-    series = taken.series("m")
-    by_bucket: dict[int, list[tuple[int, int, float]]] = {}
-    for row in sorted(rows, key=lambda row: row[:2]):
-        by_bucket.setdefault((row[0] - low) * buckets // (high - low + 1), []).append(row)
-    expected = [own for _, own in sorted(by_bucket.items())]
-    assert series.points == len(rows)
-    assert series.count.tolist() == [len(own) for own in expected]
-    assert series.x.tolist() == [own[-1][0] for own in expected]
-    assert series.x_first.tolist() == [own[0][0] for own in expected]
-    np.testing.assert_array_equal(series.first, [own[0][2] for own in expected])
-    np.testing.assert_array_equal(series.last, [own[-1][2] for own in expected])
-    values = [np.array([value for _, _, value in own]) for own in expected]
-    numbers = [own[~np.isnan(own)] for own in values]
-    np.testing.assert_array_equal(series.min, [own.min() if len(own) else np.nan for own in numbers])
-    np.testing.assert_array_equal(series.max, [own.max() if len(own) else np.nan for own in numbers])
-    assert series.nan_count.tolist() == [int(np.isnan(own).sum()) for own in values]
-    assert series.posinf_count.tolist() == [int(np.isposinf(own).sum()) for own in values]
-    assert series.neginf_count.tolist() == [int(np.isneginf(own).sum()) for own in values]
 
 
 @given(points_lists)

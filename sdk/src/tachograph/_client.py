@@ -202,12 +202,13 @@ class Client(Artifacts):
         buckets: int | None = None,
         stage: str | None = None,
     ) -> list[ChartSeries]:
-        """Return one curve a metric in at most `buckets` buckets; `x` is `step`, `time` or `relative`."""
+        """Return one curve a metric in at most `buckets` buckets; `x` is `step`, `time`, `relative` or a metric."""
         query = {"metric": metric, "x": x, "from": start, "to": stop, "buckets": buckets, "stage": stage}
         found: list[ChartSeries] = self.request("GET", route("runs", run, "chart"), query=query)["series"]
         for series in found:
             series["min"], series["max"] = numbers(series["min"]), numbers(series["max"])
             series["first"], series["last"] = numbers(series["first"]), numbers(series["last"])
+            series["mean"] = numbers(series["mean"])
         return found
 
     def logs(

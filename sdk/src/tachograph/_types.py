@@ -201,7 +201,7 @@ class MetricSummary(TypedDict):
 
 
 class ChartSeries(TypedDict):
-    """One curve in buckets: true extremes, first and last value, counts of all and of non-finite points."""
+    """One curve in buckets: true extremes, first, last and mean value, counts of all and of non-finite points."""
 
     metric: str
     x: list[float]
@@ -209,12 +209,15 @@ class ChartSeries(TypedDict):
     max: list[float]
     first: list[float]
     last: list[float]
+    mean: list[float]
     count: list[int]
     nan: list[int]
     posinf: list[int]
     neginf: list[int]
     sampled: bool
     points: int
+    known: bool
+    left_out: int
 
 
 class LogLine(TypedDict):

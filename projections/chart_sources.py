@@ -1,0 +1,211 @@
+"""Where a chart's numbers come from: rows of Parquet, found by DuckDB, and the tails' points, in numpy.
+
+`curves` is the one place that decides it. Runs that are small enough are read together by one query; a larger one is
+read alone, a metric at a time, and streams through `Buckets` in parts, so that memory does not grow with the run. What
+is not in Parquet yet never sees DuckDB.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from math import inf
+from typing import Final
+
+import numpy as np
+from msgspec.structs import replace
+
+from events.errors import TooLarge
+from projections.analytics import Analytics
+from projections.buckets import Buckets, Points, Series, edges, joined, ordered, summarised, taken
+from projections.chart_questions import Question
+from projections.chart_reader import HIGHEST, LOWEST, MICROSECONDS, Reader, X, among, bounds_of, window
+from projections.run_points import RunPoints
+
+AT_ONCE_POINTS: Final = 1 << 21
+"""Runs with so many points in Parquet together are read without asking first how many of them a chart shows."""
+ALONE_POINTS: Final = 100_000
+"""A metric with so many points is read by a query of its own."""
+MAX_JOINED_POINTS: Final = 1 << 23
+"""So many points of a run may lie in Parquet where x is another metric."""
+
+Extent = tuple[int, int, int]
+"""Count of points, lowest and highest x."""
+
+
+def curves(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[list[Series]]:
+    """Return each run's series, in the order of `question.metrics`; blocking.
+
+    Of the points that the question wants (metric, range, stage, behind `after`), every one counts in exactly one row:
+    `min`, `max`, `first`, `last` and the counts are exact, rows are in order of (x, step, arrival), and up to
+    `question.buckets` points are rows of their own. Whoever answers from elsewhere than rows (levels of buckets that
+    were made before) keeps to that; rows are what answers in the end for a stage, an `after`, or a metric as x.
+
+    Raises `duckdb.IOException` for a file that cannot be read, and `TooLarge`.
+    """
+    found: list[list[Series]] = []
+    for group in _together(runs):
+        if len(group) == 1 and _rows(group[0]) > AT_ONCE_POINTS and question.axis.kind != "metric":
+            found.append(_Streamed(analytics, question, group[0]).series())
+        else:
+            found += _at_once(analytics, question, group)
+    if question.axis.kind == "relative":
+        return [[_seconds(one) for one in series] for series in found]
+    return found
+
+
+def _rows(run: RunPoints) -> int:
+    return sum(file.rows for file in run.files)
+
+
+def _together(runs: Sequence[RunPoints]) -> Iterator[list[RunPoints]]:
+    """Yield runs in order, so many at a time that their rows are few enough to be read together."""
+    group: list[RunPoints] = []
+    rows = 0
+    for run in runs:
+        if group and rows + _rows(run) > AT_ONCE_POINTS:
+            yield group
+            group, rows = [], 0
+        group.append(run)
+        rows += _rows(run)
+    if group:
+        yield group
+
+
+def _at_once(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[list[Series]]:
+    """Return the series of runs whose points fit into memory."""
+    parts = [{metric: list[Points]() for metric in question.metrics} for _ in runs]
+    reader = Reader(analytics, question)
+    for index, metric, points in reader.read(runs, question.metrics, question.stage):
+        parts[index][metric].append(points)
+    for own, run in zip(parts, runs, strict=True):
+        for metric in question.metrics:
+            own[metric] += run.hot.get(metric, [])
+    if question.axis.kind != "metric":
+        return [[_summarised(metric, own[metric], question) for metric in question.metrics] for own in parts]
+    places: list[list[Points]] = [[] for _ in runs]
+    for run in runs:
+        if _rows(run) > MAX_JOINED_POINTS:
+            detail = f"run {run.stored.run_id} has {_rows(run):,} points in Parquet; as x, a metric is for fewer"
+            raise TooLarge(detail, limit=MAX_JOINED_POINTS, path="x")
+    for index, _, points in reader.read(runs, (question.axis.metric,), None):
+        places[index].append(points)
+    return [
+        [_against(metric, own[metric], at, question) for metric in question.metrics]
+        for own, at in (
+            (own, last_of_each_step(joined(place + list(run.hot.get(X + question.axis.metric, [])))))
+            for own, place, run in zip(parts, places, runs, strict=True)
+        )
+    ]
+
+
+def _summarised(metric: str, parts: Sequence[Points], question: Question) -> Series:
+    left_out = 0
+    if question.axis.log:
+        positive = [taken(part, part.x > 0) for part in parts]
+        left_out = sum(len(part) for part in parts) - sum(len(part) for part in positive)
+        parts = positive
+    series = summarised(metric, parts, question.buckets, log=question.axis.log)
+    return replace(series, left_out=left_out) if left_out else series
+
+
+def last_of_each_step(points: Points) -> Points:
+    """Return of each step the point that arrived last, in order of steps."""
+    points = ordered(points)
+    return taken(points, np.append(points.step[1:] != points.step[:-1], True)) if len(points) else points
+
+
+def _against(metric: str, parts: Sequence[Points], at: Points, question: Question) -> Series:
+    """Return a series over another metric: a point's x is what that metric said last at the same step."""
+    points = joined(parts)
+    place = np.minimum(np.searchsorted(at.step, points.step), max(len(at) - 1, 0))
+    x = at.value[place] if len(at) else np.full(len(points), np.nan)
+    known = np.isfinite(x) & (at.step[place] == points.step if len(at) else False)
+    located = Points(x[known], points.step[known], points.value[known])
+    inside = (located.x >= (-inf if question.start is None else question.start)) & (
+        located.x <= (inf if question.end is None else question.end)
+    )
+    located = taken(located, inside)
+    series = _summarised(metric, [located], question)
+    return replace(series, left_out=series.left_out + int(len(points) - np.count_nonzero(known)))
+
+
+def _seconds(series: Series) -> Series:
+    """Return the series with x in seconds."""
+    return replace(series, x=series.x / MICROSECONDS, x_first=series.x_first / MICROSECONDS)
+
+
+class _Streamed:
+    """One run's curves, in parts: what lies in Parquet is counted first."""
+
+    def __init__(self, analytics: Analytics, question: Question, run: RunPoints) -> None:
+        self._analytics = analytics
+        self._question = question
+        self._run = run
+        self._reader = Reader(analytics, question)
+        self._window = window(run.stored, question)
+
+    def series(self) -> list[Series]:
+        """Return a series for each metric."""
+        question, log = self._question, self._question.axis.log
+        extents = self._extents()
+        buckets = {
+            metric: Buckets(edges(low, high, question.buckets, log=log))
+            for metric, (count, low, high) in extents.items()
+            if count > question.buckets
+        }
+        few: dict[str, list[Points]] = {metric: [] for metric in question.metrics}
+        left_out = dict.fromkeys(question.metrics, 0)
+        for metric, read in chain(self._archived(extents), self._hot()):
+            points = taken(read, read.x > 0) if log else read
+            left_out[metric] += len(read) - len(points)
+            if metric in buckets:
+                buckets[metric].add(points)
+            else:
+                few[metric].append(points)
+        return [
+            replace(
+                buckets[metric].series(metric)
+                if metric in buckets
+                else summarised(metric, few[metric], question.buckets, log=log),
+                left_out=left_out[metric],
+            )
+            for metric in question.metrics
+        ]
+
+    def _hot(self) -> Iterator[tuple[str, Points]]:
+        for metric in self._question.metrics:
+            for points in self._run.hot.get(metric, []):
+                yield metric, points
+
+    def _extents(self) -> Mapping[str, Extent]:
+        """Return how many points each metric has and from where to where, of those that have a place."""
+        metrics, paths = self._question.metrics, self._reader.paths(self._run)
+        bounds = bounds_of([self._window], self._question.stage, self._question.after)
+        if self._question.axis.log:
+            bounds["low"] = max(bounds["low"], self._window.origin + 1)
+        found: list[tuple[str, int, int, int]] = []
+        if paths and len(metrics) == 1:
+            sql = self._reader.sql("chart_extent_of_one", self._window.column)
+            found = self._analytics.query(sql, files=paths, metric=metrics[0], **bounds).fetchall()
+        elif paths:
+            sql = self._reader.sql("chart_extent", self._window.column)
+            found = self._analytics.query(sql, files=paths, **among(metrics), **bounds).fetchall()
+        origin = self._window.origin
+        extents = {metric: (count, low - origin, high - origin) for metric, count, low, high in found if count}
+        for metric, points in self._hot():
+            x = points.x[points.x > 0] if self._question.axis.log else points.x
+            if len(x):
+                count, low, high = extents.get(metric, (0, HIGHEST, LOWEST))
+                extents[metric] = (count + len(x), min(low, int(x.min())), max(high, int(x.max())))
+        return extents
+
+    def _archived(self, extents: Mapping[str, Extent]) -> Iterator[tuple[str, Points]]:
+        """Yield what is in Parquet in parts, in order of arrival within a step; large metrics one by one."""
+        question, run = self._question, self._run
+        alone = [metric for metric, extent in extents.items() if extent[0] >= ALONE_POINTS]
+        together = [metric for metric in question.metrics if metric not in alone]
+        for metrics in ([metric] for metric in alone):
+            for _, metric, points in self._reader.read([run], metrics, question.stage):
+                yield metric, points
+        if together:
+            for _, metric, points in self._reader.read([run], together, question.stage):
+                yield metric, points

@@ -1,0 +1,115 @@
+"""Where several runs' points are as of one ledger position: Parquet files, and the tails still in Postgres."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+
+from events.errors import Busy, Erased, NotFound
+from events.ledger import Ledger
+from events.sql import load
+from events.telemetry import MetricColumns
+from events.types import Status
+from projections.buckets import Points
+from projections.manifest import ATTEMPTS, KINDS, METRICS, PAGE_BATCHES, Segment, through
+from projections.runs import Reader, StoredRun
+
+
+class Wanted(Protocol):
+    """Says which points of a run's batch count, by metric."""
+
+    def __call__(self, stored: StoredRun, batch: MetricColumns) -> Iterable[tuple[str, Points]]: ...
+
+
+class RunPoints(msgspec.Struct, frozen=True):
+    """A run's points: `files` hold those up to `through(files)`, `hot` the wanted ones behind, in order of arrival.
+
+    `position` is that of the newest batch of metrics, wanted or not (0 for none); `names` are the tail's metrics.
+    """
+
+    stored: StoredRun
+    files: tuple[Segment, ...]
+    hot: Mapping[str, list[Points]]
+    names: frozenset[str]
+    position: int
+
+
+async def read(
+    ledger: Ledger, runs: Sequence[StoredRun], wanted: Wanted, *, after: int = 0
+) -> tuple[int, list[RunPoints]]:
+    """Return a ledger position, and the points of runs of that ledger as of it: no more, no less.
+
+    Batches up to the position `after` are left out of `hot`. Raises `NotFound`, `Erased`, and `Busy` when the border
+    moved `ATTEMPTS` times meanwhile.
+    """
+    if not runs:
+        return 0, []
+    known = await segments(ledger.pool, runs)
+    for _ in range(ATTEMPTS):
+        head, files = known
+        tails = await _tails(ledger, runs, files, wanted, after, head)
+        known = await segments(ledger.pool, runs)
+        if tails is not None and known[1] == files:
+            return head, [RunPoints(one, files[one.run_id], *tails[one.run_id]) for one in runs]
+    raise Busy("the runs' telemetry is being moved; try again")
+
+
+async def segments(reader: Reader, runs: Sequence[StoredRun]) -> tuple[int, dict[UUID, tuple[Segment, ...]]]:
+    """Return where the ledger stands, and each run's files in order."""
+    ids = [one.run_id for one in runs]
+    rows = await reader.fetch(load("projections.sql", "segments_of_runs"), runs[0].ledger_id, ids, METRICS)
+    found: dict[UUID, list[Segment]] = {}
+    names = Segment.__struct_fields__
+    for row in rows:
+        if row["status"] == Status.DELETED:
+            raise Erased(f"run {row['run_id']} was deleted", state=Status.DELETED)
+        own = found.setdefault(row["run_id"], [])
+        if row["segment_id"] is not None:
+            own.append(Segment(*(row[name] for name in names)))
+    missing = [one for one in ids if one not in found]
+    if missing:
+        raise NotFound(f"there is no run {missing[0]}")
+    return rows[0]["head"], {run_id: tuple(files) for run_id, files in found.items()}
+
+
+_Tail = tuple[dict[str, list[Points]], frozenset[str], int]
+
+
+async def _tails(
+    ledger: Ledger,
+    runs: Sequence[StoredRun],
+    files: Mapping[UUID, tuple[Segment, ...]],
+    wanted: Wanted,
+    after: int,
+    head: int,
+) -> dict[UUID, _Tail] | None:
+    """Return the tails up to the position `head`, or None if a batch lost its payload meanwhile."""
+    by_id = {one.run_id: one for one in runs}
+    hot: dict[UUID, dict[str, list[Points]]] = {run_id: {} for run_id in by_id}
+    names: dict[UUID, set[str]] = {run_id: set() for run_id in by_id}
+    newest = {run_id: through(files[run_id]) for run_id in by_id}
+    begins = {run_id: max(after, newest[run_id]) for run_id in by_id}
+    ledger_id = runs[0].ledger_id
+    sql, types = load("projections.sql", "telemetry_of_runs"), KINDS[METRICS]
+    while begins:
+        rows: list[Any] = await ledger.pool.fetch(
+            sql, ledger_id, list(begins), list(begins.values()), head, types, PAGE_BATCHES
+        )
+        for recorded in await ledger.unsealed(ledger_id, rows):
+            if recorded.payload is None:
+                return None
+            run_id, batch = recorded.stream, recorded.event()
+            newest[run_id] = recorded.position
+            names[run_id].update(batch.names)
+            for metric, points in wanted(by_id[run_id], batch):
+                hot[run_id].setdefault(metric, []).append(points)
+        if len(rows) < PAGE_BATCHES:
+            break
+        last = rows[-1]["stream"]
+        for run_id in list(begins):  # those before it are done
+            if run_id == last:
+                begins[run_id] = rows[-1]["position"]
+                break
+            del begins[run_id]
+    return {run_id: (hot[run_id], frozenset(names[run_id]), newest[run_id]) for run_id in by_id}

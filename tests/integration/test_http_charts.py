@@ -1,0 +1,185 @@
+"""Charts by HTTP: many runs and metrics, every format, and what is refused."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from events.ids import uuid7
+from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.servers import NatsServer, PostgresServer
+
+RAW = "application/vnd.tachograph.columns"
+ARROW = "application/vnd.apache.arrow.stream"
+COLUMNS = ["x", "x_first", "min", "max", "first", "last", "mean", "count", "nan", "posinf", "neginf"]
+ABOUT = ["run", "metric", "known", "sampled", "points", "left_out"]
+
+
+@pytest.fixture(scope="module")
+def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
+    with serving(postgres_server, nats_server, servers_home) as api:
+        yield api
+
+
+@pytest.fixture
+def project(api: Api) -> Project:
+    return api.project()
+
+
+def number(value: Any) -> float:
+    return float(value)  # takes NaN, Infinity and -Infinity by their names
+
+
+def rows(series: Json) -> dict[str, list[float]]:
+    """Return the columns of a JSON answer as numbers."""
+    columns = {"x_first": series["x"], **series}
+    return {name: [number(one) for one in columns[name]] for name in COLUMNS}
+
+
+def raw(content: bytes) -> tuple[Json, list[dict[str, np.ndarray]]]:
+    """Read an answer of raw columns as its documentation describes it."""
+    assert content[:8] == b"TGCHART1"
+    length = int.from_bytes(content[8:16], "little")
+    header = json.loads(content[16 : 16 + length])
+    found = []
+    for one in header["series"]:
+        assert one["offset"] % 8 == 0
+        columns = {}
+        for index, (name, kind) in enumerate(zip(one["columns"], one["types"], strict=True)):
+            begin = one["offset"] + 8 * one["rows"] * index
+            columns[name] = np.frombuffer(content, "<i8" if kind == "int64" else "<f8", one["rows"], begin)
+        found.append(columns)
+    return header, found
+
+
+def arrow(content: bytes) -> tuple[Json, list[dict[str, np.ndarray]]]:
+    with pa.ipc.open_stream(content) as reader:
+        said = json.loads(reader.schema.metadata[b"tachograph"])
+        batches = list(reader)
+    for about, batch in zip(said["series"], batches, strict=True):
+        assert {*batch.column("run").to_pylist()} <= {about["run"]}
+        assert {*batch.column("metric").to_pylist()} <= {about["metric"]}
+    return said, [{name: batch.column(name).to_numpy() for name in COLUMNS} for batch in batches]
+
+
+def several(project: Project) -> list[Json]:
+    """Log two metrics with something of everything in three runs."""
+    runs = [project.started() for _ in range(3)]
+    for index, run in enumerate(runs):
+        steps = list(range(1 << 53, (1 << 53) + 5)) if index == 2 else [-1, 0, 1, 1, 7]
+        values = ["NaN", "Infinity", -0.0, 5e-324, 0.1 + index]
+        many = {"step": list(range(3_000)), "value": [float(step % 7) for step in range(3_000)]}
+        accepted(project.log(run, 1, {"a": {"step": steps, "value": values}, "😀/b c": many}), 202)
+    return runs
+
+
+def test_every_format_says_the_same(api: Api, project: Project):
+    runs = several(project)
+    asked: dict[str, Any] = {
+        "runs": [run["id"] for run in runs],
+        "metric": ["a", "😀/b c", "none"],
+        "buckets": 100,
+    }
+    path = f"/projects/{project.id}/chart"
+    plain = api.client.get(path, params=asked)
+    assert plain.headers["content-type"] == "application/json"
+    answer = accepted(plain)
+    assert [(one["run"], one["metric"]) for one in answer["series"]] == [
+        (run["id"], metric) for run in runs for metric in asked["metric"]
+    ]
+    assert [one["known"] for one in answer["series"]] == [True, True, False] * 3
+    packed = api.client.get(path, params=asked, headers={"accept": "application/msgpack"})
+    assert msgspec.msgpack.decode(packed.content) == answer
+    for form, media_type, read in (("raw", RAW, raw), ("arrow", ARROW, arrow)):
+        chosen = api.client.get(path, params=asked, headers={"accept": f"text/html, {media_type};q=0.9"})
+        named = api.client.get(path, params={**asked, "format": form})
+        assert (chosen.content, chosen.headers["content-type"]) == (named.content, media_type)
+        assert chosen.headers["vary"] == "Accept"
+        said, found = read(chosen.content)
+        assert said["position"] == answer["position"]
+        for series, about, columns in zip(answer["series"], said["series"], found, strict=True):
+            assert {name: about[name] for name in ABOUT} == {name: series[name] for name in ABOUT}
+            for name, expected in rows(series).items():
+                np.testing.assert_array_equal(columns[name], expected)
+        assert found[6]["x"].tolist() == list(range(1 << 53, (1 << 53) + 5)), "exact, however large"
+        assert math.copysign(1, found[0]["last"][2]) == -1
+
+
+def test_one_run_answers_as_it_does_among_many(api: Api, project: Project):
+    runs = several(project)
+    asked: dict[str, Any] = {"metric": ["😀/b c"], "buckets": 10, "yscale": "log"}
+    ids = ",".join(run["id"] for run in runs)
+    together = accepted(api.client.get(f"/projects/{project.id}/chart", params={**asked, "runs": ids}))["series"]
+    alone = [accepted(api.client.get(f"/runs/{run['id']}/chart", params=asked))["series"][0] for run in runs]
+    assert together == alone
+    assert together[0]["nonpositive"] == [True] * 10
+    assert together[0]["mean"] == pytest.approx([np.mean(np.arange(at, at + 300) % 7) for at in range(0, 3_000, 300)])
+
+
+def test_x_may_be_another_metric(api: Api, project: Project):
+    run = project.started()
+    series = {"tokens": {"step": [1, 2], "value": [100.0, 200.0]}, "step": {"step": [1, 2, 3], "value": [3.0, 2.0, 1]}}
+    accepted(project.log(run, 1, series), 202)
+    path = f"/runs/{run['id']}/chart"
+    (curve,) = accepted(api.client.get(path, params={"metric": "step", "x": "tokens"}))["series"]
+    assert (curve["x"], curve["last"], curve["left_out"]) == ([100, 200], [3, 2], 1)
+    (curve,) = accepted(api.client.get(path, params={"metric": "tokens", "x": "metric:step", "to": 2}))["series"]
+    assert (curve["x"], curve["last"], curve["left_out"]) == ([2], [200], 0)
+    (curve,) = accepted(api.client.get(path, params={"metric": "tokens", "x": "nowhere"}))["series"]
+    assert (curve["points"], curve["known"], curve["left_out"]) == (0, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "path", "limit"),
+    [
+        ({"x": "metric:"}, 422, "x", None),
+        ({"x": ""}, 422, "x", None),
+        ({"from": 2, "to": 1}, 422, "to", None),
+        ({"from": "-inf"}, 422, "from", None),
+        ({"from": "soon"}, 422, "$.from", None),
+        ({"buckets": 0}, 422, "buckets", 1),
+        ({"buckets": 20_001}, 413, "buckets", 20_000),
+        ({"metric": [f"m{index}" for index in range(201)]}, 413, "metric", 200),
+        ({"metric": [f"m{index}" for index in range(51)], "buckets": 20_000}, 413, "buckets", 1_000_000),
+        ({"xscale": "cubic"}, 422, "$.xscale", None),
+        ({"format": "xml"}, 422, "$.format", None),
+        ({"metric": "a\0"}, 422, None, None),
+    ],
+)
+def test_what_cannot_be_charted_is_refused_with_its_field(
+    api: Api, project: Project, parameters: Json, status: int, path: str | None, limit: int | None
+):
+    run = project.started()
+    asked = {"metric": "a", **parameters}
+    for route, more in ((f"/runs/{run['id']}/chart", {}), (f"/projects/{project.id}/chart", {"runs": run["id"]})):
+        problem = refused(api.client.get(route, params={**asked, **more}), status)
+        if path is not None:
+            assert problem["errors"][0]["path"] == path
+        assert problem.get("limit") == limit
+
+
+def test_runs_that_cannot_be_charted_are_named(api: Api, project: Project):
+    route = f"/projects/{project.id}/chart"
+    run, elsewhere, gone = project.started(), api.project().started(), project.finished()
+    accepted(api.client.delete(f"/runs/{gone['id']}"))
+
+    def answer(*runs: str) -> httpx.Response:
+        return api.client.get(route, params={"metric": "a", "runs": list(runs)})
+
+    accepted(answer(run["id"], run["id"]))
+    for unknown in (elsewhere["id"], str(uuid7())):
+        assert unknown in refused(answer(run["id"], unknown), 404)["detail"]
+    assert gone["id"] in refused(answer(run["id"], gone["id"]), 410)["detail"]
+    for wrong in ("", "run-1", "\0", "🦊"):
+        assert refused(answer(wrong), 422)["errors"][0]["path"] == "runs"
+    many = refused(answer(",".join(str(uuid7()) for _ in range(1_001))), 413)
+    assert (many["errors"][0]["path"], many["limit"]) == ("runs", 1_000)
+    with api.other_tenant() as other:
+        refused(other.get(route, params={"metric": "a", "runs": run["id"]}), 404)
