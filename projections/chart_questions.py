@@ -95,6 +95,8 @@ def checked(question: Question, runs: int) -> Question:
             raise ChartRefused("a bound is a finite number", path=name)
     if question.start is not None and question.end is not None and question.start > question.end:
         raise ChartRefused(f"the range ends at {question.end:g}, before it begins at {question.start:g}", path="to")
+    if question.after < 0:
+        raise ChartRefused("a position is not below 0", path="after", limit=0)
     if question.after and question.axis.kind == "metric":
         detail = "what arrives later may give earlier points their x: ask for the whole chart instead"
         raise ChartRefused(detail, path="after")

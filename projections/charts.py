@@ -13,24 +13,24 @@ from events.ledger import Ledger
 from projections import chart_reader, chart_sources, run_points
 from projections.analytics import Analytics
 from projections.buckets import Series
-from projections.chart_questions import Question
+from projections.chart_questions import ChartRefused, Question
 from projections.metrics import metrics_of
-from projections.run_points import RunPoints
+from projections.run_points import Newest, RunPoints
 from projections.runs import StoredRun
 
 Answer = TypeVar("Answer")
 
 
 class RunCurves(msgspec.Struct, frozen=True):
-    """One run's series, in the order of the question's metrics, and whether the run has that metric at all.
+    """One run's series, in the order of the question's metrics, and whether the run has each metric at all.
 
-    `position` is that of its newest batch of metrics.
+    An answer to what is new does not tell that: None.
     """
 
     run_id: UUID
-    position: int
+    newest: Newest
     series: list[Series]
-    known: list[bool]
+    known: Sequence[bool | None]
 
 
 class Chart(msgspec.Struct, frozen=True):
@@ -50,18 +50,24 @@ class Charts:
     async def chart(self, runs: Sequence[StoredRun], question: Question, shown: Callable[[Chart], Answer]) -> Answer:
         """Return what `shown`, off the event loop, makes of the chart of runs of one ledger, in their order.
 
-        The question is a `checked` one. Raises `Erased`, `NotFound`, `Busy`, `TooLarge`, and `CorruptHistory`.
+        The question is a `checked` one. Raises `ChartRefused`, `Erased`, `NotFound`, `Busy`, `TooLarge`, and
+        `CorruptHistory`.
         """
         wanted = partial(chart_reader.wanted, question)
         position, points = await run_points.read(self._ledger, runs, wanted, after=question.after)
+        if question.after > position:
+            detail = f"position {question.after} lies behind the ledger's end, {position}"
+            raise ChartRefused(detail, path="after", limit=position)
         try:
             series = await self._analytics.run(chart_sources.curves, self._analytics, question, points)
         except duckdb.IOException as error:
             await run_points.read(self._ledger, runs, wanted)  # says if one was deleted meanwhile
             raise CorruptHistory(f"a Parquet file of a chart cannot be read: {error}") from error
-        known = await self._known(question, points, series)
+        known: Sequence[Sequence[bool | None]] = [[None] * len(question.metrics)] * len(runs)
+        if not question.after:
+            known = await self._known(question, points, series)
         curves = [
-            RunCurves(one.stored.run_id, one.position, own, has)
+            RunCurves(one.stored.run_id, one.newest, own, has)
             for one, own, has in zip(points, series, known, strict=True)
         ]
         return await self._analytics.run(shown, Chart(position, curves))

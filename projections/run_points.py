@@ -22,17 +22,32 @@ class Wanted(Protocol):
     def __call__(self, stored: StoredRun, batch: MetricColumns) -> Iterable[tuple[str, Points]]: ...
 
 
+class Newest(msgspec.Struct, frozen=True):
+    """The position of a run's newest batch of metrics, 0 for none, and whether it is in no Parquet file yet."""
+
+    position: int
+    hot: bool
+
+
 class RunPoints(msgspec.Struct, frozen=True):
     """A run's points: `files` hold those up to `through(files)`, `hot` the wanted ones behind, in order of arrival.
 
-    `position` is that of the newest batch of metrics, wanted or not (0 for none); `names` are the tail's metrics.
+    `newest` is told of batches wanted or not; `names` are the tail's metrics.
     """
 
     stored: StoredRun
     files: tuple[Segment, ...]
     hot: Mapping[str, list[Points]]
     names: frozenset[str]
-    position: int
+    newest: Newest
+
+
+async def newest(reader: Reader, runs: Sequence[StoredRun]) -> list[Newest]:
+    """Return how new the metrics of runs of one ledger are."""
+    ids = [one.run_id for one in runs]
+    sql = load("projections.sql", "newest_metrics")
+    rows = await reader.fetch(sql, runs[0].ledger_id, ids, METRICS, KINDS[METRICS])
+    return [Newest(row["position"], row["hot"]) for row in rows]
 
 
 async def read(
@@ -73,7 +88,7 @@ async def segments(reader: Reader, runs: Sequence[StoredRun]) -> tuple[int, dict
     return rows[0]["head"], {run_id: tuple(files) for run_id, files in found.items()}
 
 
-_Tail = tuple[dict[str, list[Points]], frozenset[str], int]
+_Tail = tuple[dict[str, list[Points]], frozenset[str], Newest]
 
 
 async def _tails(
@@ -88,8 +103,9 @@ async def _tails(
     by_id = {one.run_id: one for one in runs}
     hot: dict[UUID, dict[str, list[Points]]] = {run_id: {} for run_id in by_id}
     names: dict[UUID, set[str]] = {run_id: set() for run_id in by_id}
-    newest = {run_id: through(files[run_id]) for run_id in by_id}
-    begins = {run_id: max(after, newest[run_id]) for run_id in by_id}
+    archived = {run_id: through(files[run_id]) for run_id in by_id}
+    begins = {run_id: max(after, archived[run_id]) for run_id in by_id}
+    last = dict(archived)
     ledger_id = runs[0].ledger_id
     sql, types = load("projections.sql", "telemetry_of_runs"), KINDS[METRICS]
     while begins:
@@ -100,16 +116,18 @@ async def _tails(
             if recorded.payload is None:
                 return None
             run_id, batch = recorded.stream, recorded.event()
-            newest[run_id] = recorded.position
+            last[run_id] = recorded.position
             names[run_id].update(batch.names)
             for metric, points in wanted(by_id[run_id], batch):
                 hot[run_id].setdefault(metric, []).append(points)
         if len(rows) < PAGE_BATCHES:
             break
-        last = rows[-1]["stream"]
-        for run_id in list(begins):  # those before it are done
-            if run_id == last:
+        for run_id in list(begins):  # those before the page's last are done
+            if run_id == rows[-1]["stream"]:
                 begins[run_id] = rows[-1]["position"]
                 break
             del begins[run_id]
-    return {run_id: (hot[run_id], frozenset(names[run_id]), newest[run_id]) for run_id in by_id}
+    return {
+        run_id: (hot[run_id], frozenset(names[run_id]), Newest(last[run_id], last[run_id] > archived[run_id]))
+        for run_id in by_id
+    }

@@ -49,13 +49,13 @@ class ChartSeries(msgspec.Struct, frozen=True, kw_only=True):
     """A curve, one element a bucket that holds points; `sampled` is False where each element is one point.
 
     `x_first` is left out where it is `x`. `nonpositive` is there where y is logarithmic: whether a bucket holds a value
-    that has no logarithm. `known` is False where the run never logged the metric, `left_out` counts points without a
-    place on the x axis.
+    that has no logarithm. `known` is False where the run never logged the metric, null in answers to `after`;
+    `left_out` counts points without a place on the x axis.
     """
 
     run: str
     metric: str
-    known: bool
+    known: bool | None
     sampled: bool
     points: int
     left_out: int
@@ -92,7 +92,7 @@ def encoded(shape: Shape, question: Question, chart: Chart) -> bytes:
     return _ENCODED[shape.form](shape, question, chart)
 
 
-def _series(chart: Chart) -> Iterator[tuple[RunCurves, Series, bool]]:
+def _series(chart: Chart) -> Iterator[tuple[RunCurves, Series, bool | None]]:
     for run in chart.runs:
         for one, known in zip(run.series, run.known, strict=True):
             yield run, one, known
@@ -106,11 +106,11 @@ def _columns(one: Series, shape: Shape) -> dict[str, NDArray[Any]]:
 
 
 def _json(shape: Shape, _: Question, chart: Chart) -> bytes:
-    answer = [_document(run, one, known, shape) for run, one, known in _series(chart)]
+    answer = [_document(shape, *one) for one in _series(chart)]
     return msgspec.json.encode(ChartAnswer(answer, chart.position))
 
 
-def _document(run: RunCurves, one: Series, known: bool, shape: Shape) -> ChartSeries:  # noqa: FBT001
+def _document(shape: Shape, run: RunCurves, one: Series, known: bool | None) -> ChartSeries:  # noqa: FBT001
     return ChartSeries(
         run=str(run.run_id),
         metric=one.metric,
@@ -146,7 +146,7 @@ class _RawSeries(msgspec.Struct, frozen=True, kw_only=True):
 
     run: str
     metric: str
-    known: bool
+    known: bool | None
     sampled: bool
     points: int
     left_out: int

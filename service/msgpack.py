@@ -15,6 +15,7 @@ MEDIA_TYPES: Final = frozenset({b"application/msgpack", b"application/x-msgpack"
 BULK: Final = ("/metrics", "/system-metrics", "/logs")
 FILES: Final = ("/artifacts/", "/uploads/")
 MAX_BODY_BYTES: Final = 256 << 10
+NOT_MODIFIED: Final = 304  # has no body
 
 
 def transcoded(app: ASGIApp) -> ASGIApp:
@@ -89,7 +90,7 @@ class _Packing:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             kind = dict(message["headers"]).get(b"content-type", b"")
-            if kind.startswith(b"application/json"):
+            if kind.startswith(b"application/json") and message["status"] != NOT_MODIFIED:
                 self._start = message
                 return
         elif message["type"] == "http.response.body" and self._start is not None:

@@ -12,10 +12,15 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import QueryParameter
+from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
-from projections import chart_questions
+from projections import chart_questions, run_points
 from projections.chart_questions import ChartRefused, Question, checked
+from projections.charts import Chart
+from projections.run_points import Newest
 from projections.runs import StoredRun, several
+from service import chart_caching as caching
+from service import ranges
 from service.chart_formats import MEDIA_TYPES, ChartAnswer, Format, Shape, encoded
 from service.context import Http, Service
 
@@ -57,6 +62,7 @@ def asked(
     stage: str | None = None,
     xscale: Annotated[Scale, QueryParameter(description="log: buckets are equal on a logarithmic axis")] = "linear",
     yscale: Annotated[Scale, QueryParameter(description="log: buckets with values ≤ 0 are marked")] = "linear",
+    after: Annotated[int, QueryParameter(description="only what arrived behind this ledger position")] = 0,
     form: Annotated[Format | None, QueryParameter(name="format", description="by default what `Accept` says")] = None,
 ) -> Asked:
     """Return what the parameters ask, unchecked."""
@@ -67,6 +73,7 @@ def asked(
         end=end,
         buckets=buckets,
         stage=stage,
+        after=after,
     )
     return Asked(question, yscale == "log", form)
 
@@ -125,8 +132,29 @@ def _run_ids(texts: list[str]) -> list[UUID]:
 async def _answered(request: Http, service: Service, runs: list[StoredRun], asked: Asked) -> Response[bytes]:
     question = checked(asked.question, len(runs))
     shape = asked.shape(request)
-    content = await service.charts.chart(runs, question, partial(encoded, shape, question))
-    return Response(content, media_type=MEDIA_TYPES[shape.form], headers={"Vary": "Accept"})
+    if question.after:  # asked once
+        content = await service.charts.chart(runs, question, partial(encoded, shape, question))
+        return Response(content, media_type=MEDIA_TYPES[shape.form], headers={"Cache-Control": "no-store"})
+    known = request.headers.get("if-none-match")
+    if known is not None:
+        newest = await run_points.newest(service.pool, runs)
+        if ranges.matches(known, caching.tag(question, shape, runs, newest)):
+            headers = _headers(question, shape, runs, newest)
+            return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers=headers, media_type=MEDIA_TYPES[shape.form])
+
+    def shown(chart: Chart) -> tuple[bytes, list[Newest]]:
+        return encoded(shape, question, chart), [one.newest for one in chart.runs]
+
+    content, newest = await service.charts.chart(runs, question, shown)
+    return Response(content, media_type=MEDIA_TYPES[shape.form], headers=_headers(question, shape, runs, newest))
+
+
+def _headers(question: Question, shape: Shape, runs: list[StoredRun], newest: list[Newest]) -> dict[str, str]:
+    return {
+        "ETag": f"W/{caching.tag(question, shape, runs, newest)}",
+        "Cache-Control": caching.control(runs, newest),
+        "Vary": "Accept",
+    }
 
 
 ROUTES: Final = Router(

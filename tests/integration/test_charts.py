@@ -11,7 +11,7 @@ import pytest
 from events import codec
 from events.errors import CorruptHistory, TooLarge
 from events.telemetry import MetricColumns
-from projections import chart_reader, chart_sources
+from projections import chart_reader, chart_sources, run_points
 from projections.buckets import Series
 from projections.chart_questions import ChartRefused, Question, axis
 from tests.integration.telemetry import TIME_US, World, metric_batch
@@ -329,3 +329,47 @@ async def test_a_chart_tells_a_metric_that_never_was_from_one_that_has_nothing_h
     await world.metrics(run_id, {"loss": ([1], [1.0])})
     chart = await world.charted([run_id], Question(metrics=("loss", "typo"), start=100))
     assert (chart.runs[0].known, [one.points for one in chart.runs[0].series]) == ([True, False], [0, 0])
+
+
+@pytest.mark.usefixtures("at_once_points")
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_answers_to_what_is_new_add_up_to_the_whole(world: World, seed: int) -> None:
+    choice = random.Random(seed)
+    runs = [await world.started_run() for _ in range(3)]
+    metrics = ["acc", "loss"]
+    position = (await world.charted(runs, Question(metrics=("loss",)))).position
+    pieces: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for _ in range(8):
+        for run_id in choice.sample(runs, 2):
+            await world.log(run_id, codec.METRICS, random_batch(choice, metrics)[0])
+        if choice.random() < 0.5:
+            await world.archive(Policy(age_seconds=0, tail_seconds=0, file_batches=choice.randint(1, 4)))
+        if choice.random() < 0.7:
+            chart = await world.charted(runs, Question(metrics=tuple(metrics), after=position))
+            position = chart.position
+            for run, curves in enumerate(chart.runs):
+                for metric, series in enumerate(curves.series):
+                    assert not series.sampled
+                    points = zip(series.x.tolist(), map(repr, series.last.tolist()), strict=True)
+                    pieces.setdefault((run, metric), []).extend(points)
+    whole = await world.charted(runs, Question(metrics=tuple(metrics)))
+    last = await world.charted(runs, Question(metrics=tuple(metrics), after=position))
+    for run, (curves, rest) in enumerate(zip(whole.runs, last.runs, strict=True)):
+        for metric, (series, more) in enumerate(zip(curves.series, rest.series, strict=True)):
+            told = pieces.get((run, metric), [])
+            told += zip(more.x.tolist(), map(repr, more.last.tolist()), strict=True)
+            assert sorted(told) == sorted(zip(series.x.tolist(), map(repr, series.last.tolist()), strict=True))
+
+
+async def test_how_new_a_run_is_does_not_change_when_it_is_archived(world: World) -> None:
+    runs = [await world.started_run() for _ in range(2)]
+    stored = [await world.stored(run_id) for run_id in runs]
+    assert [one.position for one in await run_points.newest(world.pool, stored)] == [0, 0]
+    at = (await world.metrics(runs[0], {"loss": ([1], [1.0])})).last
+    await world.lines(runs[0], "a line")
+    for hot in (True, False):
+        state = await run_points.newest(world.pool, stored)
+        assert [(one.position, one.hot) for one in state] == [(at, hot), (0, False)]
+        chart = await world.charted(runs, Question(metrics=("loss",)))
+        assert [one.newest for one in chart.runs] == state
+        await world.archive()

@@ -183,3 +183,66 @@ def test_runs_that_cannot_be_charted_are_named(api: Api, project: Project):
     assert (many["errors"][0]["path"], many["limit"]) == ("runs", 1_000)
     with api.other_tenant() as other:
         refused(other.get(route, params={"metric": "a", "runs": run["id"]}), 404)
+
+
+def conditional(api: Api, path: str, asked: Json, tag: str, **headers: str) -> httpx.Response:
+    return api.client.get(path, params=asked, headers={"If-None-Match": tag, **headers})
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/msgpack", RAW, ARROW])
+def test_who_has_the_answer_already_is_told_so(api: Api, project: Project, accept: str):
+    run, other = project.started(), project.started()
+    accepted(project.log(run, 1, {"a": {"step": [1], "value": [1.0]}}), 202)
+    path = f"/projects/{project.id}/chart"
+    asked: dict[str, Any] = {"metric": "a", "runs": f"{run['id']},{other['id']}"}
+    first = api.client.get(path, params=asked, headers={"accept": accept})
+    assert (first.status_code, first.headers["cache-control"]) == (200, "private, no-cache")
+    tag = first.headers["etag"]
+    accepted(project.write(run, 2, "a line is no point"), 202)
+    for known in (tag, f'"x", {tag}', tag.removeprefix("W/")):
+        again = conditional(api, path, asked, known, accept=accept)
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    for change in ({"buckets": 7}, {"metric": "b"}, {"runs": run["id"]}, {"from": 1}, {"xscale": "log"}, {"x": "time"}):
+        assert conditional(api, path, {**asked, **change}, tag, accept=accept).status_code == 200
+    accepted(project.log(other, 1, {"a": {"step": [1], "value": [1.0]}}), 202)
+    newer = conditional(api, path, asked, tag, accept=accept)
+    assert newer.status_code == 200
+    assert newer.headers["etag"] != tag
+
+
+def test_a_chart_that_is_known_is_gone_with_its_run(api: Api, project: Project):
+    run = project.finished()
+    path = f"/runs/{run['id']}/chart"
+    tag = api.client.get(path, params={"metric": "a"}).headers["etag"]
+    assert conditional(api, path, {"metric": "a"}, tag).status_code == 304
+    accepted(api.client.delete(f"/runs/{run['id']}"))
+    refused(conditional(api, path, {"metric": "a"}, tag), 410)
+
+
+def test_a_live_chart_asks_only_for_what_is_new(api: Api, project: Project):
+    run, other = project.started(), project.started()
+    path = f"/projects/{project.id}/chart"
+    asked: dict[str, Any] = {"metric": ["a", "b"], "runs": [run["id"], other["id"]]}
+    whole = accepted(api.client.get(path, params=asked))
+    seen: list[float] = []
+    position = whole["position"]
+    for seq in range(1, 6):
+        steps = [10 * seq, 10 * seq + 1, 5]  # the last of them comes late, and again
+        accepted(project.log(run, seq, {"a": {"step": steps, "value": [float(seq)] * 3}}), 202)
+        tail = api.client.get(path, params={**asked, "after": position})
+        assert tail.headers["cache-control"] == "no-store"
+        answer = accepted(tail)
+        curve, *empty = answer["series"]
+        assert curve["x"] == sorted(steps)
+        assert curve["last"] == [float(seq)] * 3
+        assert [one["points"] for one in empty] == [0, 0, 0]
+        assert answer["position"] > position
+        position = answer["position"]
+        seen += curve["x"]
+    assert accepted(api.client.get(path, params={**asked, "after": position}))["series"][0]["points"] == 0
+    assert sorted(seen) == accepted(api.client.get(path, params=asked))["series"][0]["x"]
+    for wrong in (-1, position + 1, 1 << 62):
+        problem = refused(api.client.get(path, params={**asked, "after": wrong}), 422)
+        assert problem["errors"][0]["path"] == "after"
+    problem = refused(api.client.get(path, params={**asked, "after": 1, "x": "b"}), 422)
+    assert problem["errors"][0]["path"] == "after"

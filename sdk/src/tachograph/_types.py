@@ -216,7 +216,7 @@ class ChartSeries(TypedDict):
     neginf: list[int]
     sampled: bool
     points: int
-    known: bool
+    known: bool | None
     left_out: int
 
 
