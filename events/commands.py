@@ -208,6 +208,13 @@ class RecordArchive(Command, frozen=True):
     archived: RunTelemetryArchived
 
 
+class RecordMerge(Command, frozen=True):
+    """A Parquet file was merged from others, after so many `merges` of this kind."""
+
+    archived: RunTelemetryArchived
+    merges: int
+
+
 class DeleteRun(Command, frozen=True):
     """Erase the run's contents for good.
 
@@ -249,6 +256,7 @@ RunCommand = (
     | SaveArtifact
     | ArchiveRun
     | RecordArchive
+    | RecordMerge
     | DeleteRun
     | RecordPurge
 )

@@ -26,6 +26,7 @@ from events.commands import (
     MarkRetried,
     MarkUnresponsive,
     RecordArchive,
+    RecordMerge,
     RecordPurge,
     ReleaseRun,
     ReportIdle,
@@ -66,6 +67,7 @@ from events.run_events import (
     RunStopping,
     RunSummaryUpdated,
     RunTagsChanged,
+    RunTelemetryArchived,
     RunUnarchived,
 )
 from events.types import Cause, FinalCredits, Mode, Status
@@ -152,10 +154,9 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
                 return ()
             return (RunArchived() if command.archived else RunUnarchived(),)
         case RecordArchive():
-            written = command.archived
-            if written.first_position <= run.archived_through.get(written.kind, 0):
-                raise refused(run, "archive telemetry of", "these positions are archived already")
-            return (written,)
+            return _record_archive(command.archived, run)
+        case RecordMerge():
+            return _record_merge(command, run)
         case DeleteRun():
             return _delete(command, run)
         case RecordPurge():
@@ -163,6 +164,21 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
             return () if run.receipt is not None else (RunPurged(receipt=command.receipt),)
         case _:
             assert_never(command)
+
+
+def _record_archive(written: RunTelemetryArchived, run: Run) -> tuple[RunEvent, ...]:
+    if written.first_position <= run.archived_through.get(written.kind, 0):
+        raise refused(run, "archive telemetry of", "these positions are archived already")
+    return (written,)
+
+
+def _record_merge(command: RecordMerge, run: Run) -> tuple[RunEvent, ...]:
+    merged = command.archived
+    if command.merges != run.merges.get(merged.kind, 0):
+        raise refused(run, "merge files of", "they were merged meanwhile")
+    if merged.last_position > run.archived_through.get(merged.kind, 0):
+        raise refused(run, "merge files of", "not all of it is archived yet")
+    return (merged,)
 
 
 def _claim(command: ClaimRun, run: Run) -> tuple[RunEvent, ...]:

@@ -192,6 +192,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_seq: dict[str, int] = {}
     archived: bool = False
     archived_through: dict[str, int] = {}
+    merges: dict[str, int] = {}
     deletion_reason: str = ""
     receipt: dict[str, StoreReceipt] | None = None
     created_at: datetime | None = None
@@ -327,6 +328,8 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
             return replace(run, holding=False)
         case RunRetried():
             return replace(run, retried_by=event.retry)
+        case RunTelemetryArchived() if event.replaces:
+            return replace(run, merges={**run.merges, event.kind: run.merges.get(event.kind, 0) + 1})
         case RunTelemetryArchived():
             return replace(run, archived_through={**run.archived_through, event.kind: event.last_position})
         case RunDeleted():

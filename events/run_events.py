@@ -262,7 +262,8 @@ class RunRetried(Event, frozen=True, tag="run.retried"):
 class RunTelemetryArchived(Event, frozen=True, tag="run.telemetry_archived"):
     """A Parquet file now holds the run's telemetry of `kind` (metrics, logs) in these positions.
 
-    `levels` is a second file, for charts of metrics that have many points in the first.
+    `levels` is a second file, for charts of metrics that have many points in the first. Where it was merged from other
+    files, it stands for those that it `replaces`.
     """
 
     segment: UUID
@@ -274,6 +275,7 @@ class RunTelemetryArchived(Event, frozen=True, tag="run.telemetry_archived"):
     sha256: str
     bytes: int
     levels: LevelFile | None = None
+    replaces: tuple[UUID, ...] = ()
 
 
 class RunDeleted(Event, frozen=True, tag="run.deleted"):

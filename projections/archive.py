@@ -5,6 +5,7 @@ order in which they arrived. A file is written beside its final name, flushed, a
 half of one, and none counts that the manifest does not name.
 """
 
+import hashlib
 import os
 import shutil
 import time
@@ -78,6 +79,10 @@ class SortedPoints(msgspec.Struct, frozen=True, kw_only=True):
     def part(self, begin: int, end: int) -> "SortedPoints":
         """Return the points from one index up to another, without copying them."""
         return msgspec.structs.replace(self, **{name: getattr(self, name)[begin:end] for name in COLUMNS})
+
+    def taken(self, order: NDArray[np.intp]) -> "SortedPoints":
+        """Return the points at some indices, in that order."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name)[order] for name in COLUMNS})
 
     def table(self) -> pa.Table:
         """Return the points as the files have them, see `METRICS_SCHEMA`; its dictionary names no other metrics."""
@@ -293,9 +298,10 @@ def _modified(file: Path) -> float:
         return float("inf")
 
 
-def is_whole(root: Path, path: str, size: int) -> bool:
-    """Tell whether a file of the manifest is there with all its bytes."""
+def is_whole(root: Path, path: str, size: int, sha256: str) -> bool:
+    """Tell whether a file of the manifest is there, byte by byte."""
     try:
-        return (root / path).stat().st_size == size
+        with (root / path).open("rb") as file:
+            return os.fstat(file.fileno()).st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except FileNotFoundError:
         return False

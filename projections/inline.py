@@ -112,7 +112,7 @@ class Runs:
     """Run states, their transitions, the manifest, and the artifacts."""
 
     name = "runs"
-    tables = ("run", "run_transition", "segment", "demand", "artifact")
+    tables = ("run", "run_transition", "segment", "replaced_segment", "demand", "artifact")
     types = tuple(sorted(kind for kind in EVENT_TYPES if kind.startswith("run.")))
     page_events = 1_000
 

@@ -2,8 +2,8 @@
 
 The bucket b of level k holds the points with steps from b·2**k up to, but not including, (b + 1)·2**k. So buckets of
 the same level are the same ones in every file, whatever its points are, and buckets of different files add up. The
-lowest level is chosen so that a bucket holds `POINTS_PER_BUCKET` points on the average, each next one is eight times as
-wide, and the highest has at most `TOP_BUCKETS`: all of them together are some 1 % of the rows.
+lowest level is chosen so that a bucket holds `POINTS_PER_BUCKET` points or more on the average, each next one is eight
+times as wide, and the highest has at most `TOP_BUCKETS`: all of them together are some 1 % of the rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,10 @@ POINTS_PER_BUCKET: Final = 128
 TOP_BUCKETS: Final = 256
 LEVELS_APART: Final = 3
 
-_ROWS_BEFORE_WIDENING: Final = 8_192
+MAX_BUCKETS: Final = 65_536
+"""No level of a file has more, so that summing up a series takes as much memory however long it gets."""
+
+_FEW_BUCKETS: Final = 4_096
 _FINEST: Final = 32
 """How many points a bucket holds at first, by a guess that only ever errs towards narrow buckets."""
 
@@ -147,7 +150,7 @@ def _starts(bucket: Ints) -> NDArray[np.intp]:
 
 
 class Pyramid:
-    """Takes the points of one series in parts, in order of steps, and holds about a row for every `_FINEST` of them."""
+    """Takes the points of one series in parts, in order of steps, and holds a bounded number of rows."""
 
     def __init__(self) -> None:
         self._level = 0
@@ -163,8 +166,9 @@ class Pyramid:
         part = of_points(step, value, self._level)
         self._parts.append(part)
         self._rows += len(part)
-        if self._rows > max(_ROWS_BEFORE_WIDENING, self.points // _FINEST * 2):
-            self._narrow_to(max(_ROWS_BEFORE_WIDENING // 2, self.points // _FINEST))
+        most = max(_FEW_BUCKETS, min(MAX_BUCKETS, self.points // _FINEST))
+        if self._rows > 2 * most:
+            self._narrow_to(most)
 
     def _narrow_to(self, most: int) -> LevelRows:
         """Make buckets as wide as it takes to have at most so many."""
@@ -179,7 +183,7 @@ class Pyramid:
         """Yield the levels, the lowest first; none of too few points."""
         if self.points < MIN_POINTS:
             return
-        rows = self._narrow_to(self.points // POINTS_PER_BUCKET + 2)
+        rows = self._narrow_to(min(MAX_BUCKETS, self.points // POINTS_PER_BUCKET + 2))
         level = self._level
         yield level, rows
         while len(rows) > TOP_BUCKETS:

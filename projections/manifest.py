@@ -44,6 +44,7 @@ class Segment(msgspec.Struct, frozen=True):
     first_position: int
     last_position: int
     bytes: int
+    sha256: str
     levels_path: str | None = None
 
 

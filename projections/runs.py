@@ -97,7 +97,7 @@ def note_step(
         row = _transition(run_id, before, after, event, actor, at)
         rows.setdefault("projection.project_transition", []).append(InlineRow(index, msgspec.Raw(row)))
     elif isinstance(event, RunTelemetryArchived):
-        row = _json.encode({"run_id": run_id, **_segment(event)})
+        row = _json.encode({"run_id": run_id, **_segment(event), "at": _time(at)})
         rows.setdefault("projection.project_segment", []).append(InlineRow(index, msgspec.Raw(row)))
     elif isinstance(event, RunArtifactSaved) and event.artifact is not None:
         row = _artifact(run_id, event, at)

@@ -120,11 +120,14 @@ async def check_files(
     """Return how many archived files have the bytes that their event says, and the first that has not."""
     checked = after = 0
     end, _ = await ledger.head(ledger_id)
+    replaced = await _replaced(ledger, ledger_id)
     while page := await ledger.read(ledger_id, after=after, limit=_PAGE_EVENTS, types=[_ARCHIVED]):
         for recorded in page:
             if recorded.payload is None:
                 continue
             event: RunTelemetryArchived = recorded.event()
+            if event.segment in replaced:
+                continue  # another file stands for it, which is checked
             files: list[RunTelemetryArchived | LevelFile] = [event]
             if event.levels is not None:
                 files.append(event.levels)
@@ -137,6 +140,18 @@ async def check_files(
         if progress is not None:
             progress(after, max(after, end))
     return checked, None
+
+
+async def _replaced(ledger: Ledger, ledger_id: UUID) -> set[UUID]:
+    """Return the files that were merged into others."""
+    replaced: set[UUID] = set()
+    after = 0
+    while page := await ledger.read(ledger_id, after=after, limit=_PAGE_EVENTS, types=[_ARCHIVED]):
+        for recorded in page:
+            if recorded.payload is not None:
+                replaced.update(recorded.event().replaces)
+        after = page[-1].position
+    return replaced
 
 
 def _file_differs(root: Path, file: RunTelemetryArchived | LevelFile) -> str | None:

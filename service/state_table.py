@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from events import commands as c
 from events.codec import event_type
 from events.decisions import decide
@@ -21,6 +23,7 @@ _RATE: Final = Rate(micro_credits_per_hour=0, count=1)
 _ARCHIVED: Final = RunTelemetryArchived(
     segment=_WORKER, kind="metrics", path="", rows=1, first_position=1, last_position=2, sha256="", bytes=1
 )
+_MERGED: Final = msgspec.structs.replace(_ARCHIVED, first_position=0, last_position=0, replaces=(_WORKER,))
 
 COMMANDS: Final[Sequence[tuple[str, c.RunCommand]]] = (
     ("create", c.CreateRun(created=RunCreated(name="", session_id="", mode=Mode.MANAGED))),
@@ -54,6 +57,7 @@ COMMANDS: Final[Sequence[tuple[str, c.RunCommand]]] = (
     ("archive", c.ArchiveRun()),
     ("take out of the archive", c.ArchiveRun(archived=False)),
     ("record archived telemetry", c.RecordArchive(archived=_ARCHIVED)),
+    ("record merged telemetry", c.RecordMerge(archived=_MERGED, merges=0)),
     ("delete", c.DeleteRun()),
     ("record the purge", c.RecordPurge(receipt={})),
 )

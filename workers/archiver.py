@@ -1,4 +1,4 @@
-"""The archiver: telemetry from Postgres to Parquet, and what follows from it (partitions, orphans, purges).
+"""The archiver: telemetry from Postgres to Parquet, and what follows from it (merges, partitions, orphans, purges).
 
 It tails every ledger by position without payloads and keeps, for each run and kind, how much waits since
 when. The stored cursor never passes what is not yet in Parquet, so after any death the tail begins early
@@ -37,6 +37,7 @@ from projections.objects import ObjectStore, StoreUnavailable
 from workers import artifact_sweep, partitions
 from workers.archive_policy import Policy, from_environment
 from workers.crashpoints import crash_point
+from workers.merger import Merger
 from workers.purge import Purge
 
 log = logging.getLogger("tachograph.archiver")
@@ -46,6 +47,7 @@ READER: Final = "archiver"
 TAIL_EVENTS: Final = 5_000
 READ_BATCHES: Final = 32
 SWEEP_FILES: Final = 1_000
+REMOVAL_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
 
 _ENDS: Final = frozenset(
@@ -96,13 +98,15 @@ class Archiver:
         self._policy = policy or from_environment()
         self._now = now
         self._clock = clock
+        self._merger = Merger(ledger, root, self._policy, ACTOR)
         self._purge = Purge(ledger, root, objects, jetstream, ACTOR)
         self._tail: dict[UUID, int] = {}
         self._cursors: dict[UUID, int] = {}
         self._waiting: dict[Key, Waiting] = {}
         self._ended: set[UUID] = set()
         self._failures: dict[UUID, tuple[int, float]] = {}
-        self._next_tail = self._next_upkeep = 0.0
+        self._grown: set[Key] = set()
+        self._next_tail = self._next_upkeep = self._next_removal = 0.0
 
     async def start(self) -> None:
         """Begin from the stored cursors; partitions first."""
@@ -110,9 +114,10 @@ class Archiver:
         for memory in (self._tail, self._cursors, self._waiting, self._failures):
             memory.clear()
         self._ended.clear()
-        self._next_tail = 0.0
+        self._next_tail = self._next_removal = 0.0
         await partitions.create(self._ledger.pool)
         await self.sweep()
+        self._grown = set(await self._merger.scattered())
         await self._sweep_artifacts(orphans=False)
         await self._purge.forget()
         self._next_upkeep = self._clock() + self._policy.upkeep_seconds
@@ -135,7 +140,25 @@ class Archiver:
         for key in [key for key, waiting in self._waiting.items() if self._is_due(key, waiting)]:
             done += await self._guarded(key[1], self._archive(key))
         await self._move_cursors()
+        done += await self._merge()
+        if self._clock() >= self._next_removal:
+            self._next_removal = self._clock() + min(REMOVAL_SECONDS, self._policy.linger_seconds)
+            done += await self._merger.remove_replaced()
         return done
+
+    async def _merge(self) -> int:
+        """Merge files of one run that has got new ones; one that fails is said, and tried again when it grows."""
+        if not self._grown:
+            return 0
+        key = self._grown.pop()
+        try:
+            merged = await self._merger.merge(*key)
+        except Exception:
+            log.exception("run %s: its files of %s stay as they are", key[1], key[2])
+            return 1
+        if merged:
+            self._grown.add(key)
+        return 1
 
     async def _purge_deleted(self) -> int:
         """Empty the deleted runs whose turn it is; once those tables were rewritten, they are purged."""
@@ -150,6 +173,7 @@ class Archiver:
         await partitions.create(self._ledger.pool)
         await partitions.drop_archived(self._ledger.pool, self._root, self._policy.keep)
         await self.sweep()
+        self._grown.update(await self._merger.scattered())
         await self._sweep_artifacts(orphans=True)
 
     async def _sweep_artifacts(self, *, orphans: bool) -> None:
@@ -174,6 +198,7 @@ class Archiver:
                 [file.run_id for file in some],
                 [file.segment_id for file in some],
                 [file.path for file in some],
+                self._policy.linger_seconds,
             )
             for row in rows:
                 log.warning("removing %s, which no manifest names", row["path"])
@@ -275,6 +300,7 @@ class Archiver:
             return 0
         if not await self._write(key, batches):
             return 0
+        self._grown.add(key)
         if whole:
             del self._waiting[key]
         else:

@@ -35,7 +35,7 @@ async def create(pool: asyncpg.Pool) -> None:
 async def drop_archived(pool: asyncpg.Pool, root: Path, keep: timedelta) -> Sequence[str]:
     """Drop the partitions that ended over `keep` ago and are wholly in Parquet; returns their names.
 
-    A run whose files are not all there with all their bytes keeps its batches. A partition that is in use
+    A run whose files are not all there, byte by byte, keeps its batches. A partition that is in use
     is left for the next time.
     """
     rows = await pool.fetch(load("projections.sql", "archived_streams"), datetime.now(UTC) - keep)
@@ -65,8 +65,8 @@ def _whole(root: Path, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     for row in rows:
         lost = [
             path
-            for path, size in zip(row["paths"], row["sizes"], strict=True)
-            if not archive.is_whole(root, path, size)
+            for path, size, digest in zip(row["paths"], row["sizes"], row["digests"], strict=True)
+            if not archive.is_whole(root, path, size, digest)
         ]
         if lost:
             log.error("run %s: its Parquet files are not whole, its batches stay: %s", row["stream"], lost)

@@ -4,7 +4,8 @@ select t.ledger_id, t.stream,
        least(coalesce(max(s.last_position) filter (where s.kind = 'metrics'), 0), f.passed) as metrics,
        least(coalesce(max(s.last_position) filter (where s.kind = 'logs'), 0), f.passed) as logs,
        coalesce(array_agg(s.path) filter (where s.path is not null), '{}') as paths,
-       coalesce(array_agg(s.bytes) filter (where s.path is not null), '{}') as sizes
+       coalesce(array_agg(s.bytes) filter (where s.path is not null), '{}') as sizes,
+       coalesce(array_agg(s.sha256) filter (where s.path is not null), '{}') as digests
 from (select distinct ledger_id, stream from ledger.telemetry where recorded_at < $1) t
 left join segment s on s.ledger_id = t.ledger_id and s.run_id = t.stream
 cross join lateral (

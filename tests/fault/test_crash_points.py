@@ -28,6 +28,7 @@ from tests.fault.deaths import Stage
 from tests.integration.telemetry import opened_world
 from tests.servers import Database, NatsServer
 from workers.alerter import Alerter
+from workers.archive_policy import Policy
 from workers.crashpoints import POINTS
 from workers.projector import Projector
 from workers.sweeper import Sweeper
@@ -105,6 +106,14 @@ async def an_old_partition(stage: Stage) -> None:
     await stage.world.readers_pass()
     await stage.caught_up(stage.relay())
     await stage.owner.execute("update ledger.telemetry set recorded_at = '2020-01-01T00:30Z'")
+
+
+async def many_files(stage: Stage) -> None:
+    run_id = await stage.run(batches=10)
+    await stage.caught_up(stage.archiver(Policy(age_seconds=1e-9, tail_seconds=1e-9, file_batches=1, merge_files=99)))
+    count = "select count(*) from projection.segment where run_id = $1 and kind = 'metrics'"
+    assert await stage.world.pool.fetchval(count, run_id) == 10
+    await stage.world.end(run_id)
 
 
 async def some_strays(stage: Stage) -> None:
@@ -190,6 +199,10 @@ SCENES: Mapping[str, tuple[Prepare, Die]] = {
     "projector.after_pass_over": (a_discarded_event, at_once),
     "archiver.after_drop": (an_old_partition, at_once),
     "archiver.after_sweep": (some_strays, sweeping),
+    **{
+        f"archiver.{step}": (many_files, at_once) for step in ("after_merge_write", "after_merge_rename", "after_merge")
+    },
+    "archiver.after_removal": (many_files, at_once),
     "archiver.after_stale_upload": (some_stale_uploads, at_once),
     "archiver.after_orphan_parts": (some_orphan_parts, sweeping_parts),
     "archiver.after_refusal": (a_history, refused),

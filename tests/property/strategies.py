@@ -93,6 +93,18 @@ CREATED = st.builds(
     config=st.dictionaries(TEXTS, JSON, max_size=2),
 )
 ENDS = st.sampled_from([Status.COMPLETED, Status.FAILED, Status.KILLED])
+MERGES = st.builds(
+    run_events.RunTelemetryArchived,
+    segment=st.uuids(),
+    kind=st.sampled_from(["metrics", "logs"]),
+    path=TEXTS,
+    rows=st.integers(0, 9),
+    first_position=st.integers(1, 50),
+    last_position=st.integers(51, 99),
+    sha256=TEXTS,
+    bytes=st.integers(0, 9),
+    replaces=st.lists(st.uuids(), min_size=2, max_size=3).map(tuple),
+)
 ARCHIVALS = st.builds(
     run_events.RunTelemetryArchived,
     segment=st.uuids(),
@@ -144,6 +156,7 @@ COMMANDS: st.SearchStrategy[c.RunCommand] = st.one_of(
     st.builds(c.SaveArtifact, name=TEXTS, kind=TEXTS, bytes=st.integers(0, 9), sha256=TEXTS),
     st.builds(c.ArchiveRun, archived=st.booleans()),
     st.builds(c.RecordArchive, archived=ARCHIVALS),
+    st.builds(c.RecordMerge, archived=MERGES, merges=st.integers(0, 2)),
     st.builds(c.DeleteRun, reason=TEXTS),
     st.builds(c.RecordPurge, receipt=st.just({"postgres": t.StoreReceipt(objects=1, bytes=2)})),
 )

@@ -5,6 +5,7 @@ from functools import reduce
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from events import commands as c
@@ -256,6 +257,11 @@ OUTCOMES: list[tuple[str, c.RunCommand, dict[Status, tuple[str, ...]]]] = [
     ("archive", c.ArchiveRun(), dict.fromkeys(EXISTING, ("archived",))),
     ("unarchive", c.ArchiveRun(archived=False), dict.fromkeys(EXISTING, NOTHING)),
     (
+        "record merge",
+        c.RecordMerge(archived=msgspec.structs.replace(ARCHIVED, last_position=0), merges=0),
+        dict.fromkeys(EXISTING, ("telemetry_archived",)),
+    ),
+    (
         "record archive",
         c.RecordArchive(archived=ARCHIVED),
         dict.fromkeys(EXISTING, ("telemetry_archived",)),
@@ -376,6 +382,20 @@ def test_telemetry_is_archived_once() -> None:
     assert run.archived_through == {"metrics": 4}
     with pytest.raises(Rejected, match="archived already"):
         decide(c.RecordArchive(archived=ARCHIVED), run)
+
+
+def test_files_are_merged_once_and_only_what_is_archived() -> None:
+    merged = msgspec.structs.replace(ARCHIVED, segment=UUID(int=9), replaces=(ARCHIVED.segment,))
+    run = run_that_is(S.COMPLETED)
+    with pytest.raises(Rejected, match="not all of it is archived"):
+        decide(c.RecordMerge(archived=merged, merges=0), run)
+    run = evolve(run, ARCHIVED, AT)
+    assert decide(c.RecordMerge(archived=merged, merges=0), run) == (merged,)
+    run = evolve(run, merged, AT)
+    assert (run.archived_through, run.merges) == ({"metrics": 4}, {"metrics": 1})
+    with pytest.raises(Rejected, match="merged meanwhile"):
+        decide(c.RecordMerge(archived=merged, merges=0), run)
+    assert decide(c.RecordMerge(archived=merged, merges=1), run) == (merged,)
 
 
 def test_a_run_ends_in_an_end() -> None:

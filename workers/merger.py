@@ -1,0 +1,125 @@
+"""Merges a run's small files into larger ones, and removes those that were merged away once nobody reads them.
+
+The new file is written beside the old ones, and counts from the very moment at which they stop to: the event that
+records it names them, and the manifest changes with it. The run counts its merges, so of two archivers that merged the
+same files one is refused.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from events.commands import RecordMerge
+from events.errors import CorruptHistory, Erased, NotFound, Rejected
+from events.ids import uuid7
+from events.ledger import Ledger
+from events.run import ENDED
+from events.run_events import RunTelemetryArchived
+from events.sql import load
+from projections import archive, manifest, runs
+from projections.execute import asked_by, execute
+from projections.manifest import Segment
+from projections.merging import merge_logs, merge_metrics
+from workers.archive_policy import Policy, to_merge
+from workers.crashpoints import crash_point
+
+log = logging.getLogger("tachograph.archiver")
+
+REMOVED_AT_ONCE: Final = 1_000
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Merger:
+    """Keeps the files of runs few."""
+
+    def __init__(self, ledger: Ledger, root: Path, policy: Policy, actor: str) -> None:
+        self._ledger = ledger
+        self._root = root
+        self._policy = policy
+        self._actor = actor
+        self._removed_to = _LONG_AGO
+
+    async def scattered(self) -> list[tuple[UUID, UUID, str]]:
+        """Return what has many files: ledger, run, kind. After a start, since nobody remembers what was due."""
+        rows = await self._ledger.pool.fetch(load("projections.sql", "scattered_runs"), self._policy.merge_files)
+        return [(row["ledger_id"], row["run_id"], row["kind"]) for row in rows]
+
+    async def merge(self, ledger_id: UUID, run_id: UUID, kind: str) -> int:
+        """Merge some files of a run, if there are enough that are small; returns how many there were.
+
+        Raises `CorruptHistory` for a file that is not what was recorded: what it has lost must stay to be seen.
+        """
+        stored = await runs.get(self._ledger.pool, run_id)
+        if stored is None:
+            return 0
+        try:
+            files = await manifest.segments(self._ledger.pool, ledger_id, run_id, kind)
+        except (Erased, NotFound):
+            return 0
+        chosen = to_merge(files, self._policy, ended=stored.run.status in ENDED)
+        if not chosen:
+            return 0
+        segment = uuid7()
+        relative = archive.segment_path(ledger_id, run_id, kind, segment)
+        paths = [self._root / file.path for file in chosen]
+        await asyncio.to_thread(_check, self._root, chosen)
+        merge = merge_logs if kind == manifest.LOGS else merge_metrics
+        written = await asyncio.to_thread(merge, paths, self._root / relative)
+        crash_point("archiver.after_merge_write")
+        await asyncio.to_thread(written.publish)
+        crash_point("archiver.after_merge_rename")
+        archived = RunTelemetryArchived(
+            segment=segment,
+            kind=kind,
+            path=relative,
+            rows=written.data.rows,
+            first_position=chosen[0].first_position,
+            last_position=chosen[-1].last_position,
+            sha256=written.data.sha256,
+            bytes=written.data.bytes,
+            levels=written.level_file(self._root),
+            replaces=tuple(file.segment_id for file in chosen),
+        )
+        command = RecordMerge(archived=archived, merges=stored.run.merges.get(kind, 0))
+        try:
+            await execute(self._ledger, ledger_id, run_id, command, asked_by(self._actor))
+        except Rejected as refusal:
+            log.info("run %s: %s; removing %s", run_id, refusal, relative)
+            await asyncio.to_thread(written.remove)
+            crash_point("archiver.after_refusal")
+            return 0
+        crash_point("archiver.after_merge")
+        return len(chosen)
+
+    async def remove_replaced(self) -> int:
+        """Remove the files that were merged away long enough ago; returns how many."""
+        removed = 0
+        while rows := await self._ledger.pool.fetch(
+            load("projections.sql", "replaced_files"), self._removed_to, self._policy.linger_seconds, REMOVED_AT_ONCE
+        ):
+            for row in rows:
+                for path in filter(None, (row["path"], row["levels_path"])):
+                    file = self._root / path
+                    if await asyncio.to_thread(_removed, file):
+                        removed += 1
+                        crash_point("archiver.after_removal")
+            self._removed_to = rows[-1]["replaced_at"]
+        return removed
+
+
+def _check(root: Path, files: Sequence[Segment]) -> None:
+    for file in files:
+        if not archive.is_whole(root, file.path, file.bytes, file.sha256):
+            raise CorruptHistory(f"{file.path} is not the file that was recorded")
+
+
+def _removed(file: Path) -> bool:
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    return True
