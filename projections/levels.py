@@ -98,6 +98,8 @@ def of_points(step: Ints, value: Floats, level: int) -> LevelRows:
         )
         finite = np.where(np.isfinite(value), value, 0.0)
         low, high = np.fmin.reduceat(value, starts), np.fmax.reduceat(value, starts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduceat(finite, starts)
     return LevelRows(
         bucket=bucket[starts],
         count=ends - starts + 1,
@@ -110,7 +112,7 @@ def of_points(step: Ints, value: Floats, level: int) -> LevelRows:
         max=high,
         first=value[starts],
         last=value[ends],
-        sum=np.add.reduceat(finite, starts),
+        sum=total,
     )
 
 
@@ -121,10 +123,11 @@ def coarser(rows: LevelRows, by: int) -> LevelRows:
     if len(starts) == len(rows):
         return msgspec.structs.replace(rows, bucket=bucket)
     ends = np.append(starts[1:], len(rows)) - 1
-    added = {
-        name: np.add.reduceat(getattr(rows, name), starts)
-        for name in ("count", "nan_count", "posinf_count", "neginf_count", "sum")
-    }
+    with np.errstate(over="ignore", invalid="ignore"):
+        added = {
+            name: np.add.reduceat(getattr(rows, name), starts)
+            for name in ("count", "nan_count", "posinf_count", "neginf_count", "sum")
+        }
     return LevelRows(
         bucket=bucket[starts],
         first_step=rows.first_step[starts],
@@ -180,10 +183,13 @@ class Pyramid:
         return rows
 
     def levels(self) -> Iterator[tuple[int, LevelRows]]:
-        """Yield the levels, the lowest first; none of too few points."""
+        """Yield the levels, the lowest first; none of too few points, nor of numbers too large to be added up."""
         if self.points < MIN_POINTS:
             return
         rows = self._narrow_to(min(MAX_BUCKETS, self.points // POINTS_PER_BUCKET + 2))
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.abs(rows.sum).sum()):
+                return
         level = self._level
         yield level, rows
         while len(rows) > TOP_BUCKETS:

@@ -52,6 +52,7 @@ NOT_PROJECTED: Final[Mapping[str, str]] = {
 NOT_COMPARED: Final[Mapping[str, str]] = {
     # a purge removes these rows some time between the deletion and its receipt
     "segment": "run_id in (select run_id from projection.run where status = 'deleted')",
+    "replaced_segment": "run_id in (select run_id from projection.run where status = 'deleted')",
     "artifact": "run_id in (select run_id from projection.run where status = 'deleted')",
 }
 

@@ -29,6 +29,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "run_transition": "run_id",
     "demand": "run_id",
     "segment": "run_id",
+    "replaced_segment": "run_id",
     "artifact": "run_id",
     "organisation": "organisation_id",
     "account": "account_id",
@@ -176,7 +177,7 @@ async def _epochs(connection: asyncpg.Connection, ledger_id: UUID, streams: Sequ
 
 async def _made_up(connection: asyncpg.Connection, ledger_id: UUID) -> FirstBad | None:
     """Return a live row of this ledger whose stream does not exist."""
-    for table in ("run", "run_transition", "demand", "segment", "artifact", "workflow", "sweep"):
+    for table in ("run", "run_transition", "demand", "segment", "replaced_segment", "artifact", "workflow", "sweep"):
         stream = await connection.fetchval(
             f"select t.{_KEYS[table]} from projection.{table} t where t.ledger_id = $1 and not exists"  # noqa: S608
             f" (select from ledger.stream s where s.ledger_id = $1 and s.stream = t.{_KEYS[table]}) limit 1",

@@ -62,7 +62,8 @@ def to_merge(files: Sequence[Segment], policy: Policy, *, ended: bool) -> Sequen
         newest = _newest(files, min(limit, full))
         chosen = _fitting(newest, policy.merge_bytes)
         sizes = [file.bytes for file in chosen]
-        if len(chosen) >= least and (sum(sizes) - max(sizes)) * LARGER >= max(sizes):
+        enough = least if len(chosen) == len(newest) else 2  # no more fit
+        if len(chosen) >= enough and (sum(sizes) - max(sizes)) * LARGER >= max(sizes):
             return chosen
         if limit >= full or len(newest) == len(files):
             return ()

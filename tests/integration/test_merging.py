@@ -3,10 +3,12 @@
 import asyncio
 import os
 import time
+from types import ModuleType
+from uuid import UUID
 
 import pytest
 
-from projections import archive, manifest
+from projections import archive, manifest, run_points
 from projections.restore import Restorer
 from projections.verification import check_files
 from tests.integration.telemetry import World, drained
@@ -17,7 +19,7 @@ TOGETHER = Policy(age_seconds=0, tail_seconds=0, file_batches=1)
 STEPS = range(20)
 
 
-async def scattered_run(world: World) -> object:
+async def scattered_run(world: World) -> UUID:
     """Return a run with a file for each of its batches, and some that repeat steps."""
     run_id = await world.started_run()
     for step in STEPS:
@@ -29,17 +31,17 @@ async def scattered_run(world: World) -> object:
     return run_id
 
 
-async def answers(world: World, run_id: object) -> object:
+async def answers(world: World, run_id: UUID) -> object:
     stored = await world.stored(run_id)
-    charts = await world.charts.chart(stored, ["loss", "m3"], buckets=1_000)
-    coarse = await world.charts.chart(stored, ["loss"], buckets=3)
+    charts = await world.chart(run_id, ["loss", "m3"], buckets=1_000)
+    coarse = await world.chart(run_id, ["loss"], buckets=3)
     logs = await world.logs.read(stored)
     found = await world.logs.read(stored, search="line 1", tail=3)
     columns = ("x", "first", "last", "min", "max", "count")
     return [{name: getattr(one, name).tolist() for name in columns} for one in (*charts, *coarse)], logs, found
 
 
-async def counts(world: World, run_id: object) -> dict[str, int]:
+async def counts(world: World, run_id: UUID) -> dict[str, int]:
     rows = await world.pool.fetch("select kind, count(*) from segment where run_id = $1 group by kind", run_id)
     return dict(rows)
 
@@ -92,11 +94,14 @@ async def test_of_archivers_that_merge_at_once_one_wins(world: World) -> None:
     assert len(world.files()) == 42
 
 
-async def test_a_reader_under_way_finishes_with_what_it_began(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", [manifest, run_points], ids=["logs", "charts"])
+async def test_a_reader_under_way_finishes_with_what_it_began(
+    world: World, monkeypatch: pytest.MonkeyPatch, reader: ModuleType
+) -> None:
     """Everything is merged after a reader took the manifest, and before it opens the first file."""
     run_id = await scattered_run(world)
     before = await answers(world, run_id)
-    read = manifest.read
+    read = reader.read
 
     async def then_merged(*arguments: object, **named: object) -> object:
         found = await read(*arguments, **named)
@@ -104,7 +109,7 @@ async def test_a_reader_under_way_finishes_with_what_it_began(world: World, monk
             await world.archive(TOGETHER)
         return found
 
-    monkeypatch.setattr(manifest, "read", then_merged)
+    monkeypatch.setattr(reader, "read", then_merged)
     assert await answers(world, run_id) == before
     assert await counts(world, run_id) == {"metrics": 1, "logs": 1}
 
@@ -130,7 +135,7 @@ async def test_readers_that_go_on_while_files_are_written_and_merged_miss_and_do
     async def look() -> None:
         while not done.is_set():
             least = logged
-            (series,) = await world.charts.chart(await world.stored(run_id), ["loss"])
+            (series,) = await world.chart(run_id, ["loss"])
             assert series.last.tolist() == [float(step) for step in range(len(series.last))]
             assert len(series.last) >= least
 

@@ -95,6 +95,12 @@ def test_levels_are_few_rows_whatever_the_steps_are(step: np.ndarray) -> None:
         assert_says(rows, step.tolist(), value.tolist(), level)
 
 
+def test_what_cannot_be_added_up_has_no_levels() -> None:
+    pyramid = Pyramid()
+    pyramid.add(np.arange(20_000), np.where(np.arange(20_000) % 2, 1e308, -1e308))
+    assert list(pyramid.levels()) == []
+
+
 def points(metrics: dict[str, int], seed: int = 3) -> SortedPoints:
     """Return so many points of each metric, a step apart, some of them no numbers."""
     choice = np.random.default_rng(seed)

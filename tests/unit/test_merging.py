@@ -150,7 +150,7 @@ def segments(*sizes: int) -> list[Segment]:
         ([KIB] * 7, False, 0),
         ([KIB] * 8, False, 8),
         ([KIB] * 1_000, False, MERGED_AT_ONCE),
-        ([MIB] * 7 + [KIB] * 7, False, 0),  # two sizes, neither enough
+        ([MIB] * 7 + [KIB] * 7, False, 14),
         ([MIB] * 7 + [KIB] * 8, False, 8),
         ([MIB] * 8, False, 8),
         ([100 * MIB] * 9, False, 0),  # large enough
