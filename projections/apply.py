@@ -106,16 +106,23 @@ async def advance(
 async def _commit(
     connection: Connection, projection: Projection, ledger_id: UUID, page: Sequence[Recorded], after: int, reached: int
 ) -> None:
+    if not page and after:  # one statement is a transaction by itself
+        await _move(connection, projection, ledger_id, after, reached)
+        return
     async with connection.transaction():
         if after == 0:
             await connection.execute(load("projections.sql", "open_checkpoint"), projection.name, ledger_id)
-        moved = await connection.fetchval(
-            load("projections.sql", "move_checkpoint"), projection.name, ledger_id, after, reached
-        )
-        if moved is None:
-            raise _OvertakenError
+        await _move(connection, projection, ledger_id, after, reached)
         if page:
             await projection.apply(connection, ledger_id, page)
+
+
+async def _move(connection: Connection, projection: Projection, ledger_id: UUID, after: int, reached: int) -> None:
+    moved = await connection.fetchval(
+        load("projections.sql", "move_checkpoint"), projection.name, ledger_id, after, reached
+    )
+    if moved is None:
+        raise _OvertakenError
 
 
 async def present(connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> list[Recorded]:

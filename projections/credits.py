@@ -224,9 +224,10 @@ class Credits:
             folded[recorded.stream] = evolve(before, recorded.event(), recorded.recorded_at)
             if folded[recorded.stream].status is Status.DELETED:
                 deleted.add(recorded.stream)
-        await connection.execute(
-            "delete from credit_day where ledger_id = $1 and run_id = any($2)", ledger_id, list(deleted)
-        )
+        if deleted:
+            await connection.execute(
+                "delete from credit_day where ledger_id = $1 and run_id = any($2)", ledger_id, list(deleted)
+            )
         await _write(connection, ledger_id, folded)
 
 
@@ -245,10 +246,11 @@ async def _write(connection: Connection, ledger_id: UUID, folded: Mapping[UUID, 
         [_encoder.encode(one) for one in states],
     )
     days = [(run_id, day, micro) for run_id, one in folded.items() for day, micro in one.by_day.items()]
-    await connection.execute(
-        load("projections.sql", "write_credit_days"),
-        ledger_id,
-        [run_id for run_id, _, _ in days],
-        [date.fromisoformat(day) for _, day, _ in days],
-        [micro for _, _, micro in days],
-    )
+    if days:
+        await connection.execute(
+            load("projections.sql", "write_credit_days"),
+            ledger_id,
+            [run_id for run_id, _, _ in days],
+            [date.fromisoformat(day) for _, day, _ in days],
+            [micro for _, _, micro in days],
+        )

@@ -51,11 +51,13 @@ class Alerter:
 
     name = "alerter"
     pause_seconds = 0.5
+    gather_seconds = 0.2
 
     def __init__(self, ledger: Ledger, *, allow_private: bool = False) -> None:
         self._ledger = ledger
         self._allow_private = allow_private
         self._workflows: dict[UUID, UUID | None] = {}
+        self._organisations: dict[UUID, UUID] = {}
         self._held: dict[UUID, int] = {}
 
     async def start(self) -> None:
@@ -78,7 +80,7 @@ class Alerter:
         if not page:
             return 0
         fresh: dict[tuple[UUID, UUID], Watch] = {}
-        organisation = await pool.fetchval("select organisation_id from ledger.ledger where ledger_id = $1", ledger_id)
+        organisation = await self._organisation(ledger_id)
         for recorded in page:
             for rule in rules:
                 if rule.set_at <= recorded.recorded_at and await self._in_scope(rule.rule(), recorded):
@@ -90,14 +92,25 @@ class Alerter:
         if self._held.get(ledger_id, reached + 1) <= reached:
             del self._held[ledger_id]
             await dead_letters.resolve(pool, READER, ledger_id, reached)
+        deleted = [recorded.stream for recorded in page if recorded.type == "run.deleted"]
+        if not (fresh or deleted or sent):
+            await pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
+            return len(page)
         async with pool.acquire() as connection, connection.transaction():
             await self._remember(connection, fresh)
-            for recorded in page:
-                if recorded.type == "run.deleted":
-                    await _forget(connection, recorded.stream)
+            for run_id in deleted:
+                await _forget(connection, run_id)
             await self._enqueue(connection, ledger_id, sent)
             await connection.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
         return len(page)
+
+    async def _organisation(self, ledger_id: UUID) -> UUID:
+        known = self._organisations.get(ledger_id)
+        if known is None:
+            known = self._organisations[ledger_id] = await self._ledger.pool.fetchval(
+                "select organisation_id from ledger.ledger where ledger_id = $1", ledger_id
+            )
+        return known
 
     async def _page(self, ledger_id: UUID, after: int) -> tuple[list[Recorded], list[Subscription]]:
         """Return the next page, and the rules in force once it was recorded; before an unreadable event it ends."""

@@ -80,6 +80,7 @@ class Archiver:
 
     name = "archiver"
     pause_seconds = 0.5
+    gather_seconds = 0.05
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ class Elected:
     def __init__(self, role: Loop, database_url: str) -> None:
         self.name = role.name
         self.pause_seconds = role.pause_seconds
+        self.gather_seconds = role.gather_seconds
         self.role = role
         self._database_url = database_url
         self._connection: asyncpg.Connection | None = None

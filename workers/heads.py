@@ -49,6 +49,7 @@ class Heads:
     """The background role: signs and appends the head of each ledger that has grown."""
 
     name = "heads"
+    gather_seconds = 1.0
 
     def __init__(
         self,

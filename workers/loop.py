@@ -1,8 +1,9 @@
 """The protocol that every background role shares, and the one thing that runs it.
 
 A role has `start`, `step` and `stop`. `step` does one bounded piece of work and returns how much it did; while
-that is more than nothing it is called again, else the runner waits for a nudge or for `pause_seconds`. Steps begin at
-least `GATHER_SECONDS` apart: what comes close together is done together, and what comes alone is done at once.
+that is more than nothing it is called again, else the runner waits for a nudge or for `pause_seconds`. After a step
+that was nudged or did something the next one begins at least `gather_seconds` later: what comes close together is done
+together, and what comes alone is done at once.
 Tests call `step` directly, so no test sleeps.
 """
 
@@ -14,7 +15,6 @@ from typing import Final, Protocol
 
 log = logging.getLogger("tachograph.workers")
 
-GATHER_SECONDS: Final = 0.05
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -23,6 +23,7 @@ class Loop(Protocol):
 
     name: str
     pause_seconds: float
+    gather_seconds: float
 
     async def start(self) -> None:
         """Get ready; may raise, and is then tried again."""
@@ -74,17 +75,16 @@ class Runner:
 
     async def _steps(self) -> None:
         while not self._stopping.is_set():
+            nudged = self._nudged.is_set()
             self._nudged.clear()
             began = time.monotonic()
             done = await self.role.step()
             self.failures, self.last_error = 0, None
             self.stepped_at = datetime.now(UTC)
+            if done or nudged:
+                await self._wait(began + self.role.gather_seconds - time.monotonic(), nudges=False)
             if not done:
                 await self._wait(self.role.pause_seconds, nudges=True)
-            else:
-                await asyncio.sleep(0)
-            if not self._stopping.is_set():
-                await self._wait(began + GATHER_SECONDS - time.monotonic(), nudges=False)
 
     async def _wait(self, seconds: float, *, nudges: bool) -> None:
         event = self._nudged if nudges else self._stopping

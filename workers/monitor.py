@@ -59,6 +59,7 @@ class Monitor:
 
     name = "monitor"
     pause_seconds = 0.25
+    gather_seconds = 0.25
 
     def __init__(self, ledger: Ledger, nats: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger

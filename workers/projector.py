@@ -26,6 +26,8 @@ from workers.crashpoints import crash_point
 log = logging.getLogger("tachograph.workers.projector")
 
 PROJECTIONS: Final[Sequence[Projection]] = (Credits(), Metrics(), Search())
+PAGES_AT_ONCE: Final = 16
+"""How many pages of one projection of one ledger are applied in a step, so that the others get their turn."""
 BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
@@ -50,6 +52,7 @@ class Projector:
 
     name = "projector"
     pause_seconds = 0.25
+    gather_seconds = 0.2
 
     def __init__(
         self,
@@ -86,16 +89,23 @@ class Projector:
         }
 
     async def step(self) -> int:
-        """Apply one page of each projection of each ledger that is behind; returns how many positions were passed."""
-        passed = 0
-        for projection in self._projections:
-            behind = await self._ledger.pool.fetch(load("projections.sql", "ledgers_behind"), projection.name)
-            for row in behind:
-                passed += await self._advance(projection, row["ledger_id"])
-        return passed
+        """Apply some pages of each projection of each ledger that is behind; returns how many positions were passed."""
+        named = {projection.name: projection for projection in self._projections}
+        behind = await self._ledger.pool.fetch(load("projections.sql", "ledgers_behind"), list(named))
+        return sum([await self._catch_up(named[row["projection"]], row["ledger_id"], row["lag"]) for row in behind])
 
     async def stop(self) -> None:
         """Nothing is held."""
+
+    async def _catch_up(self, projection: Projection, ledger_id: UUID, lag: int) -> int:
+        """Apply pages up to where the ledger ended when it was looked at, or as many as there may be at once."""
+        passed = 0
+        for _ in range(PAGES_AT_ONCE):
+            page = await self._advance(projection, ledger_id)
+            passed += page
+            if page == 0 or passed >= lag:
+                break
+        return passed
 
     async def _advance(self, projection: Projection, ledger_id: UUID) -> int:
         key = (projection.name, ledger_id)

@@ -32,6 +32,8 @@ log = logging.getLogger("tachograph.workers.relay")
 
 READER: Final = "relay"
 PAGE_EVENTS: Final = 256
+PAGES_AT_ONCE: Final = 16
+"""How many pages of one ledger are published in a step, so that the others get their turn."""
 BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 STALLS: Final = 2
 """How often in a row nothing may be stored, while NATS is connected, before that is an error."""
@@ -61,6 +63,7 @@ class Relay:
 
     name = "relay"
     pause_seconds = 0.25
+    gather_seconds = 0.05
 
     def __init__(
         self,
@@ -90,14 +93,24 @@ class Relay:
         await self._see_tails()
 
     async def step(self) -> int:
-        """Publish one page of each ledger that is behind; returns how many events were passed."""
+        """Publish some pages of each ledger that is behind; returns how many events were passed."""
         if self._reconnects != self._connection() and await self._try_see_tails() is None:
             return self._stall()
         behind = await self._ledger.pool.fetch(load("events.sql", "behind"), READER)
-        return sum([await self._publish_page(row["ledger_id"], row["position"]) for row in behind])
+        return sum([await self._catch_up(row["ledger_id"], row["position"]) for row in behind])
 
     async def stop(self) -> None:
         """Nothing is held."""
+
+    async def _catch_up(self, ledger_id: UUID, after: int) -> int:
+        """Publish a ledger's pages until one is not full, or as many as there may be at once."""
+        passed = 0
+        for _ in range(PAGES_AT_ONCE):
+            page = await self._publish_page(ledger_id, after + passed)
+            passed += page
+            if page < PAGE_EVENTS:
+                break
+        return passed
 
     async def _publish_page(self, ledger_id: UUID, after: int) -> int:
         held = self._held.get(ledger_id)

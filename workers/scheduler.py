@@ -59,6 +59,7 @@ class Scheduler:
 
     name = "scheduler"
     pause_seconds = 0.25
+    gather_seconds = 0.2
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class Sweeper:
 
     name = "sweeper"
     pause_seconds = 0.5
+    gather_seconds = 0.25
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -1,6 +1,6 @@
--- The ledgers that hold events which a projection has not passed, with its position. $1 projection.
-select h.ledger_id, coalesce(c.position, 0) as position, h.position as head
-from ledger.head h
-left join checkpoint c on c.projection = $1 and c.ledger_id = h.ledger_id
+-- Projections of ledgers that have not passed all events, with how many positions they are behind. $1 projections.
+select p.projection, h.ledger_id, h.position - coalesce(c.position, 0) as lag
+from ledger.head h cross join unnest($1::text[]) with ordinality as p(projection, place)
+left join checkpoint c on c.projection = p.projection and c.ledger_id = h.ledger_id
 where h.position > coalesce(c.position, 0)
-order by h.ledger_id
+order by p.place, h.ledger_id
