@@ -35,10 +35,11 @@ def nudge_subject(ledger_id: object) -> str:
     return f"tachograph.nudge.{ledger_id}"
 
 
-async def connect(url: str, *, name: str, wait: bool = True) -> Client:
+async def connect(url: str, *, name: str, wait: bool = True, echo: bool = True) -> Client:
     """Connect to NATS and stay connected; user and password may stand in the URL.
 
-    With `wait`, the first connection is tried until it is made; without, it raises after the first failure.
+    With `wait`, the first connection is tried until it is made; without, it raises after the first failure. Without
+    `echo`, it does not hear what it says itself.
     """
     parts = urlsplit(url)
     client = Client()
@@ -57,11 +58,12 @@ async def connect(url: str, *, name: str, wait: bool = True) -> Client:
         reconnect_time_wait=1,
         max_reconnect_attempts=-1 if wait else 1,
         connect_timeout=2,
+        no_echo=not echo,
     )
     return client
 
 
-GATHER_SECONDS: Final = 0.01
+GATHER_SECONDS: Final = 0.02
 
 
 class Nudges:

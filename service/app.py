@@ -9,7 +9,6 @@ from uuid import UUID
 
 from litestar import Litestar, Router
 from litestar.di import Provide
-from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from nats.aio.msg import Msg
@@ -18,7 +17,7 @@ from events import bus
 from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
-from service.auth import Authentication
+from service.auth import authenticated
 from service.context import Service
 from service.msgpack import transcoded
 from service.observability import counted
@@ -115,7 +114,7 @@ def create_app(settings: Settings) -> Litestar:
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         request_class=TypedRequest,
-        middleware=[counted, transcoded, DefineMiddleware(Authentication)],
+        middleware=[counted, transcoded, authenticated],
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
             title="Tachograph", version=VERSION, path="/schema", render_plugins=[JsonRenderPlugin()]
@@ -127,7 +126,7 @@ def create_app(settings: Settings) -> Litestar:
 
 async def _transport(service: Service) -> None:
     """Connect to NATS, hear the nudges of other processes, send ours and the beats of tracked runs."""
-    service.nats = nats = await bus.connect(service.settings.nats_url, name="service")
+    service.nats = nats = await bus.connect(service.settings.nats_url, name="service", echo=False)
     service.tails.publish = bus.Nudges(nats)
 
     async def heard(message: Msg) -> None:
