@@ -169,6 +169,9 @@ def names(workflow: str | None, chance: Random) -> Iterator[tuple[str, str]]:
     for tried in range(TRIES):
         longer = tried // 4
         session = f"{chance.getrandbits(32 + 8 * longer):0{8 + 2 * longer}x}"
+        if workflow:
+            yield f"{workflow}-{session}", session
+            continue
         least = 10 ** (2 + longer)
         words = f"{chance.choice(_QUALITIES)}-{chance.choice(_THINGS)}-{chance.randrange(least, 10 * least)}"
-        yield (f"{workflow}-{session}" if workflow else words), session
+        yield words, session

@@ -18,6 +18,7 @@ from service import audit, rebuild, replay, schemas
 from service.app import create_app
 from service.bootstrap import bootstrap
 from service.migrate import MigrationError
+from service.transport import Protocol
 
 USAGE = """usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …
                           | replay --project P …]"""
@@ -49,7 +50,7 @@ def serve(settings: Settings) -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -8,17 +8,19 @@ import base64
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
 from litestar.exceptions import NotAuthorizedException
-from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from events.errors import LedgerError
 from projections import tenancy
 from projections.runs import Reader
+from service.requests import header
 
 KEY_PREFIX: Final = "tg_"
 TOKEN_PREFIX: Final = "tgr_"  # noqa: S105 (a prefix, not a secret)
@@ -106,9 +108,9 @@ class Keys:
         return hmac.digest(self._token_key, body, "sha256")
 
 
-def credential(headers: Any) -> str | None:
+def credential(headers: Mapping[str, str | None]) -> str | None:
     """Return the credential that a request carries: Bearer, X-API-Key, or Basic with user `api`."""
-    explicit: str | None = headers.get("x-api-key")
+    explicit = headers.get("x-api-key")
     if explicit:
         return explicit
     scheme, _, value = (headers.get("authorization") or "").partition(" ")
@@ -125,17 +127,28 @@ def credential(headers: Any) -> str | None:
             return None
 
 
-class Authentication(AbstractAuthenticationMiddleware):
-    """Lets nobody in without a credential that is known."""
+def authenticated(app: ASGIApp) -> ASGIApp:
+    """Let nobody in without a credential that is known, but for routes that say `exclude_from_auth`."""
 
-    async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
-        """Return the principal, or answer 401."""
-        given = credential(connection.headers)
-        if given is None:
-            raise NotAuthorizedException("send an API key: Authorization: Bearer <key>, X-API-Key, or Basic api:<key>")
-        principal = await connection.app.state.service.keys.principal(given)
-        if principal is None:
-            raise NotAuthorizedException("this API key or run token is unknown, expired or revoked")
-        if principal.run_id is not None and not connection.url.path.startswith(TOKEN_PATHS):
-            raise Forbidden("a run token opens only its own run")
-        return AuthenticationResult(user=principal, auth=None)
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        handler: Any = scope["route_handler"]
+        open_to_all = scope["type"] != ScopeType.HTTP or scope["method"] == "OPTIONS"
+        if not (open_to_all or handler.opt.get("exclude_from_auth")):
+            scope["user"] = await _principal(scope)
+            scope["auth"] = None
+        await app(scope, receive, send)
+
+    return middleware
+
+
+async def _principal(scope: Scope) -> Principal:
+    given = credential({name: header(scope, name.encode()) for name in ("x-api-key", "authorization")})
+    if given is None:
+        raise NotAuthorizedException("send an API key: Authorization: Bearer <key>, X-API-Key, or Basic api:<key>")
+    keys: Keys = scope["litestar_app"].state.service.keys
+    principal = await keys.principal(given)
+    if principal is None:
+        raise NotAuthorizedException("this API key or run token is unknown, expired or revoked")
+    if principal.run_id is not None and not scope["path"].startswith(TOKEN_PATHS):
+        raise Forbidden("a run token opens only its own run")
+    return principal

@@ -35,6 +35,7 @@ from service import admission
 from service.auth import Forbidden, Keys, Principal
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
+from service.requests import header
 from service.resources import (
     Credits,
     RunResource,
@@ -175,7 +176,7 @@ class Service:
 
         `scope` is the project, workflow or run that the route is about: names move on, ids do not.
         """
-        key = http.headers.get("idempotency-key")
+        key = header(http.scope, b"idempotency-key")
         body = await http.body()
         if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(msgspec.json.decode(body), MAX_DEPTH):
             raise Invalid(f"a body is nested at most {MAX_DEPTH} deep", limit=MAX_DEPTH)

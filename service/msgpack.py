@@ -25,6 +25,9 @@ def transcoded(app: ASGIApp) -> ASGIApp:
         if scope["type"] != ScopeType.HTTP or any(part in scope["path"] for part in FILES):
             await app(scope, receive, send)
             return
+        if not any(b"msgpack" in value for _, value in scope["headers"]):
+            await app(scope, receive, send)
+            return
         headers = dict(scope["headers"])
         sends = headers.get(b"content-type", b"").split(b";")[0].strip() in MEDIA_TYPES
         if sends and scope["method"] in {"POST", "PATCH", "PUT"} and not scope["path"].endswith(BULK):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.enums import ScopeType
@@ -79,6 +80,16 @@ def _template(scope: Scope) -> str:
     return min(handler.paths) if handler else "unknown"
 
 
+@cache
+def _requests(method: str, route: str, status: int) -> Counter:
+    return REQUESTS.labels(method, route, str(status))
+
+
+@cache
+def _seconds(method: str, route: str) -> Histogram:
+    return SECONDS.labels(method, route)
+
+
 def counted(app: ASGIApp) -> ASGIApp:
     """Count every request by its route's template, so that ids make no series."""
 
@@ -92,8 +103,8 @@ def counted(app: ASGIApp) -> ASGIApp:
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = _template(scope)
-                REQUESTS.labels(method, route, str(message["status"])).inc()
-                SECONDS.labels(method, route).observe(time.perf_counter() - began)
+                _requests(method, route, message["status"]).inc()
+                _seconds(method, route).observe(time.perf_counter() - began)
             await send(message)
 
         await app(scope, receive, counting)

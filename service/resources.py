@@ -1,6 +1,7 @@
 """What the API shows: runs, projects, workflows and workers as JSON-ready Structs."""
 
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -238,7 +239,7 @@ def run_resource(
         kill_requested=run.kill is not None and run.status in ACTIVE,
         reason=run.kill.reason or None if run.kill else None,
         progress=_progress(run, now),
-        **{name: getattr(run, name) for name in _SHARED},
+        **dict(zip(_SHARED, _shared(run), strict=True)),
     )
 
 
@@ -261,6 +262,7 @@ _SHARED = tuple(
         "progress",
     }
 )
+_shared = attrgetter(*_SHARED)
 
 
 def _progress(run: Run, now: datetime) -> ProgressResource | None:
