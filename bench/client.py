@@ -1,9 +1,10 @@
 """A plain HTTP client of the service: one connection that stays open, and what a tracked run needs of it."""
 
-import http.client
 import json
 from typing import Any
 from urllib.parse import urlsplit
+
+from bench.http import Connection
 
 
 class RefusedError(Exception):
@@ -14,22 +15,21 @@ class Client:
     """One connection."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        address = urlsplit(url)
+        self._connection = Connection(
+            address.hostname or "", address.port or 80, {"Authorization": f"Bearer {api_key}"}
+        )
 
-    def call(self, method: str, path: str, body: bytes | None = None, media_type: str | None = None) -> bytes:
+    def call(self, method: str, path: str, body: bytes = b"", media_type: str = "application/json") -> bytes:
         """Return the body of the answer. Raises `RefusedError`."""
-        headers = self._headers if media_type is None else self._headers | {"Content-Type": media_type}
-        self._connection.request(method, f"/api/v1{path}", body, headers)
-        answer = self._connection.getresponse()
-        said = answer.read()
-        if answer.status >= 300:
-            raise RefusedError(f"{method} {path}: {answer.status} {said[:500].decode(errors='replace')}")
+        status, said = self._connection.exchange(method, f"/api/v1{path}", body, media_type)
+        if status >= 300:
+            raise RefusedError(f"{method} {path}: {status} {said[:500].decode(errors='replace')}")
         return said
 
     def ask(self, method: str, path: str, document: Any = None) -> Any:
         """Send and receive JSON."""
-        return json.loads(self.call(method, path, None if document is None else json.dumps(document).encode()))
+        return json.loads(self.call(method, path, b"" if document is None else json.dumps(document).encode()))
 
     def project(self, name: str) -> str:
         """Create a project and return its id."""

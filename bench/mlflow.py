@@ -8,7 +8,6 @@ Its pins are not ours, so `make bench` installs it from `bench/mlflow.lock` into
 """
 
 import asyncio
-import http.client
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ import asyncpg
 
 from bench.client import RefusedError
 from bench.harness import Void
+from bench.http import Connection
 from bench.ports import free_port
 from stack.postgres import Postgres
 
@@ -36,34 +36,23 @@ class MlflowClient:
     """One connection to its REST API, kept open."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection = Connection("127.0.0.1", port)
 
     def ask(self, path: str, document: Any) -> Any:
         """POST below /api/2.0/mlflow and return the answer. Raises `RefusedError`."""
-        try:
-            answer, said = self._answer(path, json.dumps(document).encode())
-        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):  # it closes what is idle
-            self.close()
-            answer, said = self._answer(path, json.dumps(document).encode())
-        if answer.status >= 300:
-            raise RefusedError(f"{path}: {answer.status} {said[:500].decode(errors='replace')}")
+        body = json.dumps(document).encode()
+        status, said = self._connection.exchange("POST", f"/api/2.0/mlflow/{path}", body)
+        if status >= 300:
+            raise RefusedError(f"{path}: {status} {said[:500].decode(errors='replace')}")
         return json.loads(said or b"{}")
-
-    def _answer(self, path: str, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
-        self._connection.request("POST", f"/api/2.0/mlflow/{path}", body, {"Content-Type": "application/json"})
-        answer = self._connection.getresponse()
-        return answer, answer.read()
 
     def healthy(self) -> bool:
         """Whether the server answers."""
         try:
-            self._connection.request("GET", "/health")
-            answer = self._connection.getresponse()
-            answer.read()
-        except (OSError, http.client.HTTPException):
-            self.close()
+            status, _ = self._connection.exchange("GET", "/health")
+        except OSError:
             return False
-        return answer.status == 200
+        return status == 200
 
     def close(self) -> None:
         """Close the connection; it opens again by itself."""

@@ -169,7 +169,6 @@ class Ours:
         return await asyncio.to_thread(self._measure)
 
     def _measure(self) -> Sample:
-        self._client.close()  # it opens again by itself, if the service has closed what was idle
         watch = Stopwatch()
         for _ in range(SEARCHES):
             for name, ask in OURS.items():
