@@ -84,22 +84,26 @@ class Listing:
         return _keys(await self._sets.fetch(*_gather(query, after_key, limit)))
 
     async def _few(self, query: Query) -> list[UUID] | None:
-        """Return the runs that what is asked of contents leaves, where these are few and indexes tell them."""
-        parameters = Parameters(query.ledger_id, query.now)
+        """Return the runs that what is asked of contents leaves, where these are few and indexes tell them.
+
+        Where one comparison leaves few by itself, those: what the others leave need not be read to look at these.
+        """
         parts = query.filter.parts if isinstance(query.filter, And) else (query.filter,)
-        sets = []
-        for part in parts:
-            known = len(parameters.values)
-            one = None if part is None else as_set(part, parameters)
-            if one is not None:
-                sets.append(one)
-            else:
-                del parameters.values[known:]
-        if not sets:
+        known = [one for one in parts if one is not None and as_set(one, Parameters(query.ledger_id, query.now))]
+        if not known:
             return None
-        every = " intersect ".join(f"({one})" for one in sets)
-        rows = await self._pool.fetch(f"select run_id from ({every}) m limit {FEW_RUNS + 1}", *parameters.values)  # noqa: S608
-        return [row["run_id"] for row in rows] if len(rows) <= FEW_RUNS else None
+        alone = [await self._set(query, [one]) for one in known]
+        fewest = min((one for one in alone if one is not None), key=len, default=None)
+        return await self._set(query, known) if fewest is None and len(known) > 1 else fewest
+
+    async def _set(self, query: Query, parts: Sequence[Filter]) -> list[UUID] | None:
+        """Return the runs that all of these leave, or None where they are more than `FEW_RUNS`."""
+        parameters = Parameters(query.ledger_id, query.now)
+        every = " intersect ".join(f"({as_set(one, parameters)})" for one in parts)
+        some = f"select run_id from ({every}) m limit {FEW_RUNS + 1}"  # noqa: S608
+        text = f"select array_agg(run_id) as runs from ({some}) m having count(*) <= {FEW_RUNS}"  # noqa: S608
+        row = await self._pool.fetchrow(text, *parameters.values)
+        return None if row is None else row["runs"] or []
 
     async def runs(self, keys: Sequence[Key]) -> list[StoredRun]:
         """Return the runs that stand there, in this order; one that was deleted meanwhile is left out."""

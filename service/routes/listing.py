@@ -64,13 +64,13 @@ async def list_runs(
 
     With `at`, a position or a time, as they were then. `as` speaks and understands another system's words for a status.
     """
-    known = await service.project(request, project)
+    project_id = await service.project_id(request, project)
     words = vocabulary(vocabulary_)
     statuses = sorted({one for word in status for one in meant(vocabulary_, word)}) if status else None
-    workflow_id = await _workflow_id(service, known.project_id, workflow)
+    workflow_id = await _workflow_id(service, project_id, workflow)
     if at is not None:
         return await runs_then(
-            request, service, known.project_id, at,
+            request, service, project_id, at,
             statuses=statuses, workflow_id=workflow_id, limit=limit, cursor=cursor,
         )  # fmt: skip
     tree = _filter(filter_, tag or (), vocabulary_)
@@ -81,7 +81,7 @@ async def list_runs(
     named = f"{sort}\n{group}"
     place = _opened(cursor, named)
     query = Query(
-        ledger_id=known.project_id,
+        ledger_id=project_id,
         now=place.now if place else datetime.now(UTC),
         statuses=statuses,
         workflow_id=workflow_id,

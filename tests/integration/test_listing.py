@@ -201,7 +201,7 @@ async def test_sql_and_python_agree_on_any_filter(database: Database, monkeypatc
             query = Query(ledger_id=project.ledger_id, now=NOW, filter=tree)
             expected = [one.run_id for one in known if holds(tree, one)]
             found += 0 < len(expected) < len(known)
-            for walked, few in ((2_000, 4_000), (1, 4_000), (1, 0)):
+            for walked, few in ((2_000, 4_000), (1, 4_000), (1, 8), (1, 0)):
                 monkeypatch.setattr(listings, "WALKED_RUNS", walked)
                 monkeypatch.setattr(listings, "FEW_RUNS", few)
                 keys = await listing.find(query, limit=50)
