@@ -97,6 +97,13 @@ def test_a_few_lines_after_the_traceback_do_not_hide_it_but_many_do() -> None:
     assert last_traceback(TRACEBACK + "\n" + "went on\n" * 100) is None
 
 
+@pytest.mark.parametrize(("left", "said"), [(4096, " (its disk had 4096 bytes left)"), (1 << 20, ""), (None, "")])
+def test_a_full_disk_is_said_of_a_run_that_failed(left: int | None, said: str) -> None:
+    ended = classify(Exit(ended_at_us=1, exit_code=1, disk_free_bytes=left), None, "cannot write\n")
+    assert (ended.cause, ended.error and ended.error.message) == ("exit_code", f"exit code 1: cannot write{said}")
+    assert classify(Exit(ended_at_us=1, exit_code=0, disk_free_bytes=left), None, "").error is None
+
+
 def test_a_long_traceback_is_bounded() -> None:
     frames = '  File "deep.py", line 1, in f\n    f()\n' * 500
     error = last_traceback(f"Traceback (most recent call last):\n{frames}RecursionError: too deep\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.api import eventually
 from workers.gpu import shipping
 from workers.gpu.records import RunDirectory
 from workers.gpu.shipping import Batch, LogShipper, last_seq
@@ -135,5 +136,16 @@ async def test_a_state_that_cannot_be_written_costs_no_line(directory: RunDirect
     directory.stdout.write_text("a\nb\n")
     (directory.path / "ship.json.tmp").mkdir()  # in the way of every write
     server = Server()
-    await ship(directory, server, over())
-    assert server.texts("stdout") == ["a", "b"]
+    ended = asyncio.Event()
+    shipping = asyncio.create_task(ship(directory, server, ended))
+
+    async def stored() -> bool:
+        return server.texts("stdout") == ["a", "b"]
+
+    await eventually(stored, "the first lines are sent")
+    with directory.stdout.open("a") as file:
+        file.write("c\n")
+    ended.set()
+    await shipping
+    assert server.texts("stdout") == ["a", "b", "c"]
+    assert server.texts("log") == ["the worker's disk takes no more: Is a directory"]

@@ -11,6 +11,7 @@ from workers.gpu.records import Exit, Kill
 TRACEBACK_LINES: Final = 50
 MESSAGE_CHARACTERS: Final = 2000
 TRACEBACK_CHARACTERS: Final = 16_000
+FULL_DISK_BYTES: Final = 1 << 20
 TRAILING_LINES: Final = 15
 """How much a program may still print after its traceback (atexit handlers) for it to count as its end."""
 
@@ -48,7 +49,11 @@ def classify(exit_: Exit, kill: Kill | None, stderr: str) -> Outcome:
         return Outcome("killed", kill.cause, code)
     if code == 0:
         return Outcome("completed", "finished", 0)
-    return _failed(exit_, code, stderr)
+    failed = _failed(exit_, code, stderr)
+    if exit_.disk_free_bytes is None or exit_.disk_free_bytes >= FULL_DISK_BYTES or failed.error is None:
+        return failed
+    said = f"{failed.error.message} (its disk had {exit_.disk_free_bytes} bytes left)"  # what it printed may be cut off
+    return msgspec.structs.replace(failed, error=msgspec.structs.replace(failed.error, message=said))
 
 
 def _failed(exit_: Exit, code: int | None, stderr: str) -> Outcome:

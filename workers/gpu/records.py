@@ -93,7 +93,10 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """`exit.json`: an exit code or a signal of the last command, and why it could not be executed if that is so."""
+    """`exit.json`: an exit code or a signal of the last command, and why it could not be executed if that is so.
+
+    `disk_free_bytes` is what its directory's file system had left when it ended.
+    """
 
     ended_at_us: int
     started_at_us: int = 0
@@ -101,6 +104,7 @@ class Exit(msgspec.Struct, frozen=True):
     signal: int | None = None
     spawn_error: str = ""
     oom_kills: int = 0
+    disk_free_bytes: int | None = None
     command: int = 0
 
     @property

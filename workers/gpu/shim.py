@@ -160,6 +160,15 @@ def oom_kills() -> int:
     return 0
 
 
+def disk_free_bytes() -> int | None:
+    """Return what is left where the program runs, None where that is unknown."""
+    try:
+        found = os.statvfs("work")
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
 def become_subreaper() -> None:
     """Inherit orphaned descendants instead of losing them to init."""
     import ctypes  # noqa: PLC0415 (slow to import, and only of use here)
@@ -286,6 +295,7 @@ def run(number: int, command: dict[str, list[str] | str], signals: tuple[signal.
         write_started(pid, started_at_us)
     deadline = watch(program, signals)
     ended_at_us = time.time_ns() // 1000
+    free_bytes = disk_free_bytes()
     end_leftovers(program, signals, deadline)
     return {
         "command": number,
@@ -294,6 +304,7 @@ def run(number: int, command: dict[str, list[str] | str], signals: tuple[signal.
         "signal": program.signal,
         "ended_at_us": ended_at_us,
         "told_to_end": deadline is not None,
+        "disk_free_bytes": free_bytes,
     }
 
 

@@ -101,6 +101,7 @@ class LogShipper:
         self._state = directory.path / STATE
         last = read(self._state, Batch)
         self._unsure = last is not None
+        self._forgetful = False  # the last batch could not be written down, and the run's log says so
         self._last = last or Batch(0, (), {})
         offsets = self._last.offsets
         self._tails = [
@@ -140,9 +141,14 @@ class LogShipper:
         batch = Batch(self._last.seq + 1, tuple(lines), {tail.stream: tail.shipped for tail in self._tails})
         try:
             write_atomically(self._state, msgspec.json.encode(batch))
-        except OSError:
+            self._forgetful = False
+        except OSError as error:
             # The server can still take it. Only a crash before the next write could repeat these lines.
-            logger.exception("%s cannot be written, lines are sent all the same", self._state)
+            if not self._forgetful:
+                logger.exception("%s cannot be written, lines are sent all the same", self._state)
+                said = ShippedLine(time.time_ns() // 1000, "log", f"the worker's disk takes no more: {error.strerror}")
+                batch = msgspec.structs.replace(batch, lines=(*batch.lines, said))
+            self._forgetful = True
         return batch, True
 
 

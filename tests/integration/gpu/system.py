@@ -106,8 +106,12 @@ class System:
     def texts(self, run: str, stream: str = "stdout") -> list[str]:
         return [line["text"] for line in self.client.stream_logs(run, stream=stream)]
 
+    def texts_so_far(self, run: str) -> list[str]:
+        """What it printed, up to 1,000 lines, whether or not it has ended."""
+        return [line["text"] for line in self.client.logs(run, stream="stdout", limit=1000)["lines"]]
+
     def printed(self, run: str) -> int:
-        return len(self.client.logs(run, stream="stdout", limit=1000)["lines"])
+        return len(self.texts_so_far(run))
 
     def events(self, run: str) -> list[str]:
         return [event["type"].split("run.")[-1] for event in self.client.events(run=run)]
