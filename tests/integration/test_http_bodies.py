@@ -120,6 +120,48 @@ def test_a_run_is_not_created_from_a_wrong_field(api: Api, project: Project, bod
 
 
 @pytest.mark.parametrize(
+    ("field", "written", "path", "said"),
+    [
+        ("resources", '{"count": 1025}', "$.resources.count", "<= 1024"),
+        ("resources", f'{{"count": {10**30}}}', "$.resources.count", ""),
+        ("resources", '{"count": -1}', "$.resources.count", ">= 1"),
+        ("resources", '{"count": 0}', "$.resources.count", ">= 1"),
+        ("resources", '{"count": "NaN"}', "$.resources.count", "Expected `int`"),
+        ("resources", '{"count": true}', "$.resources.count", "Expected `int`"),
+        ("resources", '{"count": 1e999}', "$.resources.count", ""),
+        ("resources", '{"accelerator": ""}', "$.resources.accelerator", ""),
+        ("resources", '{"accelerator": "a\\u0000"}', "$.resources.accelerator", ""),
+        ("resources", '{"memory": 1}', "$.resources", "memory"),
+        ("estimate_seconds", "-0.5", "$.estimate_seconds", "> 0"),
+        ("estimate_seconds", '"NaN"', "$.estimate_seconds", "Expected `float"),
+        ("estimate_seconds", "1e999", "$", ""),
+        ("estimate_seconds", "1e300", "$.estimate_seconds", "<= "),
+        ("retries", "-1", "$.retries", ">= 0"),
+        ("retries", "1000000", "$.retries", "<= "),
+    ],
+)
+@pytest.mark.parametrize("what", ["runs", "workflows"])
+def test_absurd_resources_are_refused_by_field_and_limit(
+    api: Api, project: Project, what: str, field: str, written: str, path: str, said: str
+):
+    content = f'{{"name": "n", "{field}": {written}}}'
+    answer = api.client.post(
+        f"/projects/{project.id}/{what}", content=content, headers={"Content-Type": "application/json"}
+    )
+    (error,) = refused(answer, 422)["errors"]
+    assert error["path"].startswith(path)
+    assert said in error["message"]
+    assert project.head()["position"] == 1
+
+
+def test_a_number_that_json_does_not_know_is_refused(api: Api, project: Project):
+    for written in ("NaN", "Infinity", "-Infinity"):
+        content = f'{{"resources": {{"count": {written}}}}}'
+        refused(api.client.post(f"/projects/{project.id}/runs", content=content), 400)
+    assert project.head()["position"] == 1
+
+
+@pytest.mark.parametrize(
     ("verb", "body"),
     [
         ("start", {"pid": "1"}),
