@@ -208,7 +208,13 @@ class Buckets:
 
     def series(self, metric: str) -> Series:
         """Return the buckets that hold points."""
-        at = np.flatnonzero(self._count)
+        return self._series(metric, np.flatnonzero(self._count))
+
+    def every(self, metric: str) -> Series:
+        """Return all buckets; in those without points, x means nothing."""
+        return self._series(metric, np.arange(len(self._count)))
+
+    def _series(self, metric: str, at: NDArray[np.intp]) -> Series:
         return Series(
             metric=metric,
             sampled=True,

@@ -5,17 +5,18 @@ read alone, a metric at a time, and streams through `Buckets` in parts, so that 
 is not in Parquet yet never sees DuckDB.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import inf
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
 from events.errors import TooLarge
 from projections.analytics import Analytics
-from projections.buckets import Buckets, Points, Series, edges, joined, ordered, summarised, taken
+from projections.buckets import Buckets, Points, Series, edges, joined, nothing, ordered, summarised, taken
 from projections.chart_questions import Question
 from projections.chart_reader import HIGHEST, LOWEST, MICROSECONDS, Reader, X, among, bounds_of, window
 from projections.run_points import RunPoints
@@ -43,13 +44,62 @@ def curves(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) 
     """
     found: list[list[Series]] = []
     for group in _together(runs):
-        if len(group) == 1 and _rows(group[0]) > AT_ONCE_POINTS and question.axis.kind != "metric":
+        if _is_large(group, question):
             found.append(_Streamed(analytics, question, group[0]).series())
         else:
             found += _at_once(analytics, question, group)
     if question.axis.kind == "relative":
         return [[_seconds(one) for one in series] for series in found]
     return found
+
+
+def pooled(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> Iterator[list[Series]]:
+    """Yield each run's series in turn, all on the same `question.buckets` buckets a metric, empty ones too; blocking.
+
+    A metric's buckets range from the first to the last point of all runs. Otherwise as `curves`, and reads twice what
+    does not fit into memory. Seconds are microseconds still.
+    """
+    groups = list(_together(runs))
+    ends: dict[str, tuple[float, float]] = {}
+    held: list[dict[str, _Located]] = []
+    for group in groups:
+        if _is_large(group, question):
+            found = _Streamed(analytics, question, group[0]).extents()
+            _widen(ends, ((metric, low, high) for metric, (_, low, high) in found.items()))
+            continue
+        held = _located(analytics, question, group)
+        _widen(
+            ends,
+            (
+                (metric, one.points.x.min().item(), one.points.x.max().item())
+                for own in held
+                for metric, one in own.items()
+                if len(one.points)
+            ),
+        )
+    log = question.axis.log
+    grids = {metric: edges(*ends.get(metric, (1, 1)), question.buckets, log=log) for metric in question.metrics}
+    for group in groups:
+        if _is_large(group, question):
+            yield _Streamed(analytics, question, group[0]).pooled(grids)
+            continue
+        for own in held if len(groups) == 1 else _located(analytics, question, group):
+            series = []
+            for metric, one in own.items():
+                buckets = Buckets(grids[metric])
+                buckets.add(one.points)
+                series.append(replace(buckets.every(metric), left_out=one.left_out))
+            yield series
+
+
+def _widen(ends: dict[str, tuple[float, float]], found: Iterable[tuple[str, float, float]]) -> None:
+    for metric, low, high in found:
+        known = ends.get(metric, (low, high))
+        ends[metric] = (min(low, known[0]), max(high, known[1]))
+
+
+def _is_large(group: Sequence[RunPoints], question: Question) -> bool:
+    return len(group) == 1 and _rows(group[0]) > AT_ONCE_POINTS and question.axis.kind != "metric"
 
 
 def _rows(run: RunPoints) -> int:
@@ -70,8 +120,27 @@ def _together(runs: Sequence[RunPoints]) -> Iterator[list[RunPoints]]:
         yield group
 
 
+class _Located(msgspec.Struct, frozen=True):
+    """A curve's points that have a place on the x axis, in order of arrival within a step, and how many have none."""
+
+    points: Points
+    left_out: int = 0
+
+
 def _at_once(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[list[Series]]:
     """Return the series of runs whose points fit into memory."""
+    log = question.axis.log
+    return [
+        [
+            replace(summarised(metric, [one.points], question.buckets, log=log), left_out=one.left_out)
+            for metric, one in own.items()
+        ]
+        for own in _located(analytics, question, runs)
+    ]
+
+
+def _located(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[dict[str, _Located]]:
+    """Return each run's curves by metric, in the question's order."""
     parts = [{metric: list[Points]() for metric in question.metrics} for _ in runs]
     reader = Reader(analytics, question)
     for index, metric, points in reader.read(runs, question.metrics, question.stage):
@@ -79,32 +148,36 @@ def _at_once(analytics: Analytics, question: Question, runs: Sequence[RunPoints]
     for own, run in zip(parts, runs, strict=True):
         for metric in question.metrics:
             own[metric] += run.hot.get(metric, [])
-    if question.axis.kind != "metric":
-        return [[_summarised(metric, own[metric], question) for metric in question.metrics] for own in parts]
-    places: list[list[Points]] = [[] for _ in runs]
+    whole = [{metric: _Located(joined(own[metric])) for metric in question.metrics} for own in parts]
+    if question.axis.kind == "metric":
+        places = _places(reader, question, runs)
+        whole = [
+            {metric: _against(one.points, at, question) for metric, one in own.items()}
+            for own, at in zip(whole, places, strict=True)
+        ]
+    if question.axis.log:
+        return [{metric: _positive(one) for metric, one in own.items()} for own in whole]
+    return whole
+
+
+def _positive(one: _Located) -> _Located:
+    points = taken(one.points, one.points.x > 0)
+    return _Located(points, one.left_out + len(one.points) - len(points))
+
+
+def _places(reader: Reader, question: Question, runs: Sequence[RunPoints]) -> list[Points]:
+    """Return each run's points of the metric that is x, one a step."""
     for run in runs:
         if _rows(run) > MAX_JOINED_POINTS:
             detail = f"run {run.stored.run_id} has {_rows(run):,} points in Parquet; as x, a metric is for fewer"
             raise TooLarge(detail, limit=MAX_JOINED_POINTS, path="x")
+    parts: list[list[Points]] = [[] for _ in runs]
     for index, _, points in reader.read(runs, (question.axis.metric,), None):
-        places[index].append(points)
+        parts[index].append(points)
     return [
-        [_against(metric, own[metric], at, question) for metric in question.metrics]
-        for own, at in (
-            (own, last_of_each_step(joined(place + list(run.hot.get(X + question.axis.metric, [])))))
-            for own, place, run in zip(parts, places, runs, strict=True)
-        )
+        last_of_each_step(joined([*own, *run.hot.get(X + question.axis.metric, [])]))
+        for own, run in zip(parts, runs, strict=True)
     ]
-
-
-def _summarised(metric: str, parts: Sequence[Points], question: Question) -> Series:
-    left_out = 0
-    if question.axis.log:
-        positive = [taken(part, part.x > 0) for part in parts]
-        left_out = sum(len(part) for part in parts) - sum(len(part) for part in positive)
-        parts = positive
-    series = summarised(metric, parts, question.buckets, log=question.axis.log)
-    return replace(series, left_out=left_out) if left_out else series
 
 
 def last_of_each_step(points: Points) -> Points:
@@ -113,19 +186,17 @@ def last_of_each_step(points: Points) -> Points:
     return taken(points, np.append(points.step[1:] != points.step[:-1], True)) if len(points) else points
 
 
-def _against(metric: str, parts: Sequence[Points], at: Points, question: Question) -> Series:
-    """Return a series over another metric: a point's x is what that metric said last at the same step."""
-    points = joined(parts)
-    place = np.minimum(np.searchsorted(at.step, points.step), max(len(at) - 1, 0))
-    x = at.value[place] if len(at) else np.full(len(points), np.nan)
-    known = np.isfinite(x) & (at.step[place] == points.step if len(at) else False)
-    located = Points(x[known], points.step[known], points.value[known])
-    inside = (located.x >= (-inf if question.start is None else question.start)) & (
-        located.x <= (inf if question.end is None else question.end)
-    )
-    located = taken(located, inside)
-    series = _summarised(metric, [located], question)
-    return replace(series, left_out=series.left_out + int(len(points) - np.count_nonzero(known)))
+def _against(points: Points, at: Points, question: Question) -> _Located:
+    """Return a curve over another metric: a point's x is what that metric said last at the same step."""
+    if not len(at):
+        return _Located(nothing(), len(points))
+    place = np.minimum(np.searchsorted(at.step, points.step), len(at) - 1)
+    x = at.value[place]
+    known = np.isfinite(x) & (at.step[place] == points.step)
+    low = -inf if question.start is None else question.start
+    high = inf if question.end is None else question.end
+    located = taken(replace(points, x=x), known & (x >= low) & (x <= high))
+    return _Located(located, int(len(points) - np.count_nonzero(known)))
 
 
 def _seconds(series: Series) -> Series:
@@ -144,23 +215,16 @@ class _Streamed:
         self._window = window(run.stored, question)
 
     def series(self) -> list[Series]:
-        """Return a series for each metric."""
+        """Return a series for each metric: points where they are few, else buckets."""
         question, log = self._question, self._question.axis.log
-        extents = self._extents()
+        extents = self.extents()
         buckets = {
             metric: Buckets(edges(low, high, question.buckets, log=log))
             for metric, (count, low, high) in extents.items()
             if count > question.buckets
         }
         few: dict[str, list[Points]] = {metric: [] for metric in question.metrics}
-        left_out = dict.fromkeys(question.metrics, 0)
-        for metric, read in chain(self._archived(extents), self._hot()):
-            points = taken(read, read.x > 0) if log else read
-            left_out[metric] += len(read) - len(points)
-            if metric in buckets:
-                buckets[metric].add(points)
-            else:
-                few[metric].append(points)
+        left_out = self._take(buckets, few, extents)
         return [
             replace(
                 buckets[metric].series(metric)
@@ -171,12 +235,32 @@ class _Streamed:
             for metric in question.metrics
         ]
 
+    def pooled(self, grids: Mapping[str, Any]) -> list[Series]:
+        """Return a series for each metric on the given edges, empty buckets too."""
+        buckets = {metric: Buckets(grid) for metric, grid in grids.items()}
+        left_out = self._take(buckets, {}, {})
+        return [replace(one.every(metric), left_out=left_out[metric]) for metric, one in buckets.items()]
+
+    def _take(
+        self, buckets: Mapping[str, Buckets], few: Mapping[str, list[Points]], extents: Mapping[str, Extent]
+    ) -> dict[str, int]:
+        """Put every point where it belongs; returns how many have no place, by metric."""
+        left_out = dict.fromkeys(self._question.metrics, 0)
+        for metric, read in chain(self._archived(extents), self._hot()):
+            points = taken(read, read.x > 0) if self._question.axis.log else read
+            left_out[metric] += len(read) - len(points)
+            if metric in buckets:
+                buckets[metric].add(points)
+            else:
+                few[metric].append(points)
+        return left_out
+
     def _hot(self) -> Iterator[tuple[str, Points]]:
         for metric in self._question.metrics:
             for points in self._run.hot.get(metric, []):
                 yield metric, points
 
-    def _extents(self) -> Mapping[str, Extent]:
+    def extents(self) -> Mapping[str, Extent]:
         """Return how many points each metric has and from where to where, of those that have a place."""
         metrics, paths = self._question.metrics, self._reader.paths(self._run)
         bounds = bounds_of([self._window], self._question.stage, self._question.after)

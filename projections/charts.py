@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import duckdb
@@ -13,6 +13,7 @@ from events.ledger import Ledger
 from projections import chart_reader, chart_sources, run_points
 from projections.analytics import Analytics
 from projections.buckets import Series
+from projections.chart_groups import Band, Group, GroupSeries
 from projections.chart_questions import ChartRefused, Question
 from projections.metrics import metrics_of
 from projections.run_points import Newest, RunPoints
@@ -40,6 +41,21 @@ class Chart(msgspec.Struct, frozen=True):
     runs: list[RunCurves]
 
 
+class GroupCurves(msgspec.Struct, frozen=True):
+    """One group's series, in the order of the question's metrics."""
+
+    group: Group
+    series: list[GroupSeries]
+
+
+class GroupChart(msgspec.Struct, frozen=True):
+    """As `Chart`, of groups; `newest` is of each run."""
+
+    position: int
+    newest: list[Newest]
+    groups: list[GroupCurves]
+
+
 class Charts:
     """Answers charts."""
 
@@ -53,16 +69,8 @@ class Charts:
         The question is a `checked` one. Raises `ChartRefused`, `Erased`, `NotFound`, `Busy`, `TooLarge`, and
         `CorruptHistory`.
         """
-        wanted = partial(chart_reader.wanted, question)
-        position, points = await run_points.read(self._ledger, runs, wanted, after=question.after)
-        if question.after > position:
-            detail = f"position {question.after} lies behind the ledger's end, {position}"
-            raise ChartRefused(detail, path="after", limit=position)
-        try:
-            series = await self._analytics.run(chart_sources.curves, self._analytics, question, points)
-        except duckdb.IOException as error:
-            await run_points.read(self._ledger, runs, wanted)  # says if one was deleted meanwhile
-            raise CorruptHistory(f"a Parquet file of a chart cannot be read: {error}") from error
+        position, points = await self._read(runs, question)
+        series = await self._blocking(runs, question, chart_sources.curves, self._analytics, question, points)
         known: Sequence[Sequence[bool | None]] = [[None] * len(question.metrics)] * len(runs)
         if not question.after:
             known = await self._known(question, points, series)
@@ -71,6 +79,47 @@ class Charts:
             for one, own, has in zip(points, series, known, strict=True)
         ]
         return await self._analytics.run(shown, Chart(position, curves))
+
+    async def groups(
+        self,
+        runs: Sequence[StoredRun],
+        question: Question,
+        groups: Sequence[Group],
+        shown: Callable[[GroupChart], Answer],
+    ) -> Answer:
+        """Return what `shown`, off the event loop, makes of groups of these runs. Raises as `chart` does."""
+        position, points = await self._read(runs, question)
+
+        def pooled() -> Answer:
+            bands = [[Band(metric, question.buckets) for metric in question.metrics] for _ in groups]
+            for index, series in enumerate(chart_sources.pooled(self._analytics, question, points)):
+                for own, group in zip(bands, groups, strict=True):
+                    if index in group.runs:
+                        for band, one in zip(own, series, strict=True):
+                            band.add(one)
+            curves = [
+                GroupCurves(group, [band.series() for band in own]) for group, own in zip(groups, bands, strict=True)
+            ]
+            return shown(GroupChart(position, [one.newest for one in points], curves))
+
+        return await self._blocking(runs, question, pooled)
+
+    async def _read(self, runs: Sequence[StoredRun], question: Question) -> tuple[int, list[RunPoints]]:
+        wanted = partial(chart_reader.wanted, question)
+        position, points = await run_points.read(self._ledger, runs, wanted, after=question.after)
+        if question.after > position:
+            detail = f"position {question.after} lies behind the ledger's end, {position}"
+            raise ChartRefused(detail, path="after", limit=position)
+        return position, points
+
+    async def _blocking(
+        self, runs: Sequence[StoredRun], question: Question, work: Callable[..., Answer], *arguments: Any
+    ) -> Answer:
+        try:
+            return await self._analytics.run(work, *arguments)
+        except duckdb.IOException as error:
+            await self._read(runs, question)  # says if a run was deleted meanwhile
+            raise CorruptHistory(f"a Parquet file of a chart cannot be read: {error}") from error
 
     async def _known(
         self, question: Question, points: Sequence[RunPoints], series: Sequence[Sequence[Series]]

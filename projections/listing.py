@@ -7,7 +7,7 @@ what the filter asks of each: enough where many match. If that does not fill the
 for all that do: each comparison is an index range, and they are joined. Neither needs statistics of what users wrote.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -19,7 +19,7 @@ from events.sql import load
 from events.types import Status
 from projections.compiled import SINGLE, Parameters, as_set, condition
 from projections.facets import PRIMARY, searchable
-from projections.fields import TIME, Column, Facet, Field, Metric
+from projections.fields import TIME, Column, Facet, Field, Known, Metric
 from projections.filters import And, Filter
 from projections.metrics import Summary, metrics_of
 from projections.ordering import NEWEST_FIRST, TYPES, Ordered, SortKey, after, leading, ordered
@@ -151,6 +151,21 @@ async def besides(
     ids = {one.run.workflow.id for one in stored if one.run.workflow} | {one.run.worker for one in stored}
     called = await reader.fetch(load("projections.sql", "names_of"), list(ids - {None}))
     return metrics, {row["id"]: row["name"] for row in called}
+
+
+def known(
+    stored: StoredRun, metrics: Mapping[UUID, Mapping[str, Summary]], called: Mapping[UUID, str], now: datetime
+) -> Known:
+    """Return a run with what `besides` told of it."""
+    run = stored.run
+    return Known(
+        run_id=stored.run_id,
+        run=run,
+        workflow=called.get(run.workflow.id) if run.workflow else None,
+        worker=called.get(run.worker) if run.worker else None,
+        metrics=metrics.get(stored.run_id, {}),
+        now=now,
+    )
 
 
 def _keys(rows: Sequence[asyncpg.Record]) -> list[Key]:

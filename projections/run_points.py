@@ -44,6 +44,8 @@ class RunPoints(msgspec.Struct, frozen=True):
 
 async def newest(reader: Reader, runs: Sequence[StoredRun]) -> list[Newest]:
     """Return how new the metrics of runs of one ledger are."""
+    if not runs:
+        return []
     ids = [one.run_id for one in runs]
     sql = load("projections.sql", "newest_metrics")
     rows = await reader.fetch(sql, runs[0].ledger_id, ids, METRICS, KINDS[METRICS])

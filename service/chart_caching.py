@@ -15,7 +15,7 @@ from projections.chart_questions import Question
 from projections.chart_reader import began_us
 from projections.run_points import Newest
 from projections.runs import StoredRun
-from service.chart_formats import Shape
+from service.chart_answers import Shape
 
 GENERATION: Final = 1
 """Goes up when the same points are answered with something else than before."""
@@ -23,20 +23,21 @@ GENERATION: Final = 1
 CLOSED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.KILLED})
 CLOSED_AFTER: Final = timedelta(hours=1)
 CLOSED_SECONDS: Final = 86_400
+REVALIDATED: Final = "private, no-cache"
 
 
-def tag(question: Question, shape: Shape, runs: Sequence[StoredRun], newest: Sequence[Newest]) -> str:
-    """Return the opaque part of the entity tag of an answer, quoted."""
+def tag(question: Question, shape: Shape, runs: Sequence[StoredRun], newest: Sequence[Newest], *more: object) -> str:
+    """Return the opaque part of the entity tag of an answer, quoted; `more` is what else it tells."""
     began = [began_us(one) for one in runs] if question.axis.kind == "relative" else []
-    told = (GENERATION, question, shape, [one.run_id for one in runs], [one.position for one in newest], began)
+    told = (GENERATION, question, shape, [one.run_id for one in runs], [one.position for one in newest], began, more)
     return f'"{hashlib.sha256(msgspec.msgpack.encode(told)).hexdigest()[:32]}"'
 
 
 def control(runs: Sequence[StoredRun], newest: Sequence[Newest], now: datetime | None = None) -> str:
-    """Return the `Cache-Control` of an answer: a day where all runs ended long ago and lie in Parquet, else none."""
+    """Return the `Cache-Control` of curves: a day where all runs ended long ago and lie in Parquet, else none."""
     latest = (now or datetime.now(UTC)) - CLOSED_AFTER
     closed = all(
         one.run.status in CLOSED and one.run.ended_at is not None and one.run.ended_at < latest and not state.hot
         for one, state in zip(runs, newest, strict=True)
     )
-    return f"private, max-age={CLOSED_SECONDS}" if closed else "private, no-cache"
+    return f"private, max-age={CLOSED_SECONDS}" if closed else REVALIDATED

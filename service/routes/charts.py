@@ -1,9 +1,9 @@
-"""Charts: curves of one run, or of several runs of a project, as JSON, raw columns or Arrow. See docs/charts.md."""
+"""Charts: curves of one run, of several, or of groups of runs, as JSON, raw columns or Arrow. See docs/charts.md."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, Final, Literal
-from uuid import UUID
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Response, Router, get
@@ -13,69 +13,23 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
+from msgspec.structs import replace
 
-from projections import chart_questions, run_points
-from projections.chart_questions import ChartRefused, Question, checked
-from projections.charts import Chart
+from events.errors import TooLarge
+from projections import chart_groups, filters, listing, run_points
+from projections.chart_groups import MAX_GROUPS, Group
+from projections.chart_questions import ChartRefused, checked
+from projections.charts import Chart, GroupChart
+from projections.fields import Metric
 from projections.run_points import Newest
-from projections.runs import StoredRun, several
+from projections.runs import StoredRun
+from projections.tokens import FilterError
 from service import chart_caching as caching
 from service import ranges
-from service.chart_formats import MEDIA_TYPES, ChartAnswer, Format, Shape, encoded
+from service.chart_answers import ChartAnswer, GroupChartAnswer, of_groups, of_runs
+from service.chart_formats import MEDIA_TYPES, encoded
+from service.chart_requests import Asked, Selected, asked, selected
 from service.context import Http, Service
-
-Scale = Literal["linear", "log"]
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """What is asked of each run, and how it is to be answered."""
-
-    question: Question
-    log_y: bool
-    form: Format | None
-
-    def shape(self, request: Http) -> Shape:
-        """Return the form that is wanted: what `format` says, else what `Accept` does."""
-        return Shape(self.form or _accepted(request.headers.get("accept", "")), self.log_y)
-
-
-def _accepted(accept: str) -> Format:
-    for one in accept.split(","):
-        name = one.split(";")[0].strip().lower()
-        for form, media_type in MEDIA_TYPES.items():
-            if name == media_type:
-                return form
-    return "json"
-
-
-def asked(
-    metric: Annotated[list[str], QueryParameter(description="may be repeated")],
-    x: Annotated[
-        str,
-        QueryParameter(
-            description="step, time (µs since the epoch), relative (s since the run began), or a metric's name"
-        ),
-    ] = "step",
-    start: Annotated[float | None, QueryParameter(name="from", description="inclusive, in x's unit")] = None,
-    end: Annotated[float | None, QueryParameter(name="to", description="inclusive, in x's unit")] = None,
-    buckets: Annotated[int, QueryParameter(description="how many rows a curve has at most")] = 1_000,
-    stage: str | None = None,
-    xscale: Annotated[Scale, QueryParameter(description="log: buckets are equal on a logarithmic axis")] = "linear",
-    yscale: Annotated[Scale, QueryParameter(description="log: buckets with values ≤ 0 are marked")] = "linear",
-    after: Annotated[int, QueryParameter(description="only what arrived behind this ledger position")] = 0,
-    form: Annotated[Format | None, QueryParameter(name="format", description="by default what `Accept` says")] = None,
-) -> Asked:
-    """Return what the parameters ask, unchecked."""
-    question = Question(
-        metrics=tuple(metric),
-        axis=chart_questions.axis(x, log=xscale == "log"),
-        start=start,
-        end=end,
-        buckets=buckets,
-        stage=stage,
-        after=after,
-    )
-    return Asked(question, yscale == "log", form)
 
 
 @dataclass
@@ -92,74 +46,120 @@ class ChartOperation(Operation):
                 )
 
 
-ANSWERS: Final = {200: ResponseSpec(ChartAnswer, description="The curves", generate_examples=False)}
+def _answers(kind: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
+    unchanged = ResponseSpec(None, description="Nothing changed since the answer that `If-None-Match` names")
+    return {200: ResponseSpec(kind, description="The curves", generate_examples=False), 304: unchanged}
 
 
-@get("/runs/{run:str}/chart", responses=ANSWERS, operation_class=ChartOperation)
+@get("/runs/{run:str}/chart", responses=_answers(ChartAnswer), operation_class=ChartOperation)
 async def chart(request: Http, service: Service, run: str, asked: Asked) -> Response[bytes]:
     """Curves with true extremes: every point where there are few, else min, max, first, last and mean per bucket."""
     stored = await service.run(request, run, program=True)
-    return await _answered(request, service, [stored], asked)
+    return await _curves(request, service, [stored], asked)
 
 
-@get("/projects/{project:str}/chart", responses=ANSWERS, operation_class=ChartOperation)
-async def chart_project(
-    request: Http,
-    service: Service,
-    project: str,
-    asked: Asked,
-    runs: Annotated[
-        list[str], QueryParameter(description="ids of runs; may be repeated, and hold several with commas")
-    ],
-) -> Response[bytes]:
-    """Curves of several runs as of one position of the project's history, run by run in the order asked for."""
-    project_id = await service.project_id(request, project)
-    run_ids = _run_ids(runs)
-    checked(asked.question, len(run_ids))
-    return await _answered(request, service, await several(service.pool, project_id, run_ids), asked)
+@get(
+    "/projects/{project:str}/chart",
+    responses=_answers(ChartAnswer),
+    operation_class=ChartOperation,
+    dependencies={"selected": Provide(selected)},
+)
+async def chart_project(request: Http, service: Service, asked: Asked, selected: Selected) -> Response[bytes]:
+    """Curves of several runs as of one position of the project's history, run by run: as asked for, or newest first."""
+    asked = replace(asked, shape=replace(asked.shape, more_runs=selected.more))
+    return await _curves(request, service, selected.runs, asked)
 
 
-def _run_ids(texts: list[str]) -> list[UUID]:
-    found = []
-    for text in ",".join(texts).split(","):
-        try:
-            found.append(UUID(text.strip()))
-        except ValueError:
-            raise ChartRefused(f"{text[:60]!r} is no run's id", path="runs") from None
-    return list(dict.fromkeys(found))
-
-
-async def _answered(request: Http, service: Service, runs: list[StoredRun], asked: Asked) -> Response[bytes]:
-    question = checked(asked.question, len(runs))
-    shape = asked.shape(request)
-    if question.after:  # asked once
-        content = await service.charts.chart(runs, question, partial(encoded, shape, question))
-        return Response(content, media_type=MEDIA_TYPES[shape.form], headers={"Cache-Control": "no-store"})
-    known = request.headers.get("if-none-match")
-    if known is not None:
-        newest = await run_points.newest(service.pool, runs)
-        if ranges.matches(known, caching.tag(question, shape, runs, newest)):
-            headers = _headers(question, shape, runs, newest)
-            return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers=headers, media_type=MEDIA_TYPES[shape.form])
+async def _curves(request: Http, service: Service, runs: list[StoredRun], asked: Asked) -> Response[bytes]:
+    question, shape = checked(asked.question, len(runs)), asked.shape
 
     def shown(chart: Chart) -> tuple[bytes, list[Newest]]:
-        return encoded(shape, question, chart), [one.newest for one in chart.runs]
+        return encoded(shape.form, of_runs(shape, question, chart)), [one.newest for one in chart.runs]
 
-    content, newest = await service.charts.chart(runs, question, shown)
-    return Response(content, media_type=MEDIA_TYPES[shape.form], headers=_headers(question, shape, runs, newest))
+    async def answer() -> tuple[bytes, list[Newest]]:
+        return await service.charts.chart(runs, question, shown)
+
+    return await _answered(request, service, runs, Asked(question, shape), answer)
 
 
-def _headers(question: Question, shape: Shape, runs: list[StoredRun], newest: list[Newest]) -> dict[str, str]:
-    return {
-        "ETag": f"W/{caching.tag(question, shape, runs, newest)}",
-        "Cache-Control": caching.control(runs, newest),
-        "Vary": "Accept",
-    }
+@get(
+    "/projects/{project:str}/chart/groups",
+    responses=_answers(GroupChartAnswer),
+    operation_class=ChartOperation,
+    dependencies={"selected": Provide(selected)},
+)
+async def chart_groups_of_runs(
+    request: Http,
+    service: Service,
+    asked: Asked,
+    selected: Selected,
+    group: Annotated[str, QueryParameter(description="a field of runs, as in lists")],
+) -> Response[bytes]:
+    """Groups of runs as one curve a metric: the mean of the runs, and the band from the lowest to the highest point."""
+    if asked.question.after:
+        raise ChartRefused("groups are answered whole", path="after")
+    runs = selected.runs
+    checked(replace(asked.question, buckets=1), len(runs))
+    groups = await _groups(service, selected, group)
+    question = checked(asked.question, len(groups))
+    shape = replace(asked.shape, more_runs=selected.more)
+
+    def shown(chart: GroupChart) -> tuple[bytes, list[Newest]]:
+        return encoded(shape.form, of_groups(shape, question, chart)), chart.newest
+
+    async def answer() -> tuple[bytes, list[Newest]]:
+        return await service.charts.groups(runs, question, groups, shown)
+
+    return await _answered(request, service, runs, Asked(question, shape), answer, groups)
+
+
+async def _groups(service: Service, selected: Selected, group: str) -> list[Group]:
+    try:
+        by = filters.parse_field(group)
+    except FilterError as error:
+        error.parameter = "group"
+        raise
+    now = datetime.now(UTC)
+    names = [by.name] if isinstance(by, Metric) else []
+    metrics, called = await listing.besides(service.pool, selected.project_id, selected.runs, names)
+    groups = chart_groups.grouped([listing.known(one, metrics, called, now) for one in selected.runs], by)
+    if len(groups) > MAX_GROUPS:
+        raise TooLarge(f"{group} has {len(groups)} values among these runs", limit=MAX_GROUPS, path="group")
+    return groups
+
+
+async def _answered(
+    request: Http,
+    service: Service,
+    runs: list[StoredRun],
+    asked: Asked,
+    answer: Callable[[], Awaitable[tuple[bytes, list[Newest]]]],
+    *more: object,
+) -> Response[bytes]:
+    """Return an answer, or that it is the one that the caller has."""
+    media_type = MEDIA_TYPES[asked.shape.form]
+    chosen = bool(more) or asked.shape.more_runs is not None  # by what may change about runs
+    if asked.question.after:  # asked once
+        content, _ = await answer()
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-store"})
+
+    def headers(newest: list[Newest]) -> dict[str, str]:
+        tag = caching.tag(asked.question, asked.shape, runs, newest, *more)
+        control = caching.REVALIDATED if chosen else caching.control(runs, newest)
+        return {"ETag": f"W/{tag}", "Cache-Control": control, "Vary": "Accept"}
+
+    known = request.headers.get("if-none-match")
+    if known is not None:
+        told = headers(await run_points.newest(service.pool, runs))
+        if ranges.matches(known, told["ETag"].removeprefix("W/")):
+            return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers=told, media_type=media_type)
+    content, newest = await answer()
+    return Response(content, media_type=media_type, headers=headers(newest))
 
 
 ROUTES: Final = Router(
     path="",
-    route_handlers=[chart, chart_project],
+    route_handlers=[chart, chart_project, chart_groups_of_runs],
     dependencies={"asked": Provide(asked, sync_to_thread=False)},
     tags=["telemetry"],
 )

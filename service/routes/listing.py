@@ -14,7 +14,7 @@ from litestar.params import QueryParameter
 from events.types import Status
 from events.vocabulary import meant, vocabulary
 from projections import filters, listing, tenancy
-from projections.fields import Column, Facet, Field, Known, Metric, value_of
+from projections.fields import Column, Facet, Field, Metric, value_of
 from projections.filters import And, Compare, Filter
 from projections.listing import Group, Key, Query
 from projections.ordering import NEWEST_FIRST, kinds, parse_sort, split
@@ -156,17 +156,11 @@ async def _rows(
     metrics, called = await listing.besides(service.pool, query.ledger_id, stored, names)
     rows = []
     for one in stored:
-        run = one.run
-        known = Known(
-            run_id=one.run_id,
-            run=run,
-            workflow=called.get(run.workflow.id) if run.workflow else None,
-            worker=called.get(run.worker) if run.worker else None,
-            metrics=metrics.get(one.run_id, {}),
-            now=query.now,
-        )
+        known = listing.known(one, metrics, called, query.now)
         row = {"id": str(one.run_id), **{name: value_of(known, field) for name, field in wanted.items()}}
-        rows.append({name: words[run.status] if wanted.get(name) == Column("status") else row[name] for name in row})
+        rows.append(
+            {name: words[one.run.status] if wanted.get(name) == Column("status") else row[name] for name in row}
+        )
     return rows
 
 

@@ -26,8 +26,9 @@ from projections.analytics import Analytics
 from projections.artifact_limits import Limits
 from projections.artifacts import Artifact
 from projections.buckets import Series
+from projections.chart_groups import Group
 from projections.chart_questions import Question, axis, checked
-from projections.charts import Chart, Charts
+from projections.charts import Chart, Charts, GroupChart
 from projections.execute import asked_by, execute, record
 from projections.logs import Logs
 from projections.objects import ObjectStore
@@ -109,6 +110,11 @@ class World:
         """Return a chart of runs."""
         runs = [await self.stored(run_id) for run_id in run_ids]
         return await self.charts.chart(runs, checked(question, len(runs)), lambda chart: chart)
+
+    async def grouped(self, run_ids: Sequence[UUID], question: Question, *groups: Group) -> GroupChart:
+        """Return a chart of groups of runs."""
+        runs = [await self.stored(run_id) for run_id in run_ids]
+        return await self.charts.groups(runs, checked(question, len(groups)), groups, lambda chart: chart)
 
     async def log(self, run_id: UUID, kind: str, batch: MetricColumns | LogColumns) -> Appended:
         self._seq += 1

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
-from math import isnan
+from bisect import bisect_right
+from math import isfinite, isnan
+from statistics import fmean
 from uuid import UUID
 
 import numpy as np
@@ -12,7 +14,8 @@ from events import codec
 from events.errors import CorruptHistory, TooLarge
 from events.telemetry import MetricColumns
 from projections import chart_reader, chart_sources, run_points
-from projections.buckets import Series
+from projections.buckets import Series, edges
+from projections.chart_groups import Group
 from projections.chart_questions import ChartRefused, Question, axis
 from tests.integration.telemetry import TIME_US, World, metric_batch
 from workers.archive_policy import Policy
@@ -373,3 +376,74 @@ async def test_how_new_a_run_is_does_not_change_when_it_is_archived(world: World
         chart = await world.charted(runs, Question(metrics=("loss",)))
         assert [one.newest for one in chart.runs] == state
         await world.archive()
+
+
+def by_hand(question: Question, runs: list[list[Row]]) -> list[dict[str, float]]:
+    """Group runs whose points are (x, time, value, stage) on buckets from the first to the last x of all of them."""
+    xs = [x for own in runs for x, *_ in own]
+    begins = edges(min(xs), max(xs), question.buckets, log=question.axis.log).tolist()
+    bucket = [[(bisect_right(begins, x), x, value) for x, _, value, _ in own] for own in runs]
+    rows = []
+    for at in range(question.buckets):
+        here = [[(x, value) for place, x, value in own if place == at] for own in bucket]
+        every = [one for own in here for one in own]
+        numbers = [value for _, value in every if not isnan(value)]
+        finite = [[value for _, value in own if isfinite(value)] for own in here]
+        means = [fmean(own) for own in finite if own]
+        if every:
+            rows.append(
+                {
+                    "x_first": min(x for x, _ in every),
+                    "x": max(x for x, _ in every),
+                    "min": min(numbers, default=NAN),
+                    "max": max(numbers, default=NAN),
+                    "mean": fmean(means) if means else NAN,
+                    "runs": sum(bool(own) for own in here),
+                    "count": len(every),
+                    "nan_count": sum(isnan(value) for _, value in every),
+                }
+            )
+    return rows
+
+
+@pytest.mark.parametrize("at_once", [0, 60, 1 << 21])
+@pytest.mark.parametrize("log", [False, True])
+async def test_groups_are_the_mean_of_runs_and_the_band_of_their_points(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    log: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", at_once)
+    choice = random.Random(at_once)
+    runs = [await world.started_run() for _ in range(5)]
+    rows: list[list[Row]] = [[] for _ in runs]
+    for turn in range(4):
+        for index, run_id in list(enumerate(runs))[1:]:
+            batch, logged = random_batch(choice, ["loss", "acc"])
+            await world.log(run_id, codec.METRICS, batch)
+            rows[index] += logged.get("loss", [])
+        if turn < 2:
+            await world.archive()
+    question = Question(metrics=("loss", "none"), axis=axis("step", log=log), buckets=6)
+    groups = [Group("a", (0, 2, 3)), Group(None, (1, 2)), Group("all", (0, 1, 2, 3, 4))]
+    chart = await world.grouped(runs, question, *groups)
+    shown = [[row for row in own if row[0] > 0 or not log] for own in rows]
+    whole = by_hand(question, shown)
+    loss, none = chart.groups[2].series
+    for name in ("x_first", "x", "min", "max", "runs", "count", "nan_count"):
+        np.testing.assert_array_equal(getattr(loss, name), [row[name] for row in whole], err_msg=name)
+    np.testing.assert_allclose(loss.mean, [row["mean"] for row in whole], rtol=1e-9)
+    assert loss.left_out == sum(map(len, rows)) - sum(map(len, shown))
+    assert (none.points, len(none.x)) == (0, 0)
+    for group, curves in zip(groups, chart.groups, strict=True):
+        assert curves.series[0].points == sum(len(shown[run]) for run in group.runs)
+    (own_grid,) = (await world.grouped(runs, question, Group(0, (0, 1, 2, 3, 4)))).groups
+    assert own_grid.series[0].x.tolist() == loss.x.tolist()
+
+
+async def test_no_runs_have_no_curves(world: World) -> None:
+    question = Question(metrics=("loss",))
+    assert (await world.charted([], question)).runs == []
+    (group,) = (await world.grouped([], question, Group("none", ()))).groups
+    assert group.series[0].points == 0

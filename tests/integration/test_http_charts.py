@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from events.ids import uuid7
-from tests.api import Api, Json, Project, accepted, refused, serving
+from service.chart_answers import ChartAnswer, GroupChartAnswer
+from tests.api import Api, Json, Project, accepted, refused, serving, until
 from tests.servers import NatsServer, PostgresServer
 
 RAW = "application/vnd.tachograph.columns"
@@ -24,7 +25,7 @@ ABOUT = ["run", "metric", "known", "sampled", "points", "left_out"]
 
 @pytest.fixture(scope="module")
 def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
+    with serving(postgres_server, nats_server, servers_home, roles=["projector"]) as api:
         yield api
 
 
@@ -91,6 +92,7 @@ def test_every_format_says_the_same(api: Api, project: Project):
     plain = api.client.get(path, params=asked)
     assert plain.headers["content-type"] == "application/json"
     answer = accepted(plain)
+    msgspec.json.decode(plain.content, type=ChartAnswer)
     assert [(one["run"], one["metric"]) for one in answer["series"]] == [
         (run["id"], metric) for run in runs for metric in asked["metric"]
     ]
@@ -246,3 +248,101 @@ def test_a_live_chart_asks_only_for_what_is_new(api: Api, project: Project):
         assert problem["errors"][0]["path"] == "after"
     problem = refused(api.client.get(path, params={**asked, "after": 1, "x": "b"}), 422)
     assert problem["errors"][0]["path"] == "after"
+
+
+def test_a_smoothed_curve_stands_beside_the_curve(api: Api, project: Project):
+    run = project.started()
+    values = [0.0, 10.0, "NaN", 10.0]
+    accepted(project.log(run, 1, {"a": {"step": [1, 2, 3, 4], "value": values}}), 202)
+    path = f"/runs/{run['id']}/chart"
+    for smooth, expected in (
+        ("mean:2", [5.0, 5.0, "NaN", 10.0]),
+        ("mean:4", [5.0, 20 / 3, "NaN", 10.0]),
+        ("gaussian:0.01", [0.0, 10.0, "NaN", 10.0]),
+        ("ema:1e-9", [0.0, 10.0, "NaN", 10.0]),
+    ):
+        (curve,) = accepted(api.client.get(path, params={"metric": "a", "smooth": smooth}))["series"]
+        assert curve["last"] == values
+        assert [number(one) for one in curve["smoothed"]] == pytest.approx(
+            [number(one) for one in expected], nan_ok=True
+        )
+    said, (columns,) = raw(api.client.get(path, params={"metric": "a", "smooth": "mean:2", "format": "raw"}).content)
+    assert said["series"][0]["columns"][-1] == "smoothed"
+    assert columns["smoothed"].tolist()[:2] == [5.0, 5.0]
+    for wrong in ({"smooth": "mean"}, {"smooth": "ema:2"}, {"smooth": "mean:1", "after": 1}):
+        problem = refused(api.client.get(path, params={"metric": "a", **wrong}), 422)
+        assert problem["errors"][0]["path"] == "smooth"
+
+
+def logged(project: Project, config: Json, tags: list[str], values: list[float]) -> Json:
+    run = project.started(config=config, tags=tags)
+    accepted(project.log(run, 1, {"loss": {"step": list(range(len(values))), "value": values}}), 202)
+    return run
+
+
+def test_runs_are_grouped_by_whatever_lists_are(api: Api, project: Project):
+    slow = [logged(project, {"lr": 0.1}, ["x", "y"], [1.0, 2.0, 3.0]), logged(project, {"lr": 0.1}, [], [3.0, 4.0])]
+    fast = logged(project, {"lr": 1}, ["y"], [10.0])
+    bare = project.started()
+    route = f"/projects/{project.id}/chart/groups"
+    asked: dict[str, Any] = {
+        "metric": "loss",
+        "runs": ",".join(run["id"] for run in [*slow, fast, bare]),
+        "group": "config.lr",
+        "buckets": 3,
+    }
+    plain = api.client.get(route, params=asked)
+    msgspec.json.decode(plain.content, type=GroupChartAnswer)
+    first, second, none = accepted(plain)["series"]
+    assert [(one["group"], one["members"]) for one in (first, second, none)] == [(0.1, 2), (1, 1), (None, 1)]
+    assert (first["x"], first["mean"], first["runs"]) == ([0, 1, 2], [2.0, 3.0, 3.0], [2, 2, 1])
+    assert (first["min"], first["max"]) == ([1.0, 2.0, 3.0], [3.0, 4.0, 3.0])
+    assert (second["x"], second["mean"], none["points"]) == ([0], [10.0], 0)
+    tags = accepted(api.client.get(route, params={**asked, "group": "tags"}))["series"]
+    assert [(one["group"], one["members"]) for one in tags] == [("y", 2), (None, 2), ("x", 1)]
+    status = accepted(api.client.get(route, params={**asked, "group": "status", "smooth": "mean:9"}))["series"]
+    assert [(one["group"], one["smoothed"]) for one in status] == [("running", pytest.approx([23 / 6] * 3))]
+    said, found = arrow_groups(api.client.get(route, params={**asked, "format": "arrow"}).content)
+    assert [one["group"] for one in said["series"]] == [0.1, 1, None]
+    assert found[0]["mean"].tolist() == [2.0, 3.0, 3.0]
+    tag = plain.headers["etag"]
+    assert plain.headers["cache-control"] == "private, no-cache"
+    assert conditional(api, route, asked, tag).status_code == 304
+    accepted(api.client.patch(f"/runs/{bare['id']}", json={"config": {"lr": 7}}))
+    assert conditional(api, route, asked, tag).status_code == 200
+    for wrong, path in (
+        ({"group": "colour"}, "group"),
+        ({"group": ""}, "group"),
+        ({"after": 1}, "after"),
+        ({"runs": ""}, "runs"),
+        ({"buckets": 20_001}, "buckets"),
+    ):
+        answer = api.client.get(route, params={**asked, **wrong})
+        assert answer.status_code in {413, 422}
+        assert refused(answer, answer.status_code)["errors"][0]["path"] == path
+
+
+def arrow_groups(content: bytes) -> tuple[Json, list[dict[str, np.ndarray]]]:
+    with pa.ipc.open_stream(content) as reader:
+        said = json.loads(reader.schema.metadata[b"tachograph"])
+        names = [name for name in reader.schema.names if name not in {"group", "metric"}]
+        return said, [{name: batch.column(name).to_numpy() for name in names} for batch in reader]
+
+
+def test_runs_are_found_by_the_filter_of_lists(api: Api, project: Project):
+    runs = [logged(project, {"lr": lr}, [], [lr]) for lr in (0.1, 0.2, 0.3)]
+    for route in ("chart", "chart/groups"):
+        path = f"/projects/{project.id}/{route}"
+        asked: dict[str, Any] = {"metric": "loss", "group": "config.lr", "filter": "config.lr > 0.15"}
+        until(lambda: len(accepted(api.client.get(path, params=asked))["series"]) == 2, "the search knows the runs")  # noqa: B023
+        found = accepted(api.client.get(path, params=asked))["series"]
+        assert sorted(one["mean"][0] for one in found) == [0.2, 0.3]
+        answer = accepted(api.client.get(path, params={**asked, "limit": 1}))
+        assert ([one["mean"] for one in answer["series"]], answer["more_runs"]) == ([[0.3]], True)
+        nothing = api.client.get(path, params={**asked, "filter": "config.lr > 5"})
+        assert accepted(nothing) == {"series": [], "position": 0, "more_runs": False}
+        assert nothing.headers["cache-control"] == "private, no-cache"
+        for wrong, name in (({"filter": "lr >"}, "filter"), ({"runs": runs[0]["id"]}, "runs")):
+            assert refused(api.client.get(path, params={**asked, **wrong}), 422)["errors"][0]["path"] == name
+        missing = api.client.get(path, params={"metric": "loss", "group": "status"})
+        assert refused(missing, 422)["errors"][0]["path"] == "runs"
