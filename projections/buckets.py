@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from projections.levels import LevelRows
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -170,24 +172,36 @@ class Buckets:
         self._take_values(at, starts, value)
         empty = self._count[at] == 0
         self._count[at] += ends - starts
-        x_here, step_here = x[starts], step[starts]
+        self._take_first(at, empty, x[starts], step[starts], value[starts])
+        self._take_last(at, empty, x[ends - 1], step[ends - 1], value[ends - 1])
+
+    def add_level(self, rows: LevelRows) -> None:
+        """Take the buckets of a level, x being the step; each lies in a bucket here as a whole, no two in the same."""
+        at = np.searchsorted(self._edges, rows.first_step, side="right")
+        empty = self._count[at] == 0
+        self._count[at] += rows.count
+        self._nan[at] += rows.nan_count
+        self._posinf[at] += rows.posinf_count
+        self._neginf[at] += rows.neginf_count
+        self._sum[at] += rows.sum
+        self._min[at] = np.fmin(self._min[at], rows.min)
+        self._max[at] = np.fmax(self._max[at], rows.max)
+        self._take_first(at, empty, rows.first_step, rows.first_step, rows.first)
+        self._take_last(at, empty, rows.last_step, rows.last_step, rows.last)
+
+    def _take_first(self, at: Any, empty: Any, x: Any, step: Ints, value: Floats) -> None:
+        """Take the first points of some buckets where they come before those that are known."""
         known_x, known_step = self._first_x[at], self._first_step[at]
-        earlier = empty | (x_here < known_x) | ((x_here == known_x) & (step_here < known_step))
-        chosen, source = at[earlier], starts[earlier]
-        self._first_x[chosen], self._first_step[chosen], self._first[chosen] = (
-            x[source],
-            step[source],
-            value[source],
-        )
-        x_here, step_here = x[ends - 1], step[ends - 1]
+        chosen = empty | (x < known_x) | ((x == known_x) & (step < known_step))
+        into = at[chosen]
+        self._first_x[into], self._first_step[into], self._first[into] = x[chosen], step[chosen], value[chosen]
+
+    def _take_last(self, at: Any, empty: Any, x: Any, step: Ints, value: Floats) -> None:
+        """Take the last points of some buckets where they come behind those that are known, or at the same place."""
         known_x, known_step = self._last_x[at], self._last_step[at]
-        later = empty | (x_here > known_x) | ((x_here == known_x) & (step_here >= known_step))
-        chosen, source = at[later], ends[later] - 1
-        self._last_x[chosen], self._last_step[chosen], self._last[chosen] = (
-            x[source],
-            step[source],
-            value[source],
-        )
+        chosen = empty | (x > known_x) | ((x == known_x) & (step >= known_step))
+        into = at[chosen]
+        self._last_x[into], self._last_step[into], self._last[into] = x[chosen], step[chosen], value[chosen]
 
     def _take_values(self, at: NDArray[np.intp], starts: NDArray[np.intp], value: Floats) -> None:
         low, high = np.minimum.reduceat(value, starts), np.maximum.reduceat(value, starts)

@@ -1,8 +1,8 @@
-"""Where a chart's numbers come from: rows of Parquet, found by DuckDB, and the tails' points, in numpy.
+"""Where a chart's numbers come from: levels, rows of Parquet, found by DuckDB, and the tails' points, in numpy.
 
-`curves` is the one place that decides it. Runs that are small enough are read together by one query; a larger one is
-read alone, a metric at a time, and streams through `Buckets` in parts, so that memory does not grow with the run. What
-is not in Parquet yet never sees DuckDB.
+`curves` is the one place that decides it. Long curves over steps come from levels, where files have them. Other runs
+that are small enough are read together by one query; a larger one is read alone, a metric at a time, and streams
+through `Buckets` in parts, so that memory does not grow with the run. What is not in Parquet yet never sees DuckDB.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from projections.analytics import Analytics
 from projections.buckets import Buckets, Points, Series, edges, joined, nothing, ordered, summarised, taken
 from projections.chart_questions import Question
 from projections.chart_reader import HIGHEST, LOWEST, MICROSECONDS, Reader, X, among, bounds_of, window
+from projections.level_curves import from_levels
 from projections.run_points import RunPoints
 
 AT_ONCE_POINTS: Final = 1 << 21
@@ -42,6 +43,25 @@ def curves(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) 
 
     Raises `duckdb.IOException` for a file that cannot be read, and `TooLarge`.
     """
+    levels = [from_levels(analytics, question, run) for run in runs]
+    rest = iter(_of_rows(analytics, question, [run for run, own in zip(runs, levels, strict=True) if not own]))
+    return [
+        _completed(analytics, question, run, own) if own else next(rest) for run, own in zip(runs, levels, strict=True)
+    ]
+
+
+def _completed(analytics: Analytics, question: Question, run: RunPoints, own: Mapping[str, Series]) -> list[Series]:
+    """Return a run's series, of which levels had some."""
+    missing = tuple(metric for metric in question.metrics if metric not in own)
+    found = dict(own)
+    if missing:
+        (series,) = _of_rows(analytics, replace(question, metrics=missing), [run])
+        found |= {one.metric: one for one in series}
+    return [found[metric] for metric in question.metrics]
+
+
+def _of_rows(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[list[Series]]:
+    """Return each run's series out of its points."""
     found: list[list[Series]] = []
     for group in _together(runs):
         if _is_large(group, question):

@@ -23,6 +23,8 @@ ROW_GROUP_ROWS: Final = 16_384
 
 LOWEST: Final = -(1 << 63)
 HIGHEST: Final = (1 << 63) - 1
+WIDEST: Final = 63
+"""The level with two buckets: what is below zero, and the rest."""
 
 _COUNTS: Final = ("count", "nan_count", "posinf_count", "neginf_count")
 _STEPS: Final = ("bucket", "first_step", "last_step")
@@ -77,6 +79,7 @@ class LevelFile:
     def __init__(self, path: Path) -> None:
         self._parquet = pq.ParquetFile(path, read_dictionary=["metric"])
         self._groups = _groups(self._parquet.metadata)
+        self._places: dict[int, pa.Table] = {}
 
     def __enter__(self) -> "LevelFile":
         return self
@@ -104,6 +107,17 @@ class LevelFile:
         table = table.slice(begin - first, end - begin)
         return coarser(LevelRows(**{name: table[name].to_numpy() for name in table.column_names}), widest - level)
 
+    def extent(self, metric: str) -> tuple[int, int] | None:
+        """Return a metric's first and last step, or None where it has no levels."""
+        rows = self.read(metric, low=LOWEST, high=HIGHEST, widest=WIDEST)
+        return None if rows is None else (int(rows.first_step[0]), int(rows.last_step[-1]))
+
+    def _places_of(self, number: int) -> pa.Table:
+        """Return which buckets a row group has; it is read once."""
+        if number not in self._places:
+            self._places[number] = self._parquet.read_row_group(number, columns=["metric", "level", "bucket"])
+        return self._places[number]
+
     def _find(self, metric: str, low: int, high: int, widest: int) -> tuple[int | None, int, int]:
         """Return the highest level that will do, and from where to where in the file its buckets of the range are."""
         found: int | None = None
@@ -111,7 +125,7 @@ class LevelFile:
         for number, group in enumerate(self._groups):
             if not group.may_hold(metric, widest):
                 continue
-            table = self._parquet.read_row_group(number, columns=["metric", "level", "bucket"])
+            table = self._places_of(number)
             own = np.flatnonzero(pc.equal(table["metric"], metric).to_numpy())
             levels = table["level"].to_numpy()[own]
             bucket = table["bucket"].to_numpy()[own]

@@ -1,5 +1,6 @@
 """A disk that is full: the relay says that nothing is stored, and once there is room again nothing is missing."""
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.fault import messages
 from tests.fault.places import Disk, Unavailable, small_disk
 from tests.integration.telemetry import opened_world
 from tests.servers import Database
+from workers.archive_policy import Policy
 from workers.relay import STALLS, Relay
 
 
@@ -34,6 +36,56 @@ async def connected(nats: Nats) -> AsyncIterator[Client]:
         yield client
     finally:
         await client.close()
+
+
+@pytest.fixture
+def archive_disk(tmp_path: Path) -> Iterator[Disk]:
+    (tmp_path / "parquet").mkdir()
+    try:
+        with small_disk(tmp_path / "parquet", 8) as disk:
+            yield disk
+    except Unavailable as reason:
+        pytest.skip(f"NO SMALL DISK HERE, A FULL DISK IS NOT TESTED: {reason}")
+
+
+async def test_a_full_disk_holds_up_the_archive_and_its_merges_and_loses_or_doubles_no_point(
+    archive_disk: Disk, tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened_world(database.url, tmp_path / "parquet") as world:
+        run_id = await world.started_run()
+        steps = 0
+
+        async def log(batches: int) -> None:
+            nonlocal steps
+            for _ in range(batches):
+                step = range(steps, steps + 20_000)
+                steps += 20_000
+                await world.metrics(run_id, {"loss": (step, [math.sin(one) for one in step])})
+
+        async def see() -> None:
+            (series,) = await world.chart(run_id, ["loss"], x="time", buckets=10)
+            assert series.points == steps
+            (series,) = await world.chart(run_id, ["loss"], buckets=10)
+            assert series.points == steps
+
+        apart = Policy(age_seconds=0, tail_seconds=0, file_batches=1, merge_files=99)
+        await log(8)
+        await world.archive(apart)
+        written = world.files()
+        archive_disk.fill()
+        await log(2)
+        await world.archive(apart)  # there is no room for another file
+        assert "failed (1 in a row)" in caplog.text
+        await see()
+        await world.archive(Policy(age_seconds=3_600, tail_seconds=0))  # nor for the one that the others become
+        assert "its files of metrics stay as they are" in caplog.text
+        assert [path for path in world.files() if path.parent.name.startswith("run=")] == written
+        await see()
+        archive_disk.free()
+        await world.archive(Policy(age_seconds=0, tail_seconds=0))
+        rows = await world.pool.fetchrow("select sum(rows) as rows, count(*) as files from segment")
+        assert (rows["rows"], rows["files"]) == (steps, 1)
+        await see()
 
 
 async def test_the_relay_says_that_jetstream_stores_nothing_and_loses_nothing(

@@ -2,15 +2,23 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from uuid import UUID
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from projections import archive, manifest, run_points
+from projections.archive import SortedPoints
+from projections.archive_writer import MetricsWriter
 from projections.restore import Restorer
 from projections.verification import check_files
+from stack.process import ROOT
 from tests.integration.telemetry import World, drained
 from workers.archive_policy import Policy
 
@@ -192,3 +200,38 @@ async def test_a_merge_that_was_recorded_late_names_no_file_that_is_gone(world: 
     await world.archive(TOGETHER)
     for row in await world.pool.fetch("select path, bytes, sha256 from segment"):
         assert archive.is_whole(world.root, row["path"], row["bytes"], row["sha256"])
+
+
+MERGE = """
+import resource, sys
+from pathlib import Path
+from projections.merging import merge_metrics
+merge_metrics([Path(path) for path in sys.argv[2:]], Path(sys.argv[1])).publish()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_memory_does_not_grow_with_the_points_that_are_merged(tmp_path: Path, *, overlap: bool) -> None:
+    def peak_mib(count: int) -> int:
+        paths = []
+        for index in range(4):
+            paths.append(tmp_path / f"metrics-{count}-{index}.parquet")
+            with MetricsWriter(paths[-1]) as writer:
+                for begin in range(0, count, 100_000):
+                    step = np.arange(begin, begin + 100_000) + (0 if overlap else index * count)
+                    writer.add(
+                        SortedPoints(
+                            metrics=["a"], stages=[], metric=np.zeros(len(step), np.int32), step=step, time_us=step,
+                            value=np.sin(step), stage=np.full(len(step), -1, np.int32), position=step,
+                        )
+                    )  # fmt: skip
+                writer.close().publish()
+        into = tmp_path / f"metrics-{count}.parquet"
+        output = subprocess.check_output([sys.executable, "-c", MERGE, into, *paths], cwd=ROOT)
+        assert pq.read_metadata(into).num_rows == 4 * count
+        return int(output) >> 10
+
+    small, large = 500_000, 1_500_000
+    added = 4 * (large - small) * 44 / (1 << 20)
+    assert peak_mib(large) < peak_mib(small) + added / 5

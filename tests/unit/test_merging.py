@@ -1,7 +1,5 @@
 """Files that become one: the same rows in the order of one file; and which files do."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,8 @@ from hypothesis import strategies as st
 from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
 from projections import archive, merging
-from projections.archive import SortedPoints
 from projections.archive_writer import MetricsWriter, write_logs
 from projections.manifest import Segment
-from stack.process import ROOT
 from workers.archive_policy import MERGED_AT_ONCE, Policy, to_merge
 
 ROW = st.tuples(st.sampled_from(["a", "b", "ünï"]), st.integers(-3, 3), st.sampled_from([None, "warmup", "main"]))
@@ -100,41 +96,6 @@ def test_logs_come_behind_each_other(tmp_path: Path) -> None:
     assert [(row["position"], row["line"]) for row in rows] == [(p, n) for p in range(1, 5) for n in range(3)]
     assert [row["text"] for row in rows] == [f"{p}.{n}" for p in range(1, 5) for n in range(3)]
     assert {row["stream"] for row in rows} == {"stdout", "stderr", "log"}
-
-
-MERGE = """
-import resource, sys
-from pathlib import Path
-from projections.merging import merge_metrics
-merge_metrics([Path(path) for path in sys.argv[2:]], Path(sys.argv[1])).publish()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-@pytest.mark.parametrize("overlap", [False, True])
-def test_memory_does_not_grow_with_the_points_that_are_merged(tmp_path: Path, *, overlap: bool) -> None:
-    def peak_mib(count: int) -> int:
-        paths = []
-        for index in range(4):
-            paths.append(tmp_path / f"metrics-{count}-{index}.parquet")
-            with MetricsWriter(paths[-1]) as writer:
-                for begin in range(0, count, 100_000):
-                    step = np.arange(begin, begin + 100_000) + (0 if overlap else index * count)
-                    writer.add(
-                        SortedPoints(
-                            metrics=["a"], stages=[], metric=np.zeros(len(step), np.int32), step=step, time_us=step,
-                            value=np.sin(step), stage=np.full(len(step), -1, np.int32), position=step,
-                        )
-                    )  # fmt: skip
-                writer.close().publish()
-        into = tmp_path / f"metrics-{count}.parquet"
-        output = subprocess.check_output([sys.executable, "-c", MERGE, into, *paths], cwd=ROOT)
-        assert pq.read_metadata(into).num_rows == 4 * count
-        return int(output) >> 10
-
-    small, large = 500_000, 1_500_000
-    added = 4 * (large - small) * 44 / (1 << 20)
-    assert peak_mib(large) < peak_mib(small) + added / 5
 
 
 KIB, MIB = 1 << 10, 1 << 20
