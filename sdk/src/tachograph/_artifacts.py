@@ -7,21 +7,23 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Final, Literal, cast
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from tachograph._calls import Calls, route
-from tachograph._errors import ConnectionFailed
+from tachograph._errors import Conflict, ConnectionFailed
 from tachograph._http import repeat
-from tachograph._types import Artifact
+from tachograph._types import Artifact, Json
 
 Kind = Literal["model", "dataset", "image", "table", "code", "file"]
 Progress = Callable[[int, int], None]
 """Called with the bytes done and their whole number; what it raises ends the transfer."""
 
 CHUNK_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 16 << 20
+"""Of larger files that much at a time; a multiple of what the service stores as one part."""
 
 
 class Artifacts(Calls):
@@ -41,11 +43,24 @@ class Artifacts(Calls):
         caption: str | None = None,
         progress: Progress | None = None,
     ) -> Artifact:
-        """Upload a file under its own name or another; the same content again changes nothing."""
+        """Upload a file under its own name or another; the same content again changes nothing.
+
+        A large one goes in pieces, and after a cut from the last byte on that the service has stored.
+        """
         file = Path(path)
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
             digest = hashlib.file_digest(opened, "sha256").digest()
+            if size > PIECE_BYTES:
+                wanted = {
+                    "name": name or file.name,
+                    "bytes": size,
+                    "kind": kind,
+                    "media_type": mimetypes.guess_type(file.name)[0] or "application/octet-stream",
+                    "caption": caption or "",
+                    "sha256": digest.hex(),
+                }
+                return self._upload(run, opened, wanted, progress)
             query = urlencode({"kind": kind} | ({"caption": caption} if caption else {}))
             target = f"/api/v1{_file(run, name or file.name)}?{query}"
             headers = {
@@ -57,7 +72,7 @@ class Artifacts(Calls):
 
             def attempt(timeout: float) -> bytes:
                 opened.seek(0)
-                body = _Watched(opened, size, progress)
+                body = _Watched(opened, size, size, progress)
                 return self.transport.send("PUT", target, body, headers, timeout).content
 
             answer = repeat(
@@ -95,6 +110,39 @@ class Artifacts(Calls):
                 raise
         return target
 
+    def _upload(self, run: str, file: IO[bytes], wanted: Json, progress: Progress | None) -> Artifact:
+        """Upload in pieces; each may be tried again for as long as any other call."""
+        upload = self._ask(dict, "POST", route("runs", run, "uploads"), wanted)
+        path = f"/api/v1{route('runs', run, 'uploads', upload['id'])}"
+        sure = True
+
+        def piece(timeout: float) -> Json:
+            nonlocal upload, sure
+            if not sure:
+                upload = msgspec.json.decode(self.transport.send("GET", path, timeout_seconds=timeout).content)
+            sure = False
+            if upload["artifact"] is None:
+                offset = file.seek(upload["offset"])
+                length = min(PIECE_BYTES, wanted["bytes"] - offset)
+                headers = {"Content-Length": str(length), "Upload-Offset": str(offset)}
+                body = _Watched(file, length, wanted["bytes"], progress)
+                try:
+                    answer = self.transport.send("PATCH", path, body, headers, timeout)
+                except Conflict as conflict:  # what was cut had not let go yet, and stored more than it had said
+                    raise ConnectionFailed(f"PATCH {path}: {conflict}") from conflict
+                upload = msgspec.json.decode(answer.content)
+            sure = True
+            return upload
+
+        while upload["artifact"] is None:
+            repeat(
+                piece,
+                for_seconds=self._retry_seconds,
+                attempt_seconds=self._timeout_seconds,
+                pause=self._pause,
+            )
+        return cast("Artifact", upload["artifact"])
+
     def _receive(self, path: str, file: IO[bytes], timeout: float, progress: Progress | None) -> str:
         """Receive what is not there yet; returns the whole content's SHA-256 in hexadecimal."""
         have = file.seek(0, os.SEEK_END)
@@ -115,16 +163,18 @@ class Artifacts(Calls):
 
 
 class _Watched:
-    """A file whose reading is told on; `read` is what an HTTP connection asks of a body."""
+    """Some bytes of a file whose reading is told on; `read` is what an HTTP connection asks of a body."""
 
-    def __init__(self, file: IO[bytes], total: int, progress: Progress | None) -> None:
+    def __init__(self, file: IO[bytes], length: int, total: int, progress: Progress | None) -> None:
         self._file = file
+        self._left = length
         self._total = total
         self._progress = progress
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
-        chunk = self._file.read(size)
+        chunk = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(chunk)
         if self._progress is not None:
             self._progress(self._file.tell(), self._total)
         return chunk

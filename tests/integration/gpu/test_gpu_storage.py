@@ -1,11 +1,14 @@
 """What a run brings in before its start and leaves behind after its end."""
 
+import hashlib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import tachograph
+from tachograph._artifacts import PIECE_BYTES
+from tests.gate import Gate
 from tests.integration.gpu.system import System, sh, until
 
 
@@ -113,6 +116,35 @@ def test_a_download_goes_on_where_it_was_cut_and_a_wrong_name_is_said(system: Sy
     with pytest.raises(tachograph.NotFound, match="no artifact"):
         system.client.download_artifact(run, "c.bin", tmp_path / "c.bin")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.bin"]
+
+
+def test_an_upload_goes_on_where_it_was_cut(system: System, tmp_path: Path) -> None:
+    run = system.client.create_run(system.project, mode="tracked")["id"]
+    part = bytes(range(256)) * (1 << 12)
+    content = part * 20 + b"CUT HERE" * 1_000 + part * 20
+    (tmp_path / "large.bin").write_bytes(content)
+    sent: list[int] = []
+    cuts: list[int] = []
+
+    with Gate(system.stack.port) as gate:
+
+        def pause(_seconds: float, _error: tachograph.Error) -> None:
+            cuts.append(len(sent))
+            gate.open()
+
+        gate.shut_at(b"CUT HERE")
+        behind = tachograph.Client(f"http://127.0.0.1:{gate.port}", system.stack.api_key).persisting(pause)
+        saved = behind.save_artifact(
+            run, tmp_path / "large.bin", kind="model", progress=lambda done, total: sent.append(done)
+        )
+    assert (saved["name"], saved["bytes"], saved["kind"]) == ("large.bin", len(content), "model")
+    assert saved["sha256"] == hashlib.sha256(content).hexdigest()
+    assert min(sent[cuts[0] :]) >= PIECE_BYTES, "what was stored is not sent again"
+    assert (sent[0] <= PIECE_BYTES, sent[-1]) == (True, len(content))
+    back = system.client.download_artifact(run, "large.bin", tmp_path / "back.bin")
+    assert back.read_bytes() == content
+    again = system.client.save_artifact(run, tmp_path / "large.bin", kind="model")
+    assert again["artifact_id"] == saved["artifact_id"]
 
 
 def test_code_that_is_gone_is_said(system: System) -> None:
