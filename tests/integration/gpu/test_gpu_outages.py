@@ -107,6 +107,21 @@ def test_a_run_killed_before_its_worker_knows_that_it_has_it_is_never_prepared(
     assert not {"started", "artifact_saved"} & set(system.events(run))
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_worker_killed_at_its_claim_has_the_run_once(
+    system: System, gates: Gates, model: str, *, answered: bool
+) -> None:
+    gates.api.shut_at(b"/claim", answered=answered)
+    run = doubling(system, model)
+    until_shut(gates)
+    crash(system.worker)
+    assert system.client.run(run)["status"] == ("starting" if answered else "queued")
+    gates.api.open()
+    ended = system.wait(run)
+    assert (ended["status"], ended["epoch"]) == ("completed", 1)
+    assert (system.events(run).count("starting"), system.events(run).count("started")) == (1, 1)
+
+
 def test_a_worker_killed_while_it_prepares_a_run_begins_anew(system: System, gates: Gates, model: str) -> None:
     gates.api.shut_at(b"/artifacts/base/w.bin")
     run = doubling(system, model, "ls -A in; exit 7")
