@@ -3,6 +3,7 @@
 Streams have limits retention, so that acknowledged ids still deduplicate.
 """
 
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -27,8 +28,16 @@ HEARTBEATS: Final = "HEARTBEATS"
 MIN_PAYLOAD_BYTES: Final = 1 << 20
 """What a server must take in one message: an event of 512 KiB, its headers, and room for JSON."""
 
-STREAMS: Final = (
-    StreamConfig(
+
+@dataclass
+class BatchedConfig(StreamConfig):
+    """A stream that stores batches of messages whole or not at all, which the client library has no word for yet."""
+
+    allow_atomic: bool = True
+
+
+STREAMS: Final[tuple[StreamConfig, ...]] = (
+    BatchedConfig(
         name=EVENTS,
         subjects=["tachograph.events.>"],
         storage=StorageType.FILE,
@@ -38,7 +47,7 @@ STREAMS: Final = (
         discard=DiscardPolicy.OLD,
         duplicate_window=120,
     ),
-    StreamConfig(
+    BatchedConfig(
         name=TELEMETRY,
         subjects=["tachograph.telemetry.>"],
         storage=StorageType.FILE,
