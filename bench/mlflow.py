@@ -85,7 +85,7 @@ async def mlflow(postgres: Postgres) -> AsyncIterator[Mlflow]:
         log = Path(home) / "log"
         command = [
             str(PROGRAM), "server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri,
-            "--artifacts-destination", home,
+            "--artifacts-destination", home, "--uvicorn-opts", f"--timeout-worker-healthcheck={READY_SECONDS:.0f}",
         ]  # fmt: skip
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "HOME": home}
         server = await asyncio.to_thread(_started, command, environment, log)

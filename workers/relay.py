@@ -63,7 +63,7 @@ class Relay:
 
     name = "relay"
     pause_seconds = 0.25
-    gather_seconds = 0.05
+    gather_seconds = 0.1
 
     def __init__(
         self,
