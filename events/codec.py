@@ -71,6 +71,20 @@ def encode(event: LifecycleEvent | MetricColumns | LogColumns) -> bytes:
     return _encoder.encode(event)
 
 
+def from_document(kind: str, schema_version: int, data: Mapping[str, Any]) -> LifecycleEvent:
+    """Return a lifecycle event from its data as JSON-ready values. Raises `CorruptHistory` as `decode` does."""
+    try:
+        expected = EVENT_TYPES[kind]
+        document = {**data, "type": kind}
+        for version in range(schema_version, expected.schema_version):
+            document = UPCASTERS[kind, version](document)
+        if schema_version > expected.schema_version:
+            raise CorruptHistory(f"{kind} version {schema_version} is newer than this release knows")
+        return msgspec.convert(document, expected)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise CorruptHistory(f"{kind} version {schema_version} cannot be read: {error!r}") from error
+
+
 def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | MetricColumns | LogColumns:
     """Return the event that `payload` holds, brought up to the newest version of its type.
 

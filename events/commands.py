@@ -7,7 +7,17 @@ from uuid import UUID
 
 import msgspec
 
-from events.run_events import RunCreated, RunTelemetryArchived
+from events.run_events import (
+    RunCompleted,
+    RunCrashed,
+    RunCreated,
+    RunFailed,
+    RunHistoryImported,
+    RunImported,
+    RunImportFinished,
+    RunKilled,
+    RunTelemetryArchived,
+)
 from events.types import Cause, Failure, FinalCredits, Rate, Status, StoreReceipt
 
 
@@ -19,6 +29,25 @@ class CreateRun(Command, frozen=True):
     """Open a run; the event is what the caller wants recorded."""
 
     created: RunCreated
+
+
+class ImportRun(Command, frozen=True):
+    """Bring a run here that ended elsewhere, with its end."""
+
+    imported: RunImported
+    end: RunCompleted | RunFailed | RunKilled | RunCrashed
+
+
+class RecordHistory(Command, frozen=True):
+    """Add to what an imported run's own ledger says of it, or let it speak as a later attempt."""
+
+    history: RunHistoryImported
+
+
+class FinishImport(Command, frozen=True):
+    """All of an imported run is here."""
+
+    finished: RunImportFinished
 
 
 class ClaimRun(Command, frozen=True):
@@ -233,6 +262,9 @@ class RecordPurge(Command, frozen=True):
 
 RunCommand = (
     CreateRun
+    | ImportRun
+    | RecordHistory
+    | FinishImport
     | ClaimRun
     | RequeueRun
     | ReportPreparation

@@ -20,12 +20,15 @@ from events.commands import (
     EditRun,
     EndRun,
     FailStart,
+    FinishImport,
+    ImportRun,
     KillRun,
     MarkCrashed,
     MarkResponsive,
     MarkRetried,
     MarkUnresponsive,
     RecordArchive,
+    RecordHistory,
     RecordMerge,
     RecordPurge,
     ReleaseRun,
@@ -82,10 +85,8 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
 
     Raises `Rejected` (`NotFound`, `Erased`, `Fenced`) where the state does not allow it.
     """
-    if isinstance(command, CreateRun):
-        if run.status is not S.ABSENT:
-            raise refused(run, "create", "this run exists already")
-        return (command.created,)
+    if isinstance(command, CreateRun | ImportRun):
+        return _opened(command, run)
     if run.status is S.ABSENT:
         raise NotFound("there is no such run", state=run.status, asked=words(command), allowed=actions(run))
     if run.status is S.DELETED and not isinstance(command, RecordPurge | DeleteRun):
@@ -96,6 +97,8 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
             allowed=actions(run),
         )
     match command:
+        case RecordHistory() | FinishImport():
+            return _more_of_import(command, run)
         case ClaimRun():
             return _claim(command, run)
         case RequeueRun():
@@ -179,6 +182,20 @@ def _record_merge(command: RecordMerge, run: Run) -> tuple[RunEvent, ...]:
     if merged.last_position > run.archived_through.get(merged.kind, 0):
         raise refused(run, "merge files of", "not all of it is archived yet")
     return (merged,)
+
+
+def _opened(command: CreateRun | ImportRun, run: Run) -> tuple[RunEvent, ...]:
+    if run.status is not S.ABSENT:
+        raise refused(run, "create" if isinstance(command, CreateRun) else "import", "this run exists already")
+    return (command.created,) if isinstance(command, CreateRun) else (command.imported, command.end)
+
+
+def _more_of_import(command: RecordHistory | FinishImport, run: Run) -> tuple[RunEvent, ...]:
+    asked = "add to the history of" if isinstance(command, RecordHistory) else "finish the import of"
+    require(run, asked, ENDED)
+    if run.imported is None or run.imported.finished:
+        raise refused(run, asked, "its import is not under way")
+    return (command.history,) if isinstance(command, RecordHistory) else (command.finished,)
 
 
 def _claim(command: ClaimRun, run: Run) -> tuple[RunEvent, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,9 @@ from events.ids import derived
 from events.keys import DataKey
 
 GATE_CLOSED, GATE_OPEN, GATE_ERASED = 0, 1, 2
+
+IMPORTER: Final = "system:import"
+"""Who records what an import brings: it happened elsewhere, so nobody is alerted of it."""
 
 
 class Actor(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""A run: its state, the one table of its transitions, and the two pure functions over them.
+"""A run: its state, and the two pure functions over it and the table of transitions.
 
 `decide` says what a command leads to, or raises `Rejected`; `evolve` folds one event into the state. Neither
 knows a clock, an id source or a database. `recorded_at` is the ledger's time of the event; before an append
@@ -7,7 +7,6 @@ has assigned it, the caller passes a placeholder (see `projections.runs`).
 
 from collections.abc import Mapping
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,7 +26,10 @@ from events.run_events import (
     RunDeleted,
     RunEvent,
     RunFailed,
+    RunHistoryImported,
     RunIdled,
+    RunImported,
+    RunImportFinished,
     RunKilled,
     RunKillRequested,
     RunNotesSet,
@@ -49,12 +51,14 @@ from events.run_events import (
     RunUnarchived,
     RunUnresponsive,
 )
+from events.transitions import ACTIVE, ALLOWED_IN, ENDED, TRANSITIONS
 from events.types import (
     Cause,
     Change,
     Failure,
     Liveness,
     Mode,
+    Origin,
     Rate,
     Resources,
     StartCommand,
@@ -67,57 +71,18 @@ from events.types import (
 
 S = Status
 
-ACTIVE: Final = frozenset({S.STARTING, S.RUNNING, S.STOPPING, S.IDLE})
-ENDED: Final = frozenset({S.COMPLETED, S.FAILED, S.KILLED, S.CRASHED})
-EXISTING: Final = ACTIVE | ENDED | {S.QUEUED}
-
-FORMER: Final = None
-"""In `TRANSITIONS`: back to what the run was before it crashed."""
-
-
-def _transitions() -> Mapping[tuple[Status, type[RunEvent]], Status | None]:
-    rows: list[tuple[set[Status], type[RunEvent], Status | None]] = [
-        ({S.ABSENT}, RunCreated, S.QUEUED),
-        ({S.QUEUED}, RunStarting, S.STARTING),
-        ({S.STARTING}, RunRequeued, S.QUEUED),
-        ({S.QUEUED, S.STARTING, S.RUNNING, S.CRASHED}, RunStarted, S.RUNNING),
-        ({S.RUNNING}, RunStopping, S.STOPPING),
-        ({S.RUNNING, S.STOPPING}, RunIdled, S.IDLE),
-        ({S.RUNNING, S.STOPPING}, RunCompleted, S.COMPLETED),
-        ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING}, RunFailed, S.FAILED),
-        ({S.QUEUED, S.STARTING, S.RUNNING, S.STOPPING, S.IDLE, S.CRASHED}, RunKilled, S.KILLED),
-        (set(ACTIVE), RunCrashed, S.CRASHED),
-        ({S.CRASHED}, RunRecovered, FORMER),
-        (set(ENDED), RunDeleted, S.DELETED),
-    ]
-    return MappingProxyType({(status, event): to for froms, event, to in rows for status in froms})
-
-
-TRANSITIONS: Final = _transitions()
-
-ALLOWED_IN: Final[Mapping[type[RunEvent], frozenset[Status]]] = MappingProxyType(
-    {
-        RunPreparationReported: ACTIVE,
-        RunProgressReported: ACTIVE,
-        RunUnresponsive: ACTIVE,
-        RunResponsive: ACTIVE,
-        RunKillRequested: ACTIVE,
-        RunConfigUpdated: ACTIVE | {S.QUEUED},
-        RunSummaryUpdated: EXISTING,
-        RunPrimaryMetricSet: EXISTING,
-        RunArtifactSaved: EXISTING,
-        RunTagsChanged: EXISTING,
-        RunNotesSet: EXISTING,
-        RunAliasSet: EXISTING,
-        RunArchived: EXISTING,
-        RunUnarchived: EXISTING,
-        RunReleased: frozenset({S.FAILED, S.KILLED, S.CRASHED}),
-        RunRetried: frozenset({S.FAILED, S.CRASHED}),
-        RunTelemetryArchived: EXISTING,
-        RunPurged: frozenset({S.DELETED}),
-    }
-)
-"""Where the events that change no status may happen."""
+__all__ = [
+    "ACTIVE",
+    "ALLOWED_IN",
+    "ENDED",
+    "NO_RUN",
+    "TRANSITIONS",
+    "Imported",
+    "PrimaryMetric",
+    "Run",
+    "evolve",
+    "merge",
+]
 
 
 class KillRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -133,6 +98,14 @@ class PrimaryMetric(msgspec.Struct, frozen=True):
 
     name: str
     mode: str
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """Where an imported run comes from, when it had ended there, and whether all of it is here."""
+
+    origin: Origin
+    ended_at: datetime | None = None
+    finished: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -195,6 +168,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     merges: dict[str, int] = {}
     deletion_reason: str = ""
     receipt: dict[str, StoreReceipt] | None = None
+    imported: Imported | None = None
+    imported_at: datetime | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     status_since: datetime | None = None
@@ -233,9 +208,16 @@ def evolve(run: Run, event: RunEvent, recorded_at: datetime) -> Run:
 
 def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
     """Take the event's contents over; version and status are already the new ones."""
+    ended_at = _end_of(run, at, former)
     match event:
         case RunCreated():
             return _created(run, event, at)
+        case RunImported():
+            return _imported(run, event, at)
+        case RunHistoryImported():
+            return replace(run, epoch=event.epoch)
+        case RunImportFinished():
+            return replace(run, imported=run.imported and replace(run.imported, finished=True))
         case RunStarting():
             return replace(
                 run,
@@ -306,15 +288,15 @@ def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
         case RunStopping() | RunIdled():
             return replace(run, exit_code=event.exit_code if event.exit_code is not None else run.exit_code)
         case RunCompleted():
-            return _ended(run, event.cause, event.exit_code, None, event.last_seq, at)
+            return _ended(run, event.cause, event.exit_code, None, event.last_seq, ended_at)
         case RunFailed():
-            ended = _ended(run, event.cause, event.exit_code, event.error, event.last_seq, at)
+            ended = _ended(run, event.cause, event.exit_code, event.error, event.last_seq, ended_at)
             return replace(ended, holding=run.holding and event.cause is Cause.START_DEADLINE)
         case RunKilled():
-            ended = _ended(run, event.cause, event.exit_code, None, event.last_seq, at)
+            ended = _ended(run, event.cause, event.exit_code, None, event.last_seq, ended_at)
             return replace(ended, epoch=run.epoch + 1, holding=run.holding) if event.fenced else ended
         case RunCrashed():
-            return replace(run, cause=event.cause, ended_at=at, before_crash=former, unresponsive=False)
+            return replace(run, cause=event.cause, ended_at=ended_at, before_crash=former, unresponsive=False)
         case RunRecovered():
             return replace(
                 run,
@@ -343,6 +325,27 @@ def _created(run: Run, event: RunCreated, at: datetime) -> Run:
     return replace(run, created_at=at, **shared)
 
 
+def _imported(run: Run, event: RunImported, at: datetime) -> Run:
+    """Take over what another ledger, or another system, says of a run that had ended there."""
+    primary = PrimaryMetric(event.primary_metric, event.primary_mode or "max") if event.primary_metric else None
+    return replace(
+        _created(run, event.created, event.created_at or at),
+        epoch=event.epoch,
+        summary=event.summary,
+        primary_metric=primary,
+        host=event.host,
+        archived=event.archived,
+        started_at=event.started_at,
+        imported=Imported(event.origin, event.ended_at),
+        imported_at=at,
+    )
+
+
+def _end_of(run: Run, at: datetime, former: Status) -> datetime:
+    """Return when a run ended: one that is being imported, when its origin says."""
+    return (run.imported.ended_at if run.imported and former is S.STOPPING else None) or at
+
+
 _CREATED_FIELDS: Final = frozenset(Run.__struct_fields__) & frozenset(RunCreated.__struct_fields__)
 
 
@@ -363,7 +366,7 @@ def _ended(
 
 
 def _tombstone(run: Run, event: RunDeleted, at: datetime) -> Run:
-    """What stays of a deleted run: no name, no text, no parameter; when and why.
+    """What stays of a deleted run: when and why; no name, no text, no parameter, and of its origin's times none.
 
     All of it comes from this event or from metadata, so that it can be told again once the rest is erased.
     """
@@ -375,10 +378,11 @@ def _tombstone(run: Run, event: RunDeleted, at: datetime) -> Run:
         cause=run.cause,
         deletion_reason=event.reason,
         trial=event.trial,
-        created_at=run.created_at,
-        started_at=run.started_at,
+        imported_at=run.imported_at,
+        created_at=run.imported_at or run.created_at,
+        started_at=None if run.imported_at else run.started_at,
         status_since=at,
-        ended_at=run.ended_at,
+        ended_at=run.imported_at or run.ended_at,
         deleted_at=at,
     )
 

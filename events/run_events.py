@@ -13,6 +13,8 @@ from events.types import (
     LevelFile,
     Liveness,
     Mode,
+    Origin,
+    PastEvent,
     Rate,
     Resources,
     StartCommand,
@@ -58,6 +60,42 @@ class RunCreated(Event, frozen=True, tag="run.created"):
     retry_of: UUID | None = None
     priority: int = 0
     trial: SweepTrial | None = None
+
+
+class RunImported(Event, frozen=True, tag="run.imported"):
+    """A run that ended elsewhere was brought here; its end follows at once, in the same append.
+
+    `created` is what it was asked to be, with the configuration that it ended with. The times are those of its origin.
+    """
+
+    origin: Origin
+    created: RunCreated
+    epoch: int = 0
+    summary: dict[str, Any] = {}
+    primary_metric: str | None = None
+    primary_mode: str | None = None
+    host: dict[str, Any] = {}
+    archived: bool = False
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class RunHistoryImported(Event, frozen=True, tag="run.history_imported"):
+    """What had happened to an imported run, as its own ledger has it; what it logged in attempt `epoch` follows."""
+
+    epoch: int
+    events: tuple[PastEvent, ...] = ()
+
+
+class RunImportFinished(Event, frozen=True, tag="run.import_finished"):
+    """All of an imported run is here; `left_out` says what is not, and why."""
+
+    points: int
+    lines: int
+    events: int = 0
+    artifacts: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 class RunStarting(Event, frozen=True, tag="run.starting"):
@@ -299,6 +337,9 @@ class RunPurged(Event, frozen=True, tag="run.purged"):
 
 RunEvent = (
     RunCreated
+    | RunImported
+    | RunHistoryImported
+    | RunImportFinished
     | RunStarting
     | RunRequeued
     | RunPreparationReported

@@ -4,6 +4,7 @@ Events are past tense and immutable. A field added later gets a default; a chang
 `schema_version` and an upcaster in `codec`. Times inside events are the reporter's; the ledger adds its own.
 """
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
@@ -171,6 +172,35 @@ class StoreReceipt(Value, frozen=True):
 
     objects: int
     bytes: int
+
+
+class Origin(Value, frozen=True):
+    """Where an imported run comes from: `system` is tachograph, tensorboard, mlflow or neptune.
+
+    `run` and `project` are the ids that it had there, `sha256` is of what was read of it, in hexadecimal.
+    """
+
+    system: str
+    run: str
+    project: str = ""
+    sha256: str = ""
+    exported_at: datetime | None = None
+
+
+class PastEvent(Value, frozen=True):
+    """A lifecycle event of another ledger, as that has it: reported to ours, not recorded by it."""
+
+    id: UUID
+    position: int
+    version: int
+    type: str
+    schema_version: int
+    actor: str
+    occurred_at: datetime
+    recorded_at: datetime
+    cause: str | None = None
+    epoch: int | None = None
+    data: dict[str, Any] = {}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):

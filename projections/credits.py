@@ -21,6 +21,7 @@ from events.run_events import (
     RunCreated,
     RunDeleted,
     RunEvent,
+    RunImported,
     RunRecovered,
     RunRequeued,
     RunStarted,
@@ -99,6 +100,8 @@ def evolve(credits_: RunCredits, event: RunEvent, at: datetime) -> RunCredits:
         case RunCreated():
             workflow_id = event.workflow.id if event.workflow else None
             return replace(moved, workflow_id=workflow_id, estimate_seconds=event.estimate_seconds)
+        case RunImported():
+            return replace(moved, workflow_id=event.created.workflow.id if event.created.workflow else None)
         case RunStarting():
             return _pinned(moved, event.rate)
         case RunStarted():

@@ -17,6 +17,7 @@ from events.run_events import (
     RunConfigUpdated,
     RunCreated,
     RunEvent,
+    RunImported,
     RunNotesSet,
     RunPrimaryMetricSet,
     RunSummaryUpdated,
@@ -36,6 +37,7 @@ TYPES: Final = tuple(
     str(kind.__struct_config__.tag)
     for kind in (
         RunCreated,
+        RunImported,
         RunConfigUpdated,
         RunSummaryUpdated,
         RunPrimaryMetricSet,
@@ -52,11 +54,11 @@ def changed(facets: Facets, event: RunEvent) -> Facets:
     after = dict(facets)
     match event:
         case RunCreated():
-            _patch(after, "config", event.config)
-            _set(after, "path", event.path)
-            _set(after, "alias", event.alias or "")
-            _set(after, "notes", event.notes)
-            _set(after, "tags", *event.tags)
+            _create(after, event)
+        case RunImported():
+            _create(after, event.created)
+            _patch(after, "summary", event.summary)
+            _name_primary(after, event.primary_metric or "", event.primary_mode or "")
         case RunConfigUpdated():
             _patch(after, "config", event.patch)
         case RunSummaryUpdated():
@@ -68,13 +70,25 @@ def changed(facets: Facets, event: RunEvent) -> Facets:
         case RunAliasSet():
             _set(after, "alias", event.alias or "")
         case RunPrimaryMetricSet():
-            for mode, key in PRIMARY.items():
-                _set(after, key, event.name if mode == event.mode else "")
+            _name_primary(after, event.name, event.mode)
         case _:
             pass
     if len(after) > MAX_FACETS:
         return {key: after[key] for key in sorted(after)[:MAX_FACETS]}
     return after
+
+
+def _create(facets: dict[str, tuple[Scalar, ...]], event: RunCreated) -> None:
+    _patch(facets, "config", event.config)
+    _set(facets, "path", event.path)
+    _set(facets, "alias", event.alias or "")
+    _set(facets, "notes", event.notes)
+    _set(facets, "tags", *event.tags)
+
+
+def _name_primary(facets: dict[str, tuple[Scalar, ...]], name: str, mode: str) -> None:
+    for known, key in PRIMARY.items():
+        _set(facets, key, name if known == mode else "")
 
 
 def _set(facets: dict[str, tuple[Scalar, ...]], key: str, *texts: str) -> None:

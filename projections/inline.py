@@ -45,6 +45,7 @@ from events.run_events import (
     RunEvent,
     RunFailed,
     RunIdled,
+    RunImported,
     RunKilled,
     RunRecovered,
     RunRequeued,
@@ -64,7 +65,7 @@ from events.sweep import (
     SweepStopped,
 )
 from events.sweep import evolve as evolve_sweep
-from events.types import Cause, Mode, Rate
+from events.types import Cause, Mode, Origin, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
 from projections import billing, runs, subscriptions, sweeps, tenancy
@@ -75,8 +76,11 @@ _NOBODY: Final = UUID(int=0)
 
 _FREE: Final = Rate(micro_credits_per_hour=0, count=0)
 
+_UNSAID: Final = RunCreated(name="", session_id="", mode=Mode.MANAGED)
+
 _BARE: Final[Mapping[str, Callable[[int, Cause], RunEvent]]] = {
-    "run.created": lambda _epoch, _cause: RunCreated(name="", session_id="", mode=Mode.MANAGED),
+    "run.created": lambda _epoch, _cause: _UNSAID,
+    "run.imported": lambda epoch, _: RunImported(origin=Origin(system="", run=""), created=_UNSAID, epoch=epoch),
     "run.starting": lambda epoch, _: RunStarting(
         worker=_NOBODY, command_id=_NOBODY, epoch=epoch, accelerators=(), rate=_FREE
     ),

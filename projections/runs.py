@@ -37,6 +37,7 @@ TIMES: Final = (
     "progress_at",
     "ended_at",
     "deleted_at",
+    "imported_at",
 )
 
 _state_encoder: Final = msgspec.msgpack.Encoder()

@@ -1,5 +1,5 @@
 """`python -m service`: the API. `python -m service bootstrap`: migrations and the first key. `… schemas [--check]`,
-`… verify --project P`, `… rebuild NAME | --all`, `… replay --project P`."""
+`… verify --project P`, `… rebuild NAME | --all`, `… replay --project P`, `… export --project P`, `… import PATH`."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ from litestar import Litestar
 from events.database import wait_until_there
 from events.errors import LedgerError
 from events.settings import Settings, SettingsError, from_environment
-from service import audit, rebuild, replay, schemas
+from service import audit, export, import_command, rebuild, replay, schemas
 from service.app import create_app
 from service.bootstrap import bootstrap
 from service.migrate import MigrationError
 from service.transport import Protocol
 
 USAGE = """usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …
-                          | replay --project P …]"""
+                          | replay --project P … | export --project P … | import PATH …]"""
 
 
 class Server(uvicorn.Server):
@@ -84,6 +84,10 @@ def main(arguments: list[str]) -> int:
                 return rebuild.main(options)
             case ["replay", *options]:
                 return replay.main(options)
+            case ["export", *options]:
+                return export.main(options)
+            case ["import", *options]:
+                return import_command.main(options)
             case _:
                 print(USAGE, file=sys.stderr)
                 return 2

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Final
 from uuid import UUID
 
 from litestar import Litestar, Router
@@ -17,6 +16,7 @@ from events import bus
 from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
+from service import VERSION
 from service.auth import authenticated
 from service.context import Service
 from service.msgpack import transcoded
@@ -49,8 +49,6 @@ from service.routes import (
 )
 
 log = logging.getLogger("tachograph.service")
-
-VERSION: Final = "0.1.0"
 
 
 def create_app(settings: Settings) -> Litestar:

@@ -105,7 +105,7 @@ async def _tell(settings: Settings, asked: Asked) -> int:
     try:
         ledger = Ledger(pool, Keyring.from_file(settings.master_key))
         ledger_id = await find_project(pool, asked.project)
-        run = await _run(ledger, ledger_id, asked.run) if asked.run else None
+        run = await find_run(ledger, ledger_id, asked.run) if asked.run else None
         wanted = await resolve(
             ledger, ledger_id, None if run is None else run.run_id,
             start=asked.start, after=asked.after, until=asked.until, types=asked.types,
@@ -120,7 +120,8 @@ async def _tell(settings: Settings, asked: Asked) -> int:
         await pool.close()
 
 
-async def _run(ledger: Ledger, ledger_id: UUID, name_or_id: str) -> StoredRun:
+async def find_run(ledger: Ledger, ledger_id: UUID, name_or_id: str) -> StoredRun:
+    """Return a run of a project by id or name. Raises `NotFound`."""
     run_id: UUID | None
     try:
         run_id = UUID(name_or_id)

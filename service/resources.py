@@ -10,7 +10,7 @@ import msgspec
 from events.organisation import Slot
 from events.progress import estimated
 from events.refusals import actions
-from events.run import ACTIVE, PrimaryMetric, Run
+from events.run import ACTIVE, Imported, PrimaryMetric, Run
 from events.types import (
     Change,
     Failure,
@@ -115,6 +115,8 @@ class RunResource(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     unresponsive: bool
     archived: bool
+    imported: Imported | None
+    imported_at: datetime | None
     created_at: datetime | None
     started_at: datetime | None
     status_since: datetime | None

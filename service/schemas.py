@@ -11,8 +11,8 @@ import msgspec
 from events.bus import STREAMS
 from events.codec import EVENT_TYPES, TELEMETRY
 from events.settings import Settings
-from service import state_table
-from service.app import VERSION, create_app
+from service import VERSION, state_table
+from service.app import create_app
 from service.migrate import ROOT
 
 DIRECTORY: Final = ROOT / "schemas"

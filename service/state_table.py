@@ -11,9 +11,17 @@ from events.codec import event_type
 from events.decisions import decide
 from events.errors import Rejected
 from events.refusals import actions
-from events.run import ALLOWED_IN, NO_RUN, TRANSITIONS, Run
-from events.run_events import RunCreated, RunEvent, RunTelemetryArchived
-from events.types import Cause, Failure, Mode, Rate, Status
+from events.run import ALLOWED_IN, NO_RUN, TRANSITIONS, Imported, Run
+from events.run_events import (
+    RunCompleted,
+    RunCreated,
+    RunEvent,
+    RunHistoryImported,
+    RunImported,
+    RunImportFinished,
+    RunTelemetryArchived,
+)
+from events.types import Cause, Failure, Mode, Origin, Rate, Status
 from events.vocabulary import VOCABULARIES
 
 S = Status
@@ -25,8 +33,15 @@ _ARCHIVED: Final = RunTelemetryArchived(
 )
 _MERGED: Final = msgspec.structs.replace(_ARCHIVED, first_position=0, last_position=0, replaces=(_WORKER,))
 
+_IMPORTED: Final = RunImported(
+    origin=Origin(system="tachograph", run=""), created=RunCreated(name="", session_id="", mode=Mode.TRACKED)
+)
+
 COMMANDS: Final[Sequence[tuple[str, c.RunCommand]]] = (
     ("create", c.CreateRun(created=RunCreated(name="", session_id="", mode=Mode.MANAGED))),
+    ("import", c.ImportRun(imported=_IMPORTED, end=RunCompleted(epoch=EPOCH))),
+    ("add to the history (import under way)", c.RecordHistory(history=RunHistoryImported(epoch=EPOCH))),
+    ("finish the import (under way)", c.FinishImport(finished=RunImportFinished(points=0, lines=0))),
     ("claim", c.ClaimRun(worker=_WORKER, command_id=_WORKER, accelerators=(), rate=_RATE)),
     ("give back to the queue", c.RequeueRun(epoch=EPOCH)),
     ("report a preparation stage", c.ReportPreparation(epoch=EPOCH, stage="")),
@@ -67,6 +82,7 @@ _STATES: Final = tuple(Status)
 _TRACKED: Final = frozenset({"start or re-attach (tracked)"})
 _RETRIED: Final = frozenset({"follow with a retry (asked for, worker lost)"})
 _PROTECTED: Final = frozenset({"report idle (protected)"})
+_IMPORTING: Final = frozenset({"add to the history (import under way)", "finish the import (under way)"})
 
 
 def document() -> str:
@@ -148,6 +164,7 @@ def _run(status: Status, name: str) -> Run:
         holding=status is S.CRASHED,
         retries=int(name in _RETRIED),
         cause=Cause.WORKER_LOST if name in _RETRIED else None,
+        imported=Imported(_IMPORTED.origin) if name in _IMPORTING else None,
     )
 
 

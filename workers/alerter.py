@@ -23,6 +23,7 @@ from events.database import as_struct
 from events.errors import CorruptHistory
 from events.ids import derived
 from events.ledger import Ledger, Recorded
+from events.records import IMPORTER
 from events.run import TRANSITIONS
 from events.sql import load
 from events.telemetry import MetricColumns
@@ -82,7 +83,7 @@ class Alerter:
         fresh: dict[tuple[UUID, UUID], Watch] = {}
         organisation = await self._organisation(ledger_id)
         for recorded in page:
-            for rule in rules:
+            for rule in rules if recorded.actor != IMPORTER else ():
                 if rule.set_at <= recorded.recorded_at and await self._in_scope(rule.rule(), recorded):
                     for fired in await self._fires(rule, recorded, fresh):
                         await self._fire(organisation, fired)

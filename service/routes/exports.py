@@ -1,4 +1,4 @@
-"""Downloads of what runs logged, and of what happened to them, as CSV, Parquet or Arrow."""
+"""Downloads of what runs logged, and of what happened to them: as CSV, Parquet or Arrow, and as an archive."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -16,8 +16,12 @@ from events.errors import Erased
 from events.sql import load
 from projections.encoders import ENCODERS, MEDIA_TYPES, Format
 from projections.exported import SCHEMAS, Table, Wanted, exported
+from projections.pack import Packer
+from projections.pack import Wanted as Archive
+from projections.tenancy import Project
 from service.context import Http, Service
 from service.downloads import download
+from service.export import SOFTWARE
 from service.problems import Invalid
 
 MAX_METRICS: Final = 1_000
@@ -31,6 +35,12 @@ Of = Annotated[Table, Parameter(description="which rows: points, log lines, or l
 As = Annotated[Format, QueryParameter(name="format")]
 Metrics = Annotated[list[str] | None, QueryParameter(name="metric", description="only these metrics; repeatable")]
 
+ARCHIVE_MEDIA_TYPE: Final = "application/zip"
+Contents = Annotated[bool, Parameter(description="with the contents of artifacts")]
+
+_ARCHIVE: Final = {
+    200: ResponseSpec(bytes, media_type=ARCHIVE_MEDIA_TYPE, description="an archive, streamed", generate_examples=False)
+}
 _DOWNLOAD: Final = {
     200: ResponseSpec(bytes, media_type=MEDIA_TYPES["csv"], description="a file, streamed", generate_examples=False)
 }
@@ -65,6 +75,32 @@ async def export_project(
     wanted = Wanted(ledger_id=known.project_id, run_id=_FIRST, table=table, up_to=up_to, metrics=_names(table, metric))
     chunks = _encoded(form, pa.schema([_RUN, *SCHEMAS[table]]), _of_all(service, wanted))
     return download(request, service, chunks, MEDIA_TYPES[form], f"{known.name}-{table}.{form}")
+
+
+@get("/runs/{run:str}/export/archive", responses=_ARCHIVE)
+async def archive_of_run(request: Http, service: Service, run: str, artifacts: Contents = False) -> Stream:  # noqa: FBT002
+    """A run as an archive (ZIP) of Parquet and JSON that `python -m service import` brings into another project."""
+    stored = await service.run(request, run)
+    project = await service.project(request, str(stored.ledger_id))
+    return await _archive(request, service, project, stored.run_id, stored.run.name, contents=artifacts)
+
+
+@get("/projects/{project:str}/export/archive", responses=_ARCHIVE)
+async def archive_of_project(request: Http, service: Service, project: str, artifacts: Contents = False) -> Stream:  # noqa: FBT002
+    """The same of all runs of a project that are not deleted."""
+    known = await service.project(request, project)
+    return await _archive(request, service, known, None, known.name, contents=artifacts)
+
+
+async def _archive(
+    request: Http, service: Service, project: Project, run_id: UUID | None, name: str, *, contents: bool
+) -> Stream:
+    position, chain = await service.ledger.head(project.project_id)
+    wanted = Archive(
+        project=project, run_id=run_id, position=position, chain=chain.hex(), contents=contents, software=SOFTWARE
+    )
+    packer = Packer(service.ledger, service.objects, service.settings.parquet, wanted)
+    return download(request, service, packer.chunks(), ARCHIVE_MEDIA_TYPE, f"{name}.zip")
 
 
 def _names(table: Table, metrics: list[str] | None) -> Sequence[str]:
@@ -104,5 +140,7 @@ async def _encoded(form: Format, schema: pa.Schema, batches: AsyncIterator[pa.Re
     yield bytes(ready) + await asyncio.to_thread(encoder.close)
 
 
-ROUTES: Final = Router(path="", route_handlers=[export_run, export_project], tags=["exports"])
+ROUTES: Final = Router(
+    path="", route_handlers=[export_run, export_project, archive_of_run, archive_of_project], tags=["exports"]
+)
 """Where runs are taken out as files."""

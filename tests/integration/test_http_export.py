@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,20 @@ def test_a_key_has_few_downloads_at_once(api: Api, project: Project):
         return answer if answer.status_code == 200 else None
 
     until(freed, "the places are given back")
+
+
+def test_an_archive_is_downloaded(api: Api, project: Project, run: Json):
+    accepted(api.client.put(f"/runs/{run['id']}/artifacts/a/b.bin", content=b"123"), 201)
+    for path, artifacts in (
+        (f"/runs/{run['id']}/export/archive", "true"),
+        (f"/projects/{project.id}/export/archive", "false"),
+    ):
+        answer = api.client.get(path, params={"artifacts": artifacts})
+        assert answer.headers["content-type"] == "application/zip"
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            assert archive.testzip() is None
+            manifest = json.loads(archive.read("manifest.json"))
+            assert manifest["position"] <= project.head()["position"]
+            assert run["id"] in {one["run_id"] for one in manifest["runs"]}
+            contents = [name for name in archive.namelist() if "/artifacts/" in name]
+            assert [archive.read(name) for name in contents] == ([b"123"] if artifacts == "true" else [])

@@ -22,6 +22,7 @@ from projections.apply import TelemetryMovedError
 from projections.execute import asked_by, execute
 from projections.replay import Replay, Step, Wanted
 from projections.restore import Restorer
+from service import downloads
 from service.routes import replay as routes
 from stack.process import ROOT
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch
@@ -212,7 +213,7 @@ async def test_a_full_disk_is_said_with_where_to_go_on(world: World, shell: Shel
 async def test_a_client_that_stops_reading_is_cut_off(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(routes, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 0.05)
     run_id = await world.started_run()
     for _ in range(10):
         await world.lines(run_id, *("x" * 1_000 for _ in range(100)))

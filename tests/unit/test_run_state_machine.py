@@ -29,10 +29,21 @@ ARCHIVED = run_events.RunTelemetryArchived(
     segment=UUID(int=9), kind="metrics", path="x", rows=1, first_position=3, last_position=4, sha256="", bytes=1
 )
 
+IMPORTED = run_events.RunImported(
+    origin=t.Origin(system="tachograph", run="r"),
+    created=run_events.RunCreated(name="a", session_id="s", mode=Mode.TRACKED),
+    created_at=AT - timedelta(days=2),
+    started_at=AT - timedelta(days=1),
+    ended_at=AT - timedelta(hours=1),
+)
+
 EVENTS: dict[type[run_events.RunEvent], run_events.RunEvent] = {
     type(event): event
     for event in (
         run_events.RunCreated(name="a", session_id="s", mode=Mode.MANAGED),
+        IMPORTED,
+        run_events.RunHistoryImported(epoch=2),
+        run_events.RunImportFinished(points=1, lines=0),
         run_events.RunStarting(worker=WORKER, command_id=CLAIM, epoch=1, accelerators=("cpu:0",), rate=RATE),
         run_events.RunRequeued(epoch=1),
         run_events.RunPreparationReported(epoch=1, stage="download"),
@@ -88,6 +99,7 @@ PATHS: dict[Status, tuple[type[run_events.RunEvent], ...]] = {
 # events.md, "Transitions", row by row; "former" is what the run was before it crashed.
 STEPS: list[tuple[set[Status], type[run_events.RunEvent], str]] = [
     ({S.ABSENT}, run_events.RunCreated, "queued"),
+    ({S.ABSENT}, run_events.RunImported, "stopping"),
     ({S.QUEUED}, run_events.RunStarting, "starting"),
     ({S.QUEUED, S.STARTING, S.RUNNING, S.CRASHED}, run_events.RunStarted, "running"),
     ({S.STARTING}, run_events.RunRequeued, "queued"),
@@ -118,6 +130,8 @@ UNCHANGED: dict[type[run_events.RunEvent], set[Status]] = {
     **dict.fromkeys(
         (run_events.RunNotesSet, run_events.RunAliasSet, run_events.RunArchived, run_events.RunUnarchived), EXISTING
     ),
+    run_events.RunHistoryImported: ENDED,
+    run_events.RunImportFinished: ENDED,
     run_events.RunReleased: {S.FAILED, S.KILLED, S.CRASHED},
     run_events.RunRetried: {S.FAILED, S.CRASHED},
     run_events.RunTelemetryArchived: EXISTING,
@@ -295,7 +309,8 @@ def test_a_command_leads_to_what_the_design_says_or_is_refused(
 
 
 def test_every_command_is_in_the_table() -> None:
-    assert {type(row[1]) for row in OUTCOMES} | {c.CreateRun} == set(c.RunCommand.__args__)
+    apart = {c.CreateRun, c.ImportRun, c.RecordHistory, c.FinishImport}
+    assert {type(row[1]) for row in OUTCOMES} | apart == set(c.RunCommand.__args__)
 
 
 def test_a_run_is_created_once() -> None:
@@ -425,3 +440,31 @@ def test_a_tombstone_holds_no_text() -> None:
 )
 def test_merge_patches_are_those_of_the_rfc(document: Any, patch: Any, merged: Any) -> None:
     assert merge(document, patch) == merged
+
+
+def test_an_imported_run_keeps_its_times_and_a_deleted_one_only_ours() -> None:
+    run = evolve(evolve(NO_RUN, IMPORTED, AT), run_events.RunCompleted(epoch=1), AT)
+    assert (run.status, run.imported_at, run.status_since) == (S.COMPLETED, AT, AT)
+    assert (run.created_at, run.started_at, run.ended_at) == (
+        IMPORTED.created_at,
+        IMPORTED.started_at,
+        IMPORTED.ended_at,
+    )
+    later = AT + timedelta(days=1)
+    gone = evolve(run, run_events.RunDeleted(), later)
+    assert (gone.created_at, gone.started_at, gone.ended_at, gone.deleted_at) == (AT, None, AT, later)
+
+
+def test_an_import_is_added_to_until_it_is_finished() -> None:
+    imported, end = decide(c.ImportRun(imported=IMPORTED, end=run_events.RunCompleted(epoch=1)), NO_RUN)
+    run = evolve(evolve(NO_RUN, imported, AT), end, AT)
+    more = c.RecordHistory(history=run_events.RunHistoryImported(epoch=3))
+    run = evolve(run, *decide(more, run), AT)
+    assert run.epoch == 3
+    finish = c.FinishImport(finished=run_events.RunImportFinished(points=1, lines=2))
+    run = evolve(run, *decide(finish, run), AT)
+    for command in (more, finish):
+        with pytest.raises(Rejected, match="its import is not under way"):
+            decide(command, run)
+    with pytest.raises(Rejected, match="exists already"):
+        decide(c.ImportRun(imported=IMPORTED, end=run_events.RunCompleted(epoch=1)), run)

@@ -1,0 +1,138 @@
+"""`python -m service import PATH --project P`: runs that ended elsewhere, brought here.
+
+Exit status: 0 all of it is here, 1 something was refused (and is named), 2 nothing could be read or reached.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from events.database import open_pool
+from events.errors import NotFound
+from events.ids import derived
+from events.keys import Keyring
+from events.ledger import Ledger
+from events.organisation import ProjectCreated
+from events.records import IMPORTER
+from events.settings import Settings, from_environment
+from projections import artifact_limits, tenancy
+from projections.execute import Request, record
+from projections.objects import ObjectStore
+from projections.tenancy import Project
+from projections.uploads import Uploads
+from service.audit import find_project
+from service.bar import Bar
+from service.bodies import NewProject
+from service.imports.importer import Importer
+from service.imports.incoming import Input, Refused
+from service.imports.inputs import SYSTEMS, opened
+from service.imports.report import Report, RunReport
+
+UNNAMED: Final = "give --project: this input names none"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Import what the command line names, and say what became of it; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service import", description="Bring runs here that ended elsewhere."
+    )
+    parser.add_argument("path", type=Path, help="an archive of `export`, or what another tracker left")
+    parser.add_argument("--from", dest="system", choices=SYSTEMS, help="what it is; by default as it looks")
+    parser.add_argument("--project", help="id or name; by default that of the archive")
+    parser.add_argument("--create", action="store_true", help="open the project where it is missing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        report = asyncio.run(_import(from_environment(), options))
+    except KeyboardInterrupt:
+        print("stopped; the same command again goes on", file=sys.stderr)
+        return 130
+    print(msgspec.json.encode(report).decode() if options.json else report.said())
+    return 1 if report.refused else 0
+
+
+async def _import(settings: Settings, options: argparse.Namespace) -> Report:
+    with Bar() as bar:
+        source = await asyncio.to_thread(opened, options.path, options.system, bar.of("check"))
+        name = options.project or source.project
+        if name is None:
+            raise NotFound(UNNAMED)
+        pool = await open_pool(settings.database_url, name="import", size=4)
+        try:
+            ledger = Ledger(pool, Keyring.from_file(settings.master_key))
+            project = await _project(ledger, name, create=options.create and not options.dry_run)
+            uploads = Uploads(ledger, ObjectStore.at(settings.object_store), artifact_limits.from_environment())
+            report = Report(source.input.system, str(options.path), project.project_id)
+            importer = None if options.dry_run else Importer(ledger, uploads, project)
+            await _take(source.input, importer, report, bar)
+            await ledger.drained()
+            return report
+        finally:
+            await pool.close()
+
+
+async def _take(source: Input, importer: Importer | None, report: Report, bar: Bar) -> None:
+    """Bring the runs here one by one; without an importer, only read them."""
+    runs = source.runs()
+    rows = bar.of("rows")
+    while (incoming := await asyncio.to_thread(next, runs, None)) is not None:
+        if isinstance(incoming, Refused):
+            report.runs.append(RunReport(original=incoming.original, name=incoming.name, why=incoming.why))
+        elif importer is None:
+            origin, created = incoming.imported.origin, incoming.imported.created
+            report.runs.append(RunReport(original=origin.run, name=created.name, outcome="readable"))
+        else:
+            report.runs.append(await importer.take(incoming, lambda done: rows(done, done)))
+        bar.show("runs", len(report.runs), max(source.expected, len(report.runs)))
+
+
+async def _project(ledger: Ledger, name: str, *, create: bool) -> Project:
+    """Return the project, opened if it may be. Raises `NotFound`."""
+    pool = ledger.pool
+    try:
+        project_id = await find_project(pool, name)
+    except NotFound:
+        if not create:
+            raise NotFound(f"there is no project {name!r}; --create opens one") from None
+        project_id = await _opened(ledger, name)
+    project = await tenancy.project_by_id(pool, project_id)
+    if project is None:
+        raise NotFound(f"there is no project {name!r}")
+    return project
+
+
+async def _opened(ledger: Ledger, name: str) -> UUID:
+    """Open a project in the one organisation that there is."""
+    msgspec.convert({"name": name}, NewProject)
+    organisations: list[asyncpg.Record] = await ledger.pool.fetch("select organisation_id from organisation limit 2")
+    if len(organisations) != 1:
+        raise NotFound("a project is opened by a command only where there is one organisation; open it over the API")
+    organisation_id: UUID = organisations[0]["organisation_id"]
+    project_id = derived(organisation_id, "import", name)
+    await ledger.open(project_id, organisation_id, "project")
+    request = Request(
+        actor=IMPORTER,
+        event_id=derived(project_id, "created"),
+        body=name.encode(),
+        named=True,
+        occurred_at=datetime.now(UTC),
+    )
+    await record(
+        ledger,
+        ledger_id=project_id,
+        stream=project_id,
+        expected_version=0,
+        events=[ProjectCreated(name=name)],
+        inline=tenancy.project_row(organisation_id=organisation_id, version=1, name=name, description=""),
+        request=request,
+    )
+    return project_id
