@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events.errors import CorruptHistory
+from events.merge_patch import merge
 from events.progress import Progress, reported
 from events.run_events import (
     RunAliasSet,
@@ -385,17 +386,3 @@ def _tombstone(run: Run, event: RunDeleted, at: datetime) -> Run:
         ended_at=run.imported_at or run.ended_at,
         deleted_at=at,
     )
-
-
-def merge(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply a JSON merge patch: null removes, objects merge, everything else replaces. Source: RFC 7396."""
-    merged = dict(document)
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict):
-            below = merged.get(key)
-            merged[key] = merge(below if isinstance(below, dict) else {}, value)
-        else:
-            merged[key] = value
-    return merged

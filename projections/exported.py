@@ -115,7 +115,7 @@ async def _file(root: Path, file: Segment, wanted: Wanted, after: int) -> AsyncI
 def _opened(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     schema = SCHEMAS[wanted.table]
     words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    return _rows(pq.ParquetFile(path, read_dictionary=words), schema, wanted.metrics)
+    return _rows(pq.ParquetFile(path, read_dictionary=words, pre_buffer=False), schema, wanted.metrics)
 
 
 def _rows(parquet: pq.ParquetFile, schema: pa.Schema, metrics: Sequence[str]) -> Iterator[pa.RecordBatch]:

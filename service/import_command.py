@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--from", dest="system", choices=SYSTEMS, help="what it is; by default as it looks")
     parser.add_argument("--project", help="id or name; by default that of the archive")
     parser.add_argument("--create", action="store_true", help="open the project where it is missing")
+    parser.add_argument("--step-multiplier", type=int, default=1, help="makes Neptune's fractional steps whole")
     parser.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _import(settings: Settings, options: argparse.Namespace) -> Report:
     with Bar() as bar:
-        source = await asyncio.to_thread(opened, options.path, options.system, bar.of("check"))
+        source = await asyncio.to_thread(
+            opened, options.path, options.system, bar.of("check"), multiplier=options.step_multiplier
+        )
         name = options.project or source.project
         if name is None:
             raise NotFound(UNNAMED)

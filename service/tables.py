@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from litestar import Response
 
+from projections.encoders import harmless
+
 Format = Literal["json", "csv", "parquet"]
 
 _TYPES: Final[dict[type, pa.DataType]] = {
@@ -51,5 +53,7 @@ def _csv(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(kind.__struct_fields__)
-    writer.writerows([getattr(row, name) for name in kind.__struct_fields__] for row in rows)
+    for row in rows:
+        values = [getattr(row, name) for name in kind.__struct_fields__]
+        writer.writerow([harmless(value) if isinstance(value, str) else value for value in values])
     return text.getvalue()

@@ -185,7 +185,7 @@ class Archive:
     def _batches_of(self, archived: ArchivedRun) -> Callable[[], Iterator[Batch]]:
         def opened(name: str) -> pq.ParquetFile:
             words = ["source", "metric", "stage"] if name == "metrics.parquet" else ["source", "stream"]
-            return pq.ParquetFile(self._slice(_file(archived, name)), read_dictionary=words)
+            return pq.ParquetFile(self._slice(_file(archived, name)), read_dictionary=words, pre_buffer=False)
 
         def batches() -> Iterator[Batch]:
             points = read_batches(opened("metrics.parquet"), METRICS)

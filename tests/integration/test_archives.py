@@ -28,17 +28,15 @@ from events.run_events import RunCreated
 from events.types import Cause, Failure, Mode, Status
 from events.verification import verify
 from projections import runs, tenancy
-from projections.artifact_limits import Limits
 from projections.execute import asked_by, execute
 from projections.pack import Packer, Wanted
 from projections.refold import check_inline
-from projections.uploads import Uploads
 from service.imports.archive import Archive
-from service.imports.importer import Importer
-from service.imports.incoming import Incoming, Unreadable
+from service.imports.incoming import Unreadable
 from service.imports.report import RunReport
 from stack.process import ROOT
 from tests import servers
+from tests.integration import importing
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch, opened_world
 from tests.servers import Database, PostgresServer
 
@@ -73,16 +71,7 @@ def opened(path: Path) -> Archive:
 
 
 async def bring(world: World, path: Path, progress: Callable[[int], None] = lambda _: None) -> list[RunReport]:
-    project = await tenancy.project_by_id(world.pool, world.ledger_id)
-    assert project is not None
-    importer = Importer(world.ledger, Uploads(world.ledger, world.objects, Limits()), project)
-    reports = []
-    for incoming in opened(path).runs():
-        if isinstance(incoming, Incoming):
-            reports.append(await importer.take(incoming, progress))
-        else:
-            reports.append(RunReport(original=incoming.original, name=incoming.name, why=incoming.why))
-    return reports
+    return await importing.bring(world, opened(path), progress)
 
 
 def content(data: bytes) -> dict[str, Any]:

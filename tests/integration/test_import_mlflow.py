@@ -1,0 +1,135 @@
+"""MLflow's file store, laid out as its documentation says, brought here."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from events.types import Cause, Status
+from projections import artifacts, runs
+from service.imports.incoming import Unreadable
+from service.imports.inputs import opened
+from service.imports.mlflow import MLflow, as_number
+from tests.integration.importing import bring, points
+from tests.integration.telemetry import World
+
+RUN = "0123456789abcdef0123456789abcdef"
+KILLED = "11111111111111111111111111111111"
+MS = 1_700_000_000_000
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def mlflow_run(experiment: Path, run_id: str, **meta: Any) -> Path:
+    directory = experiment / run_id
+    document = {
+        "artifact_uri": f"file:///mlruns/0/{run_id}/artifacts", "end_time": MS + 5_000, "entry_point_name": "''",
+        "experiment_id": "'0'", "lifecycle_stage": "active", "run_id": f"'{run_id}'", "run_name": "upset-loon",
+        "run_uuid": f"'{run_id}'", "source_name": "''", "source_type": 4, "source_version": "''", "start_time": MS,
+        "status": 3, "tags": "[]", "user_id": "ada",
+    } | meta  # fmt: skip
+    write(directory / "meta.yaml", "".join(f"{name}: {value}\n" for name, value in document.items()))
+    for name in ("metrics", "params", "tags", "artifacts"):
+        (directory / name).mkdir()
+    return directory
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    root = tmp_path / "mlruns"
+    write(root / "0" / "meta.yaml", "experiment_id: '0'\nname: Default\nlifecycle_stage: active\n")
+    run = mlflow_run(root / "0", RUN)
+    lines = [f"{MS} 0.1 0", f"{MS + 1} nan 1", f"{MS + 2} inf 2", f"{MS + 3} -inf -3", f"{MS + 4} 1e-320 {2**53 + 1}"]
+    write(run / "metrics" / "loss", "\n".join(lines) + "\n")
+    write(run / "metrics" / "val" / "acc", f"{MS} 0.30000000000000004 7 data abc\n")
+    for name, text in {"lr": "0.1", "layers": "3", "note": "a\nb", "exact": "1e-3", "opt/name": "adam"}.items():
+        write(run / "params" / name, text)
+    for name, text in {"team": "x", "mlflow.user": "ada", "mlflow.note.content": "a note"}.items():
+        write(run / "tags" / name, text)
+    write(run / "artifacts" / "model" / "weights.bin", "w" * 10)
+    write(run / "artifacts" / "empty", "")
+    (run / "artifacts" / "link").symlink_to("/etc/hostname")
+    mlflow_run(root / "0", KILLED, status=5, run_name="killed")
+    return root
+
+
+async def test_a_store_comes_with_ids_times_and_numbers(world: World, store: Path) -> None:
+    source = opened(store, None, lambda _done, _total: None).input
+    reports = {one.original: one for one in await bring(world, source)}
+    assert {one.outcome for one in reports.values()} == {"new"}
+    report = reports[RUN]
+    assert report.run_id is not None
+    assert report.run_id.hex == RUN
+    run = (await world.stored(report.run_id)).run
+    assert (run.name, run.external_id, run.status, run.notes) == ("upset-loon", RUN, Status.COMPLETED, "a note")
+    assert run.config == {"lr": 0.1, "layers": 3, "note": "a\nb", "exact": "1e-3", "opt/name": "adam"}
+    assert run.tags == ("mlflow", "team=x")
+    assert run.summary["mlflow"]["experiment"] == "Default"
+    assert run.summary["mlflow"]["tags"]["mlflow.user"] == "ada"
+    assert run.started_at is not None
+    assert run.ended_at is not None
+    assert [at.timestamp() * 1_000 for at in (run.started_at, run.ended_at)] == [MS, MS + 5_000]
+    found = await points(world, report.run_id)
+    assert [one[:2] for one in found["loss"]] == [
+        (0, MS * 1_000), (1, MS * 1_000 + 1_000), (2, MS * 1_000 + 2_000), (-3, MS * 1_000 + 3_000),
+        (2**53 + 1, MS * 1_000 + 4_000),
+    ]  # fmt: skip
+    expected = [0.1, float("nan"), float("inf"), float("-inf"), 1e-320]
+    assert struct.pack("<5d", *(one[2] for one in found["loss"])) == struct.pack("<5d", *expected)
+    assert found["val/acc"] == [(7, MS * 1_000, 0.1 + 0.2)]
+    saved = await artifacts.by_name(world.pool, world.ledger_id, report.run_id, "model/weights.bin")
+    assert saved is not None
+    body = [part async for part in artifacts.content(world.ledger, world.objects, saved, 0, saved.bytes - 1)]
+    assert b"".join(body) == b"w" * 10
+    assert report.artifacts == 2
+    assert await artifacts.by_name(world.pool, world.ledger_id, report.run_id, "link") is None
+    killed = await runs.by_external_id(world.pool, world.ledger_id, KILLED)
+    assert killed is not None
+    assert (killed.run.status, killed.run.cause) == (Status.KILLED, Cause.KILLED_BY_USER)
+
+    head = await world.ledger.head(world.ledger_id)
+    assert {one.outcome for one in await bring(world, MLflow(store))} == {"already there"}
+    assert await world.ledger.head(world.ledger_id) == head
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda run: write(run / "metrics" / "loss", "yesterday 0.1 0\n"), "metrics/loss, line 1"),
+        (lambda run: write(run / "metrics" / "loss", f"{MS} 0.1 0\n{MS} x\n"), "line 2"),
+        (lambda run: write(run / "metrics" / "loss", f"{MS} 0.1 {1 << 64}\n"), "line 1"),
+        (lambda run: write(run / "params" / "big", "x" * 70_000), "'big' has over 65536 bytes"),
+        (lambda run: write(run / "meta.yaml", "run_id: [\n"), "meta.yaml"),
+        (lambda run: write(run / "meta.yaml", "status: 3\n"), "run_id"),
+        (lambda run: write(run / "meta.yaml", f"run_id: '{RUN}'\nstatus: 1\n"), "it is RUNNING in MLflow"),
+        (
+            lambda run: write(run / "meta.yaml", f"run_id: '{RUN}'\nstatus: 3\nlifecycle_stage: deleted\n"),
+            "it is deleted",
+        ),
+        (lambda run: (run / "params" / "bad").write_bytes(b"\xff"), "utf-8"),
+    ],
+)
+async def test_a_bad_run_is_refused_and_leaves_nothing(world: World, store: Path, change: Any, said: str) -> None:
+    change(store / "0" / RUN)
+    reports = await bring(world, MLflow(store))
+    refused = next(one for one in reports if one.original == RUN)
+    assert refused.outcome == "refused"
+    assert said in refused.why or said == "meta.yaml"
+    assert await runs.by_external_id(world.pool, world.ledger_id, RUN) is None
+    assert [one.outcome for one in reports if one.original == KILLED] == ["new"]
+
+
+def test_an_empty_directory_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="has no runs"):
+        MLflow(tmp_path)
+    with pytest.raises(Unreadable, match="looks like nothing"):
+        opened(tmp_path, None, lambda _done, _total: None)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "007", "nan", "True", "1_000", " 1", str(1 << 64), ""])
+def test_a_parameter_that_a_number_would_not_say_stays_a_text(text: str) -> None:
+    assert as_number(text) == text
