@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import nan
 from pathlib import Path
@@ -14,16 +15,22 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from events import codec
 from events.alerts import AlertFired, AlertRuleSet, Condition, EventHappens, MetricIsNan, StatusBecomes, WebhookSet
 from events.errors import CorruptHistory
 from events.ids import uuid7
-from events.types import Status
-from projections import dead_letters, subscriptions
+from events.run_events import RunCompleted, RunCreated, RunImported
+from events.types import Mode, Origin, Status
+from projections import dead_letters, subscriptions, tenancy
+from projections.artifact_limits import Limits
 from projections.execute import asked_by, record
 from projections.inline import Tenancy
 from projections.rebuild import rebuild
+from projections.uploads import Uploads
+from service.imports.importer import Importer
+from service.imports.incoming import Batch, Incoming
 from tests.api import Api, Json, accepted, refused, serving, until
-from tests.integration.telemetry import World
+from tests.integration.telemetry import World, metric_batch
 from tests.servers import Database, NatsServer, PostgresServer
 from workers.alerter import READER, Alerter, secret
 
@@ -135,6 +142,33 @@ async def test_rules_fire_for_what_comes_after_them(alerting: Alerting) -> None:
     counts = [sum(one.rule == rule for one in fired) for rule in rules]
     assert counts == [1, 2, 2]
     assert [(one.step, one.value) for one in fired if one.rule == rules[2]] == [(1, "nan"), (4, "nan")]
+
+
+async def test_what_an_import_brings_fires_nothing(alerting: Alerting) -> None:
+    world = alerting.world
+    await alerting.rule(EventHappens(types=("run.completed", "run.imported")))
+    await alerting.rule(StatusBecomes(statuses=(Status.COMPLETED,)))
+    await alerting.rule(MetricIsNan(metric="loss"))
+    created = RunCreated(name="old", session_id="", mode=Mode.TRACKED)
+    origin = Origin(system="mlflow", run="1")
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    columns = metric_batch({"loss": ([1], [nan])})
+    incoming = Incoming(
+        run_id=uuid7(),
+        imported=RunImported(origin=origin, created=created, created_at=at, started_at=at, ended_at=at),
+        end=RunCompleted(epoch=1),
+        batches=lambda: iter([Batch(1, "mlflow", 1, codec.METRICS, at, [columns])]),
+    )
+    project = await tenancy.project_by_id(world.pool, world.ledger_id)
+    assert project is not None
+    report = await Importer(world.ledger, Uploads(world.ledger, world.objects, Limits()), project).take(incoming)
+    assert (report.outcome, report.points) == ("new", 1)
+    await drain(Alerter(world.ledger))
+    assert await alerting.fired() == []
+    live = await world.started_run()
+    await alerting.nans(live, nan)
+    await drain(Alerter(world.ledger))
+    assert {one.run for one in await alerting.fired()} == {live}
 
 
 async def test_a_rule_sees_its_scope_alone(alerting: Alerting) -> None:
