@@ -4,6 +4,8 @@ from uuid import UUID
 
 import msgspec
 
+from service.timeline import plain
+
 
 class RunReport(msgspec.Struct):
     """One run: its id in the input and here, whether it is new, already there, continued or refused, and why.
@@ -41,7 +43,7 @@ class Report(msgspec.Struct):
         return self.counted("refused") > 0
 
     def said(self) -> str:
-        """Return the report as people read it."""
+        """Return the report as people read it; what inputs say cannot steer a terminal."""
         lines = []
         for one in self.runs:
             what = f"{one.points} points, {one.lines} lines, {one.events} events, {one.artifacts} artifacts"
@@ -52,4 +54,4 @@ class Report(msgspec.Struct):
         lines.append(
             f"{self.source} into project {self.project_id}: " + ", ".join(f"{n} {w}" for w, n in counts.items())
         )
-        return "\n".join(lines)
+        return "\n".join(map(plain, lines))
