@@ -37,6 +37,7 @@ from projections.pack_format import (
     METRICS,
     ArchivedRun,
     File,
+    LeftOut,
     Manifest,
     SavedArtifact,
 )
@@ -82,6 +83,7 @@ class Packer:
         self._at = datetime.now(UTC)
         self._files: list[File] = []
         self._runs: list[ArchivedRun] = []
+        self._left_out: list[LeftOut] = []
         self.packed = 0
 
     async def expected(self) -> int:
@@ -117,6 +119,7 @@ class Packer:
             position=wanted.position,
             chain=wanted.chain,
             runs=self._runs,
+            left_out=self._left_out,
         )
 
     async def _run_ids(self) -> AsyncIterator[UUID]:
@@ -133,6 +136,9 @@ class Packer:
         stored = await runs.get(self._ledger.pool, run_id)
         if stored is None:
             raise NotFound(f"there is no run {run_id}")
+        if stored.run.imported is not None and not await self._whole(run_id):
+            self._left_out.append(LeftOut(run_id, "its import was not finished"))
+            return
         lifecycle = _Lifecycle()
         async for chunk in self._file(f"runs/{run_id}/events.jsonl", self._events(run_id, lifecycle)):
             yield chunk
@@ -168,6 +174,17 @@ class Packer:
         )
         self._runs.append(entry)
         self._files = []
+
+    async def _whole(self, run_id: UUID) -> bool:
+        """Tell whether all of an imported run was here at the position."""
+        count: int = await self._ledger.pool.fetchval(
+            "select count(*) from ledger.event where ledger_id = $1 and stream = $2 and version is not null"
+            " and position <= $3 and type = 'run.import_finished'",
+            self._wanted.project.project_id,
+            run_id,
+            self._wanted.position,
+        )
+        return count > 0
 
     def _replay(self, run_id: UUID, types: Sequence[str]) -> Replay:
         wanted = Range(

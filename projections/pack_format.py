@@ -92,6 +92,13 @@ class ArchivedRun(msgspec.Struct, frozen=True, kw_only=True):
         return f"runs/{self.run_id}"
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A run that is not in the archive, and why."""
+
+    run_id: UUID
+    why: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What an archive is: of which project, as of which position of its ledger (with the chain value there)."""
 
@@ -105,3 +112,4 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     chain: str
     runs: list[ArchivedRun]
+    left_out: list[LeftOut] = []

@@ -237,6 +237,10 @@ async def test_an_import_that_was_cut_off_goes_on(world: World, elsewhere: World
     half = (await elsewhere.stored(first)).run.imported
     assert half is not None
     assert not half.finished
+    with zipfile.ZipFile(io.BytesIO(await pack(elsewhere))) as archive:
+        said = json.loads(archive.read("manifest.json"))
+    assert said["runs"] == []
+    assert said["left_out"] == [{"run_id": str(first), "why": "its import was not finished"}]
     assert [one.outcome for one in await bring(elsewhere, path)] == ["continued", "new"]
     assert content(await pack(elsewhere)) == content(data)
     assert (await elsewhere.stored(second)).run.imported.finished  # type: ignore[union-attr]
