@@ -81,7 +81,7 @@ class Corpus:
     async def _append(self, run_id: UUID) -> None:
         before = self._states[run_id]
         events = [self._event(run_id, before.version + index) for index in range(EVENTS_A_PROPOSAL)]
-        after, inline = runs.inline_rows(run_id, before, events, ACTOR)
+        after, state, inline = runs.inline_rows(run_id, before, events, ACTOR)
         appended = await self.ledger.append(
             Proposal(
                 ledger_id=self.ledger_id,
@@ -95,6 +95,7 @@ class Corpus:
                 epoch=after.epoch,
                 gate=gate(after),
                 inline=inline,
+                state=state,
             )
         )
         self._states[run_id] = runs.settled(after, appended.recorded_at)

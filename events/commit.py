@@ -45,6 +45,16 @@ class InlineRow(msgspec.Struct, frozen=True):
     row: msgspec.Raw
 
 
+class RunState(msgspec.Struct, frozen=True):
+    """What most events change of a run's row: its state, as MessagePack without the run's times.
+
+    `progressed` says that the time of its progress is the append's.
+    """
+
+    state: bytes
+    progressed: bool = False
+
+
 class Prepared(msgspec.Struct, kw_only=True):
     """A sealed proposal, ready for `append.sql`."""
 
@@ -57,6 +67,7 @@ class Prepared(msgspec.Struct, kw_only=True):
     seq: int | None
     events: list[tuple[Any, ...]]
     inline: dict[str, list[InlineRow]]
+    state: RunState | None = None
     size: int
 
     @property

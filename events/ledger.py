@@ -238,6 +238,7 @@ class Ledger:
             seq=proposal.seq,
             events=rows,
             inline={name: list(inline) for name, inline in proposal.inline.items()} if lifecycle else {},
+            state=proposal.state,
             size=size,
         )
         return prepared, salts[:16], new_key
@@ -251,20 +252,25 @@ class Ledger:
 
     async def _commit(self, ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
         inline: dict[str, list[InlineRow]] = {}
+        states = []
         start = 1
         for one in group:
             for name, rows in one.inline.items():
                 inline.setdefault(name, []).extend(InlineRow(row.event + start, row.row) for row in rows)
             start += len(one.events)
+            if one.state is not None:
+                version = (one.expected or 0) + len(one.events)
+                states.append((start - 1, one.stream, version, one.state.progressed, one.state.state))
         connection = self._held.get(ledger_id)
         if connection is None:
             connection = self._held[ledger_id] = await self.pool.acquire()
         try:
             rows = await connection.fetch(
-                "select * from ledger.append($1, $2, $3, $4, $5)",
+                "select * from ledger.append($1, $2, $3, $4, $5, $6)",
                 ledger_id,
                 [one.columns for one in group],
                 [event for one in group for event in one.events],
+                states,
                 list(inline),
                 [msgspec.json.encode(rows).decode() for rows in inline.values()],
             )

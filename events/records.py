@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from events import codec
-from events.commit import InlineRow
+from events.commit import InlineRow, RunState
 from events.errors import Erased
 from events.ids import derived
 from events.keys import DataKey
@@ -57,6 +57,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     seq: int | None = None
     causation_id: UUID | None = None
     inline: Mapping[str, Sequence[InlineRow]] = {}
+    state: RunState | None = None
 
 
 class Appended(msgspec.Struct, frozen=True):

@@ -109,7 +109,7 @@ async def _carry_out(
     events = decisions.decide(command, run)
     if not events:
         return Outcome(ledger_id, run_id, run, 0 if known is None else known.position)
-    after, inline = runs.inline_rows(run_id, run, events, request.actor)
+    after, state, inline = runs.inline_rows(run_id, run, events, request.actor)
     proposal = Proposal(
         ledger_id=ledger_id,
         stream=run_id,
@@ -122,13 +122,15 @@ async def _carry_out(
         epoch=after.epoch,
         gate=gate(after),
         inline={**inline, **guard},
+        state=state,
     )
     appended = await ledger.append(proposal)
     if appended.repeated:
         return await _first_answer(ledger, ledger_id, run_id, appended)
     after = runs.settled(after, appended.recorded_at)
     stored = StoredRun(ledger_id=ledger_id, run_id=run_id, position=appended.last, run=after)
-    ledger.recent.keep(run_id, stored, len(inline[runs.PROJECT_RUN][0].row))
+    size = len(inline[runs.PROJECT_RUN][0].row if state is None else state.state)
+    ledger.recent.keep(run_id, stored, size)
     return Outcome(ledger_id, run_id, after, appended.last)
 
 

@@ -14,11 +14,23 @@ import msgspec
 from msgspec.structs import replace
 
 from events.codec import event_type
-from events.commit import InlineRow
+from events.commit import InlineRow, RunState
 from events.errors import Erased, NotFound
 from events.retries import may_retry
 from events.run import ACTIVE, TRANSITIONS, Run, evolve
-from events.run_events import RunArtifactSaved, RunEvent, RunTelemetryArchived
+from events.run_events import (
+    RunAliasSet,
+    RunArtifactSaved,
+    RunConfigUpdated,
+    RunEvent,
+    RunNotesSet,
+    RunPreparationReported,
+    RunPrimaryMetricSet,
+    RunProgressReported,
+    RunSummaryUpdated,
+    RunTagsChanged,
+    RunTelemetryArchived,
+)
 from events.sql import load
 from events.types import Mode, Status
 
@@ -39,6 +51,24 @@ TIMES: Final = (
     "deleted_at",
     "imported_at",
 )
+
+_NO_TIMES: Final[Mapping[str, None]] = dict.fromkeys(TIMES)
+
+WITHIN_STATE: Final = frozenset(
+    {
+        RunAliasSet,
+        RunArtifactSaved,
+        RunConfigUpdated,
+        RunNotesSet,
+        RunPreparationReported,
+        RunPrimaryMetricSet,
+        RunProgressReported,
+        RunSummaryUpdated,
+        RunTagsChanged,
+        RunTelemetryArchived,
+    }
+)
+"""The events that change nothing of a run's row but its state, version and time of progress."""
 
 _state_encoder: Final = msgspec.msgpack.Encoder()
 _state_decoder: Final = msgspec.msgpack.Decoder(Run)
@@ -69,18 +99,21 @@ def settled(run: Run, recorded_at: datetime) -> Run:
 
 def inline_rows(
     run_id: UUID, run: Run, events: Sequence[RunEvent], actor: str, at: datetime = PENDING
-) -> tuple[Run, Mapping[str, list[InlineRow]]]:
-    """Return the state after the events, and the rows that say so, by SQL function."""
-    rows: dict[str, list[InlineRow]] = {PROJECT_RUN: []}
+) -> tuple[Run, RunState | None, Mapping[str, list[InlineRow]]]:
+    """Return the run after the events, its state where they change no more of its row, and rows by SQL function."""
+    rows: dict[str, list[InlineRow]] = {}
     first = run
     for index, event in enumerate(events):
         after = evolve(run, event, at)
         note_step(rows, index, run_id, run, after, event, actor, at)
         run = after
-    rows[PROJECT_RUN].append(InlineRow(len(events) - 1, msgspec.Raw(run_row(run_id, run))))
+    if all(type(event) in WITHIN_STATE for event in events):
+        return run, RunState(_state(run), progressed=run.progress_at == at), rows
+    last = len(events) - 1
+    rows[PROJECT_RUN] = [InlineRow(last, msgspec.Raw(run_row(run_id, run)))]
     if demand(run) != demand(first):
-        rows[PROJECT_DEMAND] = [InlineRow(len(events) - 1, msgspec.Raw(demand_row(run_id, run)))]
-    return run, rows
+        rows[PROJECT_DEMAND] = [InlineRow(last, msgspec.Raw(demand_row(run_id, run)))]
+    return run, None, rows
 
 
 def note_step(
@@ -144,7 +177,6 @@ def demand_row(run_id: UUID, run: Run) -> bytes:
 
 def run_row(run_id: UUID, run: Run) -> bytes:
     """Return the JSON row of a run's state."""
-    state = replace(run, **dict.fromkeys(TIMES))
     return _json.encode(
         {
             "run_id": run_id,
@@ -164,9 +196,14 @@ def run_row(run_id: UUID, run: Run) -> bytes:
             "sweep_id": run.trial.sweep if run.trial else None,
             "trial": run.trial.number if run.trial else None,
             **{name: _time(getattr(run, name)) for name in TIMES},
-            "state": _state_encoder.encode(state),
+            "state": _state(run),
         }
     )
+
+
+def _state(run: Run) -> bytes:
+    """Return the state as MessagePack, without the times, which are columns."""
+    return _state_encoder.encode(replace(run, **_NO_TIMES))
 
 
 def _transition(run_id: UUID, before: Run, after: Run, event: RunEvent, actor: str, at: datetime) -> bytes:

@@ -20,6 +20,7 @@ FUNCTIONS: Final = (
     ("projections.sql", "project_tenancy"),
     ("projections.sql", "project_account"),
     ("projections.sql", "project_run"),
+    ("projections.sql", "project_run_states"),
     ("projections.sql", "project_transition"),
     ("projections.sql", "project_segment"),
     ("projections.sql", "project_artifact"),

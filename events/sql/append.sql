@@ -28,7 +28,7 @@ end $$;
 
 create or replace function ledger.append(
     p_ledger_id uuid, p_proposals ledger.proposal[], p_events ledger.proposed_event[],
-    p_inline text[], p_inline_rows jsonb[]
+    p_states projection.run_state[], p_inline text[], p_inline_rows jsonb[]
 ) returns table (proposal integer, verdict text, at bigint, last bigint, recorded_at timestamptz,
                  salt bytea, request bytea, version integer, epoch integer)
 language plpgsql as $$
@@ -36,7 +36,8 @@ language plpgsql as $$
 declare
     v_head      ledger.head;
     v_one       ledger.proposal;
-    v_verdict   text;
+    v_verdicts  text[];
+    v_written   integer;
     v_next      bigint;
     v_hash      bytea;
     v_now       timestamptz;
@@ -61,36 +62,44 @@ begin
     v_now := greatest(clock_timestamp(), v_head.recorded_at);
     v_now_us := int8send((extract(epoch from v_now) * 1000000)::bigint);
 
+    -- `offset 0` has each looked up by its index: else a planner may make a hash over the whole ledger.
+    if (p_proposals[1]).expected is null then
+        select array_agg(
+            case when h.gate = 2 then 'erased'
+                 when exists (select from ledger.event e
+                              where e.ledger_id = p_ledger_id and e.stream = p.stream and e.epoch = p.epoch
+                                and e.source = p.source and e.seq = p.seq and e.part = 0 and e.seq is not null
+                              offset 0)
+                     then 'duplicate'
+                 when h.stream is null then 'unknown'
+                 when h.gate = 0 then 'closed'
+                 when h.epoch <> p.epoch then 'fenced'
+                 else 'appended' end order by p.ordinality)
+        into v_verdicts
+        from rows from (unnest(p_proposals)) with ordinality p
+        left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
+        where p.expected is null;
+    end if;
+    if (p_proposals[cardinality(p_proposals)]).expected is not null then
+        select v_verdicts || array_agg(
+            case when exists (select from ledger.event e
+                              where e.ledger_id = p_ledger_id and e.event_id = p.event_id and e.version is not null
+                              offset 0)
+                     then 'duplicate'
+                 when coalesce(h.version, 0) <> p.expected then 'conflict'
+                 when p.epoch < coalesce(h.epoch, 0) then 'fenced'
+                 else 'appended' end order by p.ordinality)
+        into v_verdicts
+        from rows from (unnest(p_proposals)) with ordinality p
+        left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
+        where p.expected is not null;
+    end if;
+
     for i in 1 .. cardinality(p_proposals) loop
         v_one := p_proposals[i];
-        if v_one.expected is null then
-            select case
-                when h.gate = 2 then 'erased'
-                when exists (select from ledger.event e
-                             where e.ledger_id = p_ledger_id and e.stream = v_one.stream and e.epoch = v_one.epoch
-                               and e.source = v_one.source and e.seq = v_one.seq and e.part = 0 and e.seq is not null)
-                    then 'duplicate'
-                when h.stream is null then 'unknown'
-                when h.gate = 0 then 'closed'
-                when h.epoch <> v_one.epoch then 'fenced'
-                else 'appended' end
-            into v_verdict
-            from (select) one left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = v_one.stream;
-        else
-            select case
-                when exists (select from ledger.event e
-                             where e.ledger_id = p_ledger_id and e.event_id = v_one.event_id and e.version is not null)
-                    then 'duplicate'
-                when coalesce(h.version, 0) <> v_one.expected then 'conflict'
-                when v_one.epoch < coalesce(h.epoch, 0) then 'fenced'
-                else 'appended' end
-            into v_verdict
-            from (select) one left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = v_one.stream;
-        end if;
-
-        if v_verdict = 'appended' then
+        if v_verdicts[i] = 'appended' then
             proposal := i;
-            verdict := v_verdict;
+            verdict := 'appended';
             at := v_next + 1;
             last := v_next + v_one.events;
             recorded_at := v_now;
@@ -113,11 +122,12 @@ begin
         else
             v_event := v_event + v_one.events;
             return query
-            select i, v_verdict, d.at, d.last, d.recorded_at, d.salt, d.request, coalesce(d.version, h.version), h.epoch
+            select i, v_verdicts[i], d.at, d.last, d.recorded_at, d.salt, d.request, coalesce(d.version, h.version),
+                   h.epoch
             from (select) one
             left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = v_one.stream
             left join lateral ledger.stored(p_ledger_id, v_one.stream, v_one.expected is not null, v_one.event_id,
-                                            v_one.epoch, v_one.source, v_one.seq) d on v_verdict = 'duplicate';
+                                            v_one.epoch, v_one.source, v_one.seq) d on v_verdicts[i] = 'duplicate';
         end if;
     end loop;
 
@@ -168,8 +178,12 @@ begin
             where v_version[p.ordinality] is not null and p.key is not null;
         end if;
 
+        if cardinality(p_states) > 0 then
+            v_written := projection.project_run_states(p_ledger_id, v_now, v_position, p_states);
+        end if;
+
         for i in 1 .. cardinality(p_inline) loop
-            if p_inline[i] = 'projection.project_run' then   -- nearly every append's; written out, its plan is kept
+            if p_inline[i] = 'projection.project_run' then   -- a frequent one; written out, its plan is kept
                 perform projection.project_run(p_ledger_id, v_now, v_position, p_inline_rows[i]);
             else
                 execute format('select %s($1, $2, $3, $4)', p_inline[i])
@@ -182,6 +196,16 @@ begin
     update ledger.head h set position = v_next, chain = v_hash, recorded_at = v_now where h.ledger_id = p_ledger_id;
     -- point: done
 end $$;
+
+-- As the release before calls it, whose states of runs all come as JSON.
+create or replace function ledger.append(
+    p_ledger_id uuid, p_proposals ledger.proposal[], p_events ledger.proposed_event[],
+    p_inline text[], p_inline_rows jsonb[]
+) returns table (proposal integer, verdict text, at bigint, last bigint, recorded_at timestamptz,
+                 salt bytea, request bytea, version integer, epoch integer)
+language sql as $$
+    select * from ledger.append(p_ledger_id, p_proposals, p_events, '{}', p_inline, p_inline_rows);
+$$;
 
 -- Before a table has statistics, a planner takes a ledger's id to narrow it down to a row or so, and may then scan a
 -- whole ledger where it should look up one event. Tell it that the id narrows nothing, until it has counted for itself.

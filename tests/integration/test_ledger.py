@@ -55,7 +55,7 @@ def named(body: bytes) -> Request:
 def created(project: Project, run_id: UUID, name: str) -> Proposal:
     """Return the proposal of a run with its inline rows."""
     event = run_events.RunCreated(name=name, session_id="s", mode=Mode.TRACKED)
-    _, rows = runs.inline_rows(run_id, NO_RUN, [event], ACTOR)
+    _, _, rows = runs.inline_rows(run_id, NO_RUN, [event], ACTOR)
     return Proposal(
         ledger_id=project.ledger_id,
         stream=run_id,

@@ -3,7 +3,10 @@
 from datetime import datetime, timedelta
 from fractions import Fraction
 from functools import reduce
+from typing import Any
+from uuid import UUID
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -168,3 +171,27 @@ def test_looking_at_the_credits_changes_nothing(
         looked = accrue(looked, looked.status, state.since + timedelta(microseconds=pause))
     assert looked.by_day == as_of(state, last).by_day
     assert looked.remainder == as_of(state, last).remainder
+
+
+@settings(max_examples=300)
+@given(orders())
+def test_what_changes_a_run_within_its_state_leaves_its_other_columns_alone(commands: list[RunCommand]) -> None:
+    run = NO_RUN
+    for command in commands:
+        try:
+            events = decide(command, run)
+        except Rejected:
+            continue
+        for event in events:
+            after = evolve(run, event, runs.PENDING)
+            if type(event) in runs.WITHIN_STATE:
+                assert columns(after) == columns(run)
+                assert runs.demand(after) == runs.demand(run)
+                assert after.progress_at in (run.progress_at, runs.PENDING)
+            run = runs.settled(after, START)
+
+
+def columns(run: Run) -> dict[str, Any]:
+    """Return a run's row but for what a `RunState` brings."""
+    row: dict[str, Any] = msgspec.json.decode(runs.run_row(UUID(int=0), run))
+    return {name: value for name, value in row.items() if name not in ("version", "progress_at", "state")}
