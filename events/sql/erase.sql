@@ -14,8 +14,8 @@ begin
     return query
     with lifecycle as (
         delete from ledger.payload p using ledger.event e
-        where p.ledger_id = p_ledger_id and p.stream = p_stream
-          and e.ledger_id = p.ledger_id and e.position = p.position
+        where e.ledger_id = p_ledger_id and e.stream = p_stream and e.version is not null
+          and p.ledger_id = e.ledger_id and p.position = e.position
           and e.type not in ('run.deleted', 'run.purged')
         returning length(p.ciphertext) as size
     ), batches as (
