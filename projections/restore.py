@@ -92,7 +92,8 @@ class Restorer:
                 missing = file["path"]  # merged away meanwhile, or really missing
 
     def _read(self, file: asyncpg.Record, kind: str, position: int) -> Window:
-        with pq.ParquetFile(self._root / file["path"], read_dictionary=_DICTIONARIES[kind]) as parquet:
+        path = self._root / file["path"]
+        with pq.ParquetFile(path, read_dictionary=_DICTIONARIES[kind], pre_buffer=False) as parquet:
             if parquet.metadata.num_rows <= self._window_rows:
                 first, last, table = file["first_position"], file["last_position"], parquet.read()
             else:
@@ -122,11 +123,14 @@ async def _require_deleted(reader: Reader, recorded: Recorded, missing: str | No
 
 def _last_of_window(parquet: pq.ParquetFile, first: int, rows: int, last: int) -> int:
     """Return the position up to which, from `first` on, there are about so many rows."""
-    positions = np.asarray(parquet.read(columns=["position"])["position"].combine_chunks())
-    positions = positions[positions >= first]
-    if len(positions) <= rows:
-        return last
-    return max(first, int(np.partition(positions, rows)[rows]) - 1)
+    found, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+    for batch in parquet.iter_batches(columns=["position"]):
+        positions = batch["position"].to_numpy()
+        own, count = np.unique(positions[positions >= first], return_counts=True)
+        found, place = np.unique(np.concatenate([found, own]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([counts, count]), len(found)).astype(np.int64)
+    within = int(np.searchsorted(np.cumsum(counts), rows, side="right"))
+    return last if within == len(found) else max(first, int(found[max(within, 1) - 1]))
 
 
 def _between(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch:

@@ -173,7 +173,7 @@ async def test_the_command_line_tells_a_run_as_text_and_as_json(
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     steps, _ = await told(world, run_id=run_id)
     assert [line["position"] for line in lines] == [step.recorded.position for step in steps]
-    assert [line["data"] for line in lines] == [cloudevents.data(step.recorded) for step in steps]
+    assert [line["data"] for line in lines] == json.loads(json.dumps([cloudevents.data(one.recorded) for one in steps]))
     assert lines[-1]["type"] == "run.telemetry_archived"
     assert {line["state"]["status"] for line in lines if line["type"] == "run.completed"} == {"completed"}
     assert sum(line.get("restored", False) for line in lines) == 16

@@ -67,6 +67,18 @@ def test_points_are_sorted_by_metric_and_step_and_repeated_steps_keep_their_orde
     ]
 
 
+@pytest.mark.parametrize("points", [1, 100])
+def test_the_order_is_the_same_however_long_the_pieces_of_a_series_are(points: int) -> None:
+    choice = np.random.default_rng(points)
+    batches, expected = [], []
+    for position in range(1, 30):
+        names = choice.permutation([f"m{n}" for n in range(5)])[: choice.integers(0, 6)].tolist()
+        series = {name: [(int(step), float(step)) for step in choice.integers(-9, 9, points)] for name in names}
+        batches.append((position, batch(series)))
+        expected += [(name, step, value, position) for name, own in series.items() for step, value in own]
+    assert rows(archive.metrics_table(batches)) == sorted(expected, key=lambda row: row[:2])
+
+
 def test_a_stage_is_kept_for_each_point_and_absent_where_none_was_given() -> None:
     table = archive.metrics_table(
         [(1, batch({"a": [(1, 1.0), (2, 2.0)]}, ["warmup", None])), (2, batch({"a": [(3, 3.0)]}))]
