@@ -36,6 +36,7 @@ from service.imports.incoming import Unreadable
 from service.imports.report import RunReport
 from stack.process import ROOT
 from tests import servers
+from tests.api import eventually
 from tests.integration import importing
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch, opened_world
 from tests.servers import Database, PostgresServer
@@ -398,18 +399,56 @@ async def test_a_taken_name_and_missing_contents_are_said(world: World, elsewher
     assert any("its content is not in the archive" in text for text in report.left_out)
 
 
-def service(world: World, database: Database, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def environment_of(world: World, database: Database, directory: Path) -> dict[str, str]:
     key = directory / "master.key"
     key.write_bytes(MASTER_KEY)
-    environment = os.environ | {
+    return os.environ | {
         "TACHOGRAPH_DATABASE_URL": database.url,
         "TACHOGRAPH_NATS_URL": "nats://127.0.0.1:1",
         "TACHOGRAPH_MASTER_KEY": str(key),
         "TACHOGRAPH_PARQUET": str(world.root),
         "TACHOGRAPH_OBJECT_STORE": str(world.root.with_name("objects")),
     }
+
+
+def service(world: World, database: Database, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service", *arguments]
+    environment = environment_of(world, database, directory)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+async def test_an_import_that_is_killed_goes_on(
+    world: World, elsewhere: World, database: Database, tmp_path: Path
+) -> None:
+    """The archive comes from elsewhere; the process that brings it here dies by kill -9 between two batches."""
+    run_id = await elsewhere.started_run()
+    for _ in range(400):
+        await elsewhere.metrics(run_id, {"loss": (range(2_000), [0.5] * 2_000)})
+    await elsewhere.end(run_id)
+    data = await pack(elsewhere)
+    path = tmp_path / "p.zip"
+    await asyncio.to_thread(path.write_bytes, data)
+    dying = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service", "import", str(path), "--project", str(world.ledger_id),
+        cwd=ROOT, env=environment_of(world, database, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    count = "select count(*) from ledger.event where ledger_id = $1 and seq is not null"
+
+    async def begun() -> bool:
+        return await world.pool.fetchval(count, world.ledger_id) > 0
+
+    await eventually(begun, "the import has begun")
+    dying.kill()
+    await dying.wait()
+    half = (await world.stored(run_id)).run.imported
+    assert half is not None
+    done = await asyncio.to_thread(
+        service, world, database, tmp_path, "import", str(path), "--project", str(world.ledger_id), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)["runs"]
+    assert report["outcome"] == ("already there" if half.finished else "continued")
+    assert content(await pack(world)) == content(data)
 
 
 async def test_the_command_line_exports_and_imports(world: World, database: Database, tmp_path: Path) -> None:
