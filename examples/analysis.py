@@ -4,7 +4,8 @@
 
 The files are plain, Hive-style Parquet, `ledger=<project>/run=<run>/metrics-*.parquet` and `logs-*.parquet`: whatever
 reads that reads them. They hold what is archived: the newest points of a run under way come later, or at once with
-`POST /projects/{project}/query`. What the columns mean is in docs/sql.md.
+`POST /projects/{project}/query`. Small files become one by and by, and are there for ten minutes more: they are left
+out here. What the columns mean is in docs/sql.md.
 """
 
 # %% Where the files are
@@ -14,9 +15,29 @@ from pathlib import Path
 import duckdb
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+
+def positions(file: Path) -> tuple[int, int]:
+    """Return the first and the last ledger position of a file's points."""
+    metadata = pq.read_metadata(file)
+    column = metadata.schema.names.index("position")
+    found = [metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups)]
+    return min(one.min for one in found), max(one.max for one in found)
+
+
+def counting(run: Path) -> list[str]:
+    """Return the files of a run but those whose points are in a larger one."""
+    known = {file: positions(file) for file in sorted(run.glob("metrics-*.parquet"))}
+    return [
+        str(file)
+        for file, (first, last) in known.items()
+        if not any(begin <= first and last <= end and (begin, end) != (first, last) for begin, end in known.values())
+    ]
+
 
 root, project, metric = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-files = sorted(str(file) for file in (root / f"ledger={project}").glob("run=*/metrics-*.parquet"))
+files = [file for run in sorted((root / f"ledger={project}").glob("run=*")) for file in counting(run)]
 if not files:
     sys.exit(f"nothing of project {project} is archived below {root} yet")
 

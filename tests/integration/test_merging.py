@@ -75,6 +75,16 @@ async def test_small_files_become_one_and_every_reader_sees_the_same(world: Worl
     assert restored.values().tolist() == [-7.0, 7.0, 1.0]
 
 
+async def test_the_example_counts_a_point_once_while_merged_away_files_are_still_there(world: World) -> None:
+    run_id = await scattered_run(world)
+    await world.archive(TOGETHER)
+    assert len(list(world.root.rglob("metrics-*.parquet"))) == 21
+    command = [sys.executable, "examples/analysis.py", world.root, str(world.ledger_id), "loss"]
+    said = await asyncio.to_thread(subprocess.check_output, command, cwd=ROOT, text=True)
+    assert f"{run_id}, {2 * len(STEPS)}, " in said
+    assert f"{2 * len(STEPS)} points of loss, steps 0 to 19" in said
+
+
 async def test_merged_away_files_are_removed_a_while_later_and_never_swept_before(world: World) -> None:
     run_id = await scattered_run(world)
     old = world.files()
