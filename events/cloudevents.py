@@ -1,7 +1,8 @@
 """Recorded events as CloudEvents 1.0, for subscribers, for the API and for export. Pure.
 
 Lifecycle events are JSON documents with their data inside. Telemetry travels in binary mode: attributes in `ce-`
-headers, the columnar batch as MessagePack in the body. Source: CloudEvents 1.0.2, its JSON format and NATS binding.
+headers, the columnar batch as MessagePack in the body, with `content-encoding: lz4-block` where it is packed. Source:
+CloudEvents 1.0.2, its JSON format and NATS binding.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from events.codec import TELEMETRY
+from events.codec import PACKED, TELEMETRY
 from events.ledger import Recorded
 from events.telemetry import STREAMS, LogColumns, MetricColumns
 
@@ -121,4 +122,6 @@ def message(recorded: Recorded) -> tuple[str, bytes, Mapping[str, str]]:
     for name, value in attributes(recorded).items():
         headers[f"ce-{name}"] = value if isinstance(value, str) else str(msgspec.to_builtins(value))
     headers["content-type"] = COLUMNS_MEDIA_TYPE
+    if recorded.schema_version >= PACKED:
+        headers["content-encoding"] = "lz4-block"
     return subject, recorded.payload or b"", headers

@@ -1,8 +1,8 @@
 """Events to bytes and back, and what the chain commits to. Pure.
 
-A payload is the event as MessagePack, with its type as tag; the payload of a telemetry event is a columnar
-batch (see `telemetry`). The chain of a ledger covers every stored metadata column in clear and the payload by a
-salted commitment, so that a payload can be erased and the chain still verifies:
+A payload is the event as MessagePack, with its type as tag; the payload of a telemetry event is a columnar batch (see
+`telemetry`), since version 2 packed (see `packing`). The chain of a ledger covers every stored metadata column in clear
+and the payload by a salted commitment, so that a payload can be erased and the chain still verifies:
 
     commitment = SHA-256("tachograph.payload.1" || salt || payload)
     body       = SHA-256("tachograph.leaf.1" || each column, length-prefixed)
@@ -26,6 +26,7 @@ from events.alerts import AlertEvent
 from events.billing import BillingEvent
 from events.errors import CorruptHistory
 from events.organisation import OrganisationEvent, ProjectEvent, WorkflowEvent
+from events.packing import packed, unpacked
 from events.run_events import RunEvent
 from events.sweep import SweepEvent
 from events.telemetry import LogColumns, MetricColumns
@@ -50,6 +51,8 @@ SYSTEM_METRICS: Final = "run.system_metrics_logged"
 LOGS: Final = "run.logs_written"
 TELEMETRY: Final = frozenset({METRICS, SYSTEM_METRICS, LOGS})
 """The types whose payloads are columnar batches."""
+PACKED: Final = 2
+"""The version of telemetry that is written; version 1 was not packed."""
 
 _telemetry: Final[Mapping[str, msgspec.msgpack.Decoder[MetricColumns] | msgspec.msgpack.Decoder[LogColumns]]] = {
     METRICS: msgspec.msgpack.Decoder(MetricColumns),
@@ -67,8 +70,14 @@ def event_type(event: LifecycleEvent) -> str:
 
 
 def encode(event: LifecycleEvent | MetricColumns | LogColumns) -> bytes:
-    """Return the payload bytes that are committed to and sealed."""
+    """Return the event as MessagePack: a lifecycle event's payload, which is committed to and sealed."""
     return _encoder.encode(event)
+
+
+def encode_batch(batch: MetricColumns | LogColumns, schema_version: int = PACKED) -> bytes:
+    """Return a batch's payload, as events of this version hold it."""
+    document = _encoder.encode(batch)
+    return packed(document) if schema_version >= PACKED else document
 
 
 def from_document(kind: str, schema_version: int, data: Mapping[str, Any]) -> LifecycleEvent:
@@ -91,8 +100,8 @@ def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | M
     Raises `CorruptHistory` for a type or version that this release does not know.
     """
     try:
-        if kind in TELEMETRY and schema_version == 1:
-            return _telemetry[kind].decode(payload)
+        if kind in TELEMETRY and schema_version in {1, PACKED}:
+            return _telemetry[kind].decode(unpacked(payload) if schema_version == PACKED else payload)
         expected = EVENT_TYPES[kind]
         newest = expected.schema_version
         event: LifecycleEvent
@@ -103,7 +112,7 @@ def decode(kind: str, schema_version: int, payload: bytes) -> LifecycleEvent | M
             for version in range(schema_version, newest) or (schema_version,):
                 document = UPCASTERS[kind, version](document)
             event = msgspec.convert(document, LifecycleEvent)
-    except (KeyError, msgspec.DecodeError) as error:
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise CorruptHistory(f"{kind} version {schema_version} cannot be read: {error!r}") from error
     if type(event) is not expected:
         raise CorruptHistory(f"{kind} version {schema_version} cannot be read: its payload is a {event_type(event)}")

@@ -34,6 +34,12 @@ class MetricColumns(msgspec.Struct, frozen=True, tag="metrics", kw_only=True, om
         """How many points the batch holds."""
         return len(self.step) // 8
 
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes the batch takes as MessagePack, or a few more."""
+        texts = sum(len(text.encode()) + 5 for text in (*self.names, *self.stages) if text is not None)
+        return 128 + self.points * 26 + texts + len(self.names) * 5 + len(self.stages)
+
     def steps(self) -> NDArray[np.int64]:
         """Return the steps, int64[n]."""
         return np.frombuffer(self.step, "<i8")
@@ -62,6 +68,11 @@ class LogColumns(msgspec.Struct, frozen=True, tag="logs", kw_only=True):
     def points(self) -> int:
         """How many lines the batch holds."""
         return len(self.text)
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes the batch takes as MessagePack, or a few more."""
+        return 128 + self.points * 14 + sum(len(text.encode()) for text in self.text)
 
     def times(self) -> NDArray[np.int64]:
         """Return the times in microseconds since the epoch, int64[n]."""

@@ -38,5 +38,5 @@ class ArchivedMetrics(Metrics):
                 continue
             batch = await self._restorer.batch(connection, recorded)
             if batch is not None:
-                whole.append(replace(recorded, payload=codec.encode(batch)))
+                whole.append(replace(recorded, payload=codec.encode_batch(batch, recorded.schema_version)))
         return await super().columns(connection, ledger_id, whole)

@@ -91,7 +91,8 @@ class Replay:
         batch = await self._restorer.batch(self._ledger.pool, recorded)
         if batch is None:
             return Step(recorded, restored=False, run=None)
-        return Step(replace(recorded, payload=codec.encode(batch)), restored=True, run=None)
+        payload = codec.encode_batch(batch, recorded.schema_version)
+        return Step(replace(recorded, payload=payload), restored=True, run=None)
 
     async def _fold(self, recorded: Recorded) -> Run:
         """Fold an event into its run's state, and before it whatever was passed over."""

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from events.codec import encode
+from events.codec import encode, encode_batch
 from events.ledger import MAX_EVENT_BYTES
 from events.telemetry import LogColumns, MetricColumns, split_logs, split_metrics
 from service.problems import Invalid
@@ -79,7 +79,7 @@ def of_logs(key: Key, columns: LogColumns, path: str, received_us: int, *, timed
         source=key.source,
         seq=key.seq,
         points=columns.points,
-        payloads=tuple(encode(part) for part in split_logs(columns, LOG_BYTES_PER_EVENT)),
+        payloads=tuple(encode_batch(part) for part in split_logs(columns, LOG_BYTES_PER_EVENT)),
         request=hashlib.sha256(encode(asked)).digest(),
     )
 
@@ -145,9 +145,8 @@ def _fitting(columns: MetricColumns) -> list[bytes]:
     """Return payloads that each fit an event, order kept."""
     payloads = []
     for part in split_metrics(columns, POINTS_PER_EVENT):
-        encoded = encode(part)
-        if len(encoded) <= MAX_EVENT_BYTES:
-            payloads.append(encoded)
+        if part.size_bytes <= MAX_EVENT_BYTES:
+            payloads.append(encode_batch(part))
         else:
             for half in split_metrics(part, (part.points + 1) // 2):
                 payloads += _fitting(half)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from events.bus import STREAMS
+from events.cloudevents import COLUMNS_MEDIA_TYPE
 from events.codec import EVENT_TYPES, TELEMETRY
 from events.settings import Settings
 from service import VERSION, state_table
@@ -16,6 +17,12 @@ from service.app import create_app
 from service.migrate import ROOT
 
 DIRECTORY: Final = ROOT / "schemas"
+
+
+PACKED_BODY: Final = (
+    "Columns as in events/telemetry.py. With `content-encoding: lz4-block` the body is 4 bytes of size, little-endian,"
+    " and one LZ4 block: `lz4.block.decompress` of the Python package lz4 takes it as it is."
+)
 
 
 def generated() -> dict[Path, str]:
@@ -86,7 +93,11 @@ def _asyncapi() -> dict[str, Any]:
         for name, kind in EVENT_TYPES.items()
     }
     for name in TELEMETRY:
-        messages[name] = {"name": name, "contentType": "application/vnd.tachograph.columns+msgpack"}
+        messages[name] = {
+            "name": name,
+            "contentType": COLUMNS_MEDIA_TYPE,
+            "description": PACKED_BODY,
+        }
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Tachograph", "version": VERSION},

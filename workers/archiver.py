@@ -313,8 +313,8 @@ class Archiver:
         """Return batches for one file with their size, and whether they are all up to a position."""
         ledger_id, run_id, kind = key
         batches: Batches = []
-        size = 0
-        while size < self._policy.file_bytes and len(batches) < self._policy.file_batches:
+        size = held = 0
+        while held < self._policy.file_bytes and len(batches) < self._policy.file_batches:
             limit = min(READ_BATCHES, self._policy.file_batches - len(batches))
             page = await self._ledger.read_telemetry(
                 ledger_id, run_id, after=after, limit=limit, types=manifest.KINDS[kind]
@@ -322,8 +322,10 @@ class Archiver:
             for recorded in page:
                 if recorded.position > up_to:
                     return batches, size, True
-                batches.append((recorded.position, recorded.event()))
+                batch = recorded.event()
+                batches.append((recorded.position, batch))
                 size += len(recorded.payload or b"")
+                held += batch.size_bytes
             if len(page) < limit:
                 return batches, size, True
             after = page[-1].position

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from litestar import Response, Router, post
 
-from events.codec import LOGS, METRICS, SYSTEM_METRICS
+from events.codec import LOGS, METRICS, PACKED, SYSTEM_METRICS
 from events.errors import Erased, Fenced, NotFound
 from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
@@ -109,7 +109,7 @@ def _proposal(ledger_id: UUID, run_id: UUID, actor: str, kind: str, batch: Batch
         event_id=derived(run_id, batch.epoch, batch.source, batch.seq),
         actor=actor,
         occurred_at=datetime.now(UTC),
-        drafts=[Draft(type=kind, payload=payload) for payload in batch.payloads],
+        drafts=[Draft(type=kind, payload=payload, schema_version=PACKED) for payload in batch.payloads],
         request=kind.encode() + batch.request,
         epoch=batch.epoch,
         source=batch.source,

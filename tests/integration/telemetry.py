@@ -125,7 +125,7 @@ class World:
                 event_id=uuid7(),
                 actor=ACTOR,
                 occurred_at=datetime.now(UTC),
-                drafts=[Draft(type=kind, payload=codec.encode(batch))],
+                drafts=[Draft(type=kind, payload=codec.encode_batch(batch), schema_version=codec.PACKED)],
                 request=str(self._seq).encode(),
                 epoch=1,
                 source="sdk",

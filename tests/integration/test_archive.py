@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import random
 import signal
 import sys
 from pathlib import Path
@@ -103,14 +104,14 @@ async def test_of_two_archivers_at_once_one_wins_and_the_other_removes_its_file(
 
 async def test_telemetry_waits_until_it_is_much_or_old_or_the_run_ended(world: World) -> None:
     run_id = await world.started_run()
-    archiver = world.archiver(Policy(age_seconds=3600, tail_seconds=0, hot_bytes=20_000))
+    archiver = world.archiver(Policy(age_seconds=3600, tail_seconds=0, hot_bytes=8_000))
     steps = range(1000)
     await world.metrics(run_id, {"loss": ([1], [1.0])})
     await drained(archiver)
     assert world.files() == []
     before = await cursor(world)
     assert before < (await world.stored(run_id)).position + 1
-    await world.metrics(run_id, {"loss": (steps, [1.0] * 1000)})
+    await world.metrics(run_id, {"loss": (steps, [random.random() for _ in steps])})
     await drained(archiver)
     assert len(world.files()) == 1
     await world.metrics(run_id, {"loss": ([2], [1.0])})

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from events.codec import METRICS, decode
+from events.codec import LOGS, METRICS, PACKED, decode
 from events.ledger import MAX_EVENT_BYTES
-from events.telemetry import MetricColumns
+from events.packing import unpacked
+from events.telemetry import LogColumns, MetricColumns
 from service import batches, ingest
 from service.problems import Invalid
 
@@ -22,7 +23,7 @@ def body(**changes: Any) -> bytes:
 
 
 def columns(batch: batches.Batch) -> list[MetricColumns]:
-    decoded = [decode(METRICS, 1, payload) for payload in batch.payloads]
+    decoded = [decode(METRICS, PACKED, payload) for payload in batch.payloads]
     assert all(isinstance(one, MetricColumns) for one in decoded)
     return decoded  # type: ignore[return-value]
 
@@ -85,7 +86,7 @@ def test_a_large_body_becomes_several_events_that_fit_and_lose_nothing() -> None
     batch = ingest.metrics(body(series=series), "", RECEIVED_US)
     parts = columns(batch)
     assert len(parts) > 1
-    assert all(len(payload) <= MAX_EVENT_BYTES for payload in batch.payloads)
+    assert all(len(unpacked(payload)) <= MAX_EVENT_BYTES for payload in batch.payloads)
     joined: dict[str, list[int]] = {}
     for part in parts:
         start = 0
@@ -146,7 +147,10 @@ def test_lines_become_columns_and_long_batches_several_events() -> None:
     batch = ingest.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": lines}), "", RECEIVED_US)
     assert batch.points == 500
     assert len(batch.payloads) > 1
-    assert all(len(payload) <= MAX_EVENT_BYTES for payload in batch.payloads)
+    assert all(len(unpacked(payload)) <= MAX_EVENT_BYTES for payload in batch.payloads)
+    parts = [decode(LOGS, PACKED, payload) for payload in batch.payloads]
+    texts = [text for part in parts if isinstance(part, LogColumns) for text in part.text]
+    assert texts == [line["text"] for line in lines]
 
 
 def test_an_empty_batch_of_lines_is_refused() -> None:

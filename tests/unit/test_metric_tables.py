@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from events.codec import METRICS, decode
+from events.codec import METRICS, PACKED, decode
 from events.errors import TooLarge
 from service import ingest, metric_tables
 from service.batches import MAX_BODY_BYTES, MAX_POINTS, Batch
@@ -40,7 +40,7 @@ def read(table: pa.Table, media_type: str, **query: str) -> Batch:
 
 def columns(batch: Batch) -> Any:
     (payload,) = batch.payloads
-    return decode(METRICS, 1, payload)
+    return decode(METRICS, PACKED, payload)
 
 
 def table(**changed: Any) -> pa.Table:
