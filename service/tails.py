@@ -5,6 +5,7 @@ However many clients follow a ledger, one task reads it as it grows and hands ea
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -15,11 +16,13 @@ import msgspec
 from events import cloudevents
 from events.commit import LOST_CONNECTION
 from events.errors import Busy, LedgerError
-from events.ledger import Ledger, Recorded
+from events.ledger import PAGE_BYTES, Ledger, Recorded
 
 log = logging.getLogger("tachograph.service")
 
 LOOK_SECONDS: Final = 1.0
+GATHER_SECONDS: Final = 0.02
+"""What comes closer together is read and sent together; what comes alone is sent at once."""
 PAGE_EVENTS: Final = 200
 MAX_QUEUED_EVENTS: Final = 2_000
 MAX_QUEUED_BYTES: Final = 8 << 20
@@ -51,7 +54,7 @@ class Follower:
     """One client's bounded queue of what it has not been sent yet; one that overflows is cut off."""
 
     def __init__(self, stream: UUID | None, types: Sequence[str] | None) -> None:
-        self._stream = stream
+        self.stream = stream
         self._types = None if types is None else frozenset(types)
         self._queue: deque[Told] = deque()
         self._bytes = 0
@@ -63,7 +66,7 @@ class Follower:
 
     def wants(self, recorded: Recorded) -> bool:
         """Whether the client asked for this event."""
-        return self._stream in (None, recorded.stream) and (self._types is None or recorded.type in self._types)
+        return self.stream in (None, recorded.stream) and (self._types is None or recorded.type in self._types)
 
     def give(self, event: Told) -> None:
         """Queue an event."""
@@ -113,6 +116,7 @@ class Feed:
     async def _run(self) -> None:
         while True:
             self.grown.clear()
+            began = time.monotonic()
             try:
                 while await self._page():
                     pass
@@ -127,12 +131,17 @@ class Feed:
                     await self.grown.wait()
             except TimeoutError:
                 continue
+            await asyncio.sleep(began + GATHER_SECONDS - time.monotonic())
 
     async def _page(self) -> bool:
-        """Hand on the next page; False where there was none."""
-        page = await self._ledger.read(self._ledger_id, after=self.position, limit=PAGE_EVENTS)
-        if not page:
+        """Hand on the next page of what the followers want; False where there is no more."""
+        head, _ = await self._ledger.head(self._ledger_id)
+        if head <= self.position:
             return False
+        only = self._only()
+        page = await self._ledger.read(self._ledger_id, after=self.position, up_to=head, limit=PAGE_EVENTS, stream=only)
+        if only is not None and self._only() != only:
+            return True  # somebody came meanwhile who wants more than was read
         for recorded in page:
             wanted = [one for one in self.followers if one.reason is None and one.wants(recorded)]
             event = told(recorded) if wanted else None
@@ -140,7 +149,14 @@ class Feed:
                 assert event is not None
                 follower.give(event)
             self.position = recorded.position
-        return len(page) == PAGE_EVENTS
+        if len(page) < PAGE_EVENTS and sum(len(one.payload or b"") + 64 for one in page) < PAGE_BYTES:
+            self.position = head  # nothing was cut off
+        return self.position < head
+
+    def _only(self) -> UUID | None:
+        """Return the one stream that all followers want, or None where they want more."""
+        streams = {follower.stream for follower in self.followers}
+        return streams.pop() if len(streams) == 1 else None
 
 
 class Tails:

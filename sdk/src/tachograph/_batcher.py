@@ -16,7 +16,7 @@ from tachograph._types import Json
 
 log = logging.getLogger("tachograph")
 
-QUICK_SECONDS: Final = 0.05
+QUICK_SECONDS: Final = 0.02
 STEADY_SECONDS: Final = 0.5
 BURST: Final = 20
 LOCK_SECONDS: Final = 0.05
