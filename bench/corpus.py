@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from bench.curves import curve, names, steps
 from events.telemetry import MetricColumns
@@ -14,9 +15,27 @@ from events.telemetry import MetricColumns
 START_US: Final = 1_790_000_000_000_000
 STEP_US: Final = 50_000
 
+
+def arrow(document: Any) -> bytes:
+    """Return a body of metrics as an Arrow IPC stream, one row a point."""
+    every = document["series"].values()
+    lengths = [len(series["step"]) for series in every]
+    metric = pa.DictionaryArray.from_arrays(
+        np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), list(document["series"])
+    )
+    columns = {name: np.concatenate([series[name] for series in every]) for name in ("step", "value", "time_us")}
+    table = pa.table({"metric": metric, **columns})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
 MEDIA: Final[dict[str, tuple[str, Callable[[Any], bytes]]]] = {
     "JSON": ("application/json", msgspec.json.encode),
     "MessagePack": ("application/msgpack", msgspec.msgpack.encode),
+    "Arrow": ("application/vnd.apache.arrow.stream", arrow),
 }
 """How a body can be written."""
 
@@ -38,7 +57,9 @@ def body(media: str, seq: int, metrics: int, first_step: int, points: int) -> by
     series = {}
     for index, name in enumerate(names(metrics)):
         step = steps(index, first_step, points)
-        values = [spelled(value) for value in curve(index, first_step, points).tolist()]
+        values = curve(index, first_step, points).tolist()
+        if media == "JSON":
+            values = [spelled(value) for value in values]
         series[name] = {"step": step.tolist(), "time_us": (START_US + step * STEP_US).tolist(), "value": values}
     return MEDIA[media][1]({"epoch": 1, "seq": seq, "series": series})
 
@@ -59,3 +80,19 @@ def rows(run_id: UUID, metrics: int, first_step: int, points: int) -> bytes:
             steps(index, first_step, points).tolist(), curve(index, first_step, points).tolist(), strict=True
         )
     ).encode()
+
+
+def log_batch(run_id: str, metrics: int, first_step: int, points: int) -> bytes:
+    """Return the same points as a body of MLflow's log-batch."""
+    return msgspec.json.encode(
+        {
+            "run_id": run_id,
+            "metrics": [
+                {"key": name, "value": spelled(value), "timestamp": (START_US + at * STEP_US) // 1000, "step": at}
+                for index, name in enumerate(names(metrics))
+                for at, value in zip(
+                    steps(index, first_step, points).tolist(), curve(index, first_step, points).tolist(), strict=True
+                )
+            ],
+        }
+    )

@@ -40,11 +40,14 @@ class MlflowClient:
 
     def ask(self, path: str, document: Any) -> Any:
         """POST below /api/2.0/mlflow and return the answer. Raises `RefusedError`."""
-        body = json.dumps(document).encode()
+        return json.loads(self.send(path, json.dumps(document).encode()) or b"{}")
+
+    def send(self, path: str, body: bytes) -> bytes:
+        """POST a ready body below /api/2.0/mlflow and return that of the answer. Raises `RefusedError`."""
         status, said = self._connection.exchange("POST", f"/api/2.0/mlflow/{path}", body)
         if status >= 300:
             raise RefusedError(f"{path}: {status} {said[:500].decode(errors='replace')}")
-        return json.loads(said or b"{}")
+        return said
 
     def healthy(self) -> bool:
         """Whether the server answers."""

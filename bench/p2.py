@@ -10,7 +10,6 @@ import asyncio
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from typing import Final
@@ -22,6 +21,8 @@ import msgspec
 from bench import corpus
 from bench.client import Client
 from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
+from bench.mlflow import Mlflow, MlflowClient, mlflow
+from bench.storm import request, storm
 from stack.system import Stack
 
 ROUNDS: Final = 5
@@ -34,10 +35,17 @@ DRAIN_SECONDS: Final = 60.0
 PAUSE_SECONDS: Final = 0.02
 
 COPY: Final = "COPY"
-COMPARISONS: Final = tuple(
-    Comparison(what=f"HTTP ingest, {media}", ours=media, against=COPY, unit="points", goal=4.0)
-    for media in corpus.MEDIA
+PEER: Final = "MLflow log-batch"
+COMPARISONS: Final = (
+    *(
+        Comparison(what=f"HTTP ingest, {media}", ours=media, against=COPY, unit="points", goal=4.0)
+        for media in corpus.MEDIA
+    ),
+    Comparison(what="HTTP ingest, JSON", ours="JSON", against=PEER, unit="points", goal=60),
+    Comparison(what="HTTP ingest, Arrow", ours="Arrow", against=PEER, unit="points", goal=100),
 )
+PEER_SECONDS: Final = 3.0
+PEER_BODIES: Final = 40
 
 DRAINED: Final = """
 select coalesce(min(c.position), 0) >= $2 and count(*) = 4 from (
@@ -57,36 +65,44 @@ class Ours:
 
     def __init__(self, stack: Stack, observer: asyncpg.Connection) -> None:
         assert stack.api_key is not None
+        self._stack = stack
         self._observer = observer
-        self._clients = [Client(stack.url, stack.api_key) for _ in range(CLIENTS)]
-        self._project = self._clients[0].project(f"p2-{uuid4()}")
-        self._threads = ThreadPoolExecutor(CLIENTS)
+        self._client = Client(stack.url, stack.api_key)
+        self._project = self._client.project(f"p2-{uuid4()}")
         self.drains: list[float] = []
 
     async def ingest(self, media: str, bodies: Sequence[bytes]) -> Sample:
         """Load new runs, end them, and wait until nothing is left to do."""
-        loop = asyncio.get_running_loop()
-        runs = [client.started_run(self._project) for client in self._clients]
-        watch = Stopwatch()
-        sending = [
-            loop.run_in_executor(self._threads, self._send, client, run_id, corpus.MEDIA[media][0], bodies)
-            for client, run_id in zip(self._clients, runs, strict=True)
-        ]
-        position = max(await asyncio.gather(*sending))
-        seconds = watch.seconds
+        runs = [self._client.started_run(self._project) for _ in range(CLIENTS)]
+        loads = [self._requests(run_id, corpus.MEDIA[media][0], bodies) for run_id in runs]
+        async with storm(self._stack.url, CLIENTS) as clients:
+            watch = Stopwatch()
+            sending = [client.send(load) for client, load in zip(clients, loads, strict=True)]
+            last = [msgspec.json.decode(answer) for answer in await asyncio.gather(*sending)]
+            seconds = watch.seconds
         for run_id in runs:
-            self._clients[0].finish(run_id)
-        await self._drain(position)
+            self._client.finish(run_id)
+        await self._drain(max(answer["position"] for answer in last))
         self.drains.append((watch.seconds - seconds) / seconds)
         sample = watch.sample(POINTS, seconds)
         await self._check([UUID(run_id) for run_id in runs])
         return sample
 
-    def _send(self, client: Client, run_id: str, media_type: str, bodies: Sequence[bytes]) -> int:
-        answer = b""
-        for body in bodies:
-            answer = client.call("POST", f"/runs/{run_id}/metrics", body, media_type)
-        return int(msgspec.json.decode(answer)["position"])
+    def _requests(self, run_id: str, media_type: str, bodies: Sequence[bytes]) -> list[bytes]:
+        """Return a client's requests; a table's key stands in the query."""
+        assert self._stack.api_key is not None
+        table = media_type == corpus.MEDIA["Arrow"][0]
+        return [
+            request(
+                self._stack.url,
+                self._stack.api_key,
+                "POST",
+                f"/api/v1/runs/{run_id}/metrics" + (f"?epoch=1&seq={seq}" if table else ""),
+                body,
+                media_type,
+            )
+            for seq, body in enumerate(bodies, 1)
+        ]
 
     async def _drain(self, position: int) -> None:
         give_up = time.monotonic() + DRAIN_SECONDS
@@ -102,10 +118,8 @@ class Ours:
                 raise Void(f"{POINTS} points were acknowledged, {found} are there")
 
     def close(self) -> None:
-        """End the clients."""
-        self._threads.shutdown()
-        for client in self._clients:
-            client.close()
+        """End the client."""
+        self._client.close()
 
 
 class Floor:
@@ -137,6 +151,35 @@ class Floor:
             await connection.copy_to_table("bare_point", source=BytesIO(part))
 
 
+class Peer:
+    """MLflow's server, and four clients with a run of their own; at most as many bodies as ours get."""
+
+    def __init__(self, server: Mlflow) -> None:
+        self._server = server
+
+    async def log(self) -> Sample:
+        """Log batches of 1,000 metrics for a time."""
+        clients = [self._server.client() for _ in range(CLIENTS)]
+        loads = []
+        for client in clients:
+            run_id = client.ask("runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
+            loads.append([corpus.log_batch(run_id, METRICS, n * STEPS, STEPS) for n in range(PEER_BODIES)])
+        watch = Stopwatch()
+
+        def send(client: MlflowClient, bodies: Sequence[bytes]) -> int:
+            done = 0
+            while watch.seconds < PEER_SECONDS and done < len(bodies):
+                client.send("runs/log-batch", bodies[done])
+                done += 1
+            return done
+
+        sending = [asyncio.to_thread(send, *pair) for pair in zip(clients, loads, strict=True)]
+        sample = watch.sample(sum(await asyncio.gather(*sending)) * METRICS * STEPS)
+        for client in clients:
+            client.close()
+        return sample
+
+
 async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     """Measure, and check after each round that nothing acknowledged is missing."""
     url = stack.postgres.url("postgres")
@@ -152,7 +195,8 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
         for media in corpus.MEDIA
     }
     try:
-        measured = await rounds({**everybody, COPY: floor.copy}, ROUNDS)
+        async with mlflow(stack.postgres) as server:
+            measured = await rounds({**everybody, COPY: floor.copy, PEER: Peer(server).log}, ROUNDS)
     finally:
         ours.close()
         for connection in connections:
@@ -164,5 +208,5 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
             f"the goal is at most 1. Our CPU-seconds go on until the drain has ended."
         ),
         f"In every round all {POINTS:,} acknowledged points were in Parquet and in the metrics' summaries.",
-        "MLflow as a peer, Arrow and raw columns are not measured yet.",
+        "MLflow gets the same bodies of 1,000 points as JSON, by four clients with a run each, for a few seconds.",
     ]
