@@ -134,7 +134,7 @@ async def test_restored_batches_are_columns_again(
     await publisher.close()
     assert (sent.published, sent.restored, sent.erased) == (head, 1, 0)
     (batch,) = [one for one in await kept(client, "COLUMNS") if "ce-restored" in (one.headers or {})]
-    columns = codec.decode(codec.METRICS, 1, batch.data or b"")
+    columns = codec.decode(codec.METRICS, codec.PACKED, batch.data or b"")
     assert isinstance(columns, MetricColumns)
     assert (columns.names, columns.counts, columns.steps().tolist()) == (("a", "b"), (1, 2), [1, 1, 2])
     assert str(columns.values().tolist()) == "[-0.0, 0.5, nan]"
