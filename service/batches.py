@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -17,6 +18,7 @@ from service.problems import Invalid
 
 MAX_POINTS: Final = 100_000
 MAX_NAME_BYTES: Final = 250
+CHECKED_NAMES: Final = 16_384
 MAX_STAGES: Final = 1 << 16
 MAX_STAGES_BYTES: Final = 64 << 10
 MAX_BODY_BYTES: Final = 8 << 20
@@ -53,12 +55,15 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     request: bytes
 
 
-def of_metrics(key: Key, columns: MetricColumns, paths: Sequence[str], received_us: int, *, timed: bool) -> Batch:
-    """Return columns as a batch; `paths` says where in the body the times of each series stand.
+def of_metrics(key: Key, columns: MetricColumns, path: Callable[[str], str], received_us: int, *, timed: bool) -> Batch:
+    """Return columns as a batch; `path` says where in the body the times of a metric stand.
 
     Where not all were `timed` by the sender, a repetition may have other times. Raises `Invalid`.
     """
-    _check_times(columns.times(), np.cumsum(columns.counts), paths, received_us)
+    wrong = _wrong_time(columns.times(), received_us)
+    if wrong is not None:
+        series = int(np.searchsorted(np.cumsum(columns.counts), wrong, side="right"))
+        raise _far_off(int(columns.times()[wrong]), path(columns.names[series]), received_us)
     asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
     return Batch(
         epoch=key.epoch,
@@ -72,7 +77,9 @@ def of_metrics(key: Key, columns: MetricColumns, paths: Sequence[str], received_
 
 def of_logs(key: Key, columns: LogColumns, path: str, received_us: int, *, timed: bool) -> Batch:
     """Return lines as a batch, as `of_metrics` does."""
-    _check_times(columns.times(), np.asarray([columns.points]), [path], received_us)
+    wrong = _wrong_time(columns.times(), received_us)
+    if wrong is not None:
+        raise _far_off(int(columns.times()[wrong]), path, received_us)
     asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
     return Batch(
         epoch=key.epoch,
@@ -92,12 +99,19 @@ def check_points(points: int, path: str) -> None:
         raise Invalid(f"{points} points in one body, over {MAX_POINTS}", path=path, limit=MAX_POINTS)
 
 
+@lru_cache(maxsize=CHECKED_NAMES)
+def is_name(name: str) -> bool:
+    """Whether this can be the name of a metric; `check_name` says why not."""
+    return 0 < len(name.encode()) <= MAX_NAME_BYTES and _CONTROL.search(name) is None
+
+
 def check_name(name: str, path: str) -> None:
     """Refuse what is no name of a metric."""
-    if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
-        raise Invalid(f"a metric's name has 1 to {MAX_NAME_BYTES} bytes", path=path, limit=MAX_NAME_BYTES)
+    if is_name(name):
+        return
     if _CONTROL.search(name):
         raise Invalid("a metric's name has no control characters", path=path)
+    raise Invalid(f"a metric's name has 1 to {MAX_NAME_BYTES} bytes", path=path, limit=MAX_NAME_BYTES)
 
 
 def check_stages(stages: Sequence[str | None], path: str) -> None:
@@ -127,17 +141,20 @@ def _is_float(number: int) -> bool:
         return False
 
 
-def _check_times(times: NDArray[np.int64], ends: NDArray[np.int64], paths: Sequence[str], received_us: int) -> None:
-    """Refuse what only a clock that is far off can say. Telemetry may come late by any time, but not before it was."""
+def _wrong_time(times: NDArray[np.int64], received_us: int) -> int | None:
+    """Return where a time is that only a clock that is far off can say: before 1970, or in the future; late is none."""
     latest = received_us + MAX_AHEAD_US
     if times.min() >= 0 and times.max() <= latest:
-        return
-    wrong = np.flatnonzero((times < 0) | (times > latest))
-    raise Invalid(
-        f"{times[wrong[0]]} microseconds lie before 1970, or over a day ahead of our clock ({received_us}):"
+        return None
+    return int(np.flatnonzero((times < 0) | (times > latest))[0])
+
+
+def _far_off(time_us: int, path: str, received_us: int) -> Invalid:
+    return Invalid(
+        f"{time_us} microseconds lie before 1970, or over a day ahead of our clock ({received_us}):"
         " the sender's clock is far off",
-        path=paths[int(np.searchsorted(ends, wrong[0], side="right"))],
-        limit=latest,
+        path=path,
+        limit=received_us + MAX_AHEAD_US,
     )
 
 

@@ -95,7 +95,7 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
     """Decode a metrics body. Raises `Invalid`, or msgspec's errors, naming the JSON path and the limit."""
     body: MetricsBody | LooseMetricsBody
     try:
-        body = _decode(MetricsBody, raw, media_type)
+        body = _decode(LooseMetricsBody if b'"NaN"' in raw or b'Infinity"' in raw else MetricsBody, raw, media_type)
     except msgspec.ValidationError:
         body = _decode(LooseMetricsBody, raw, media_type)
     names = tuple(body.series)
@@ -105,11 +105,10 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
     batches.check_points(points, "$.series")
     for name, series, count in zip(names, every, counts, strict=True):
         _check(name, series, count)
-    if isinstance(body, LooseMetricsBody):
-        _check_integers(body)
     value = _numbers([series.value for series in every], points)
-    if isinstance(body, MetricsBody) and _rounds(value):
-        _check_integers(_decode(LooseMetricsBody, raw, media_type))
+    if value is None or _rounds(value):
+        _check_integers(body if isinstance(body, LooseMetricsBody) else _decode(LooseMetricsBody, raw, media_type))
+        assert value is not None
     given = [series.time_us if series.time_us is not None else [received_us] * len(series.step) for series in every]
     stages, stage = _stages(body.stage, every, counts)
     columns = MetricColumns(
@@ -124,21 +123,21 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
     return batches.of_metrics(
         Key(body.epoch, body.seq, body.source),
         columns,
-        [f"$.series[{name!r}].time_us" for name in names],
+        lambda name: f"$.series[{name!r}].time_us",
         received_us,
         timed=all(series.time_us is not None for series in every),
     )
 
 
 def _check(name: str, series: Series | LooseSeries, count: int) -> None:
-    path = f"$.series[{name!r}]"
-    batches.check_name(name, path)
-    if len(series.value) != count:
-        raise Invalid(f"{count} steps and {len(series.value)} values", path=f"{path}.value")
-    if series.time_us is not None and len(series.time_us) != count:
-        raise Invalid(f"{count} steps and {len(series.time_us)} times", path=f"{path}.time_us")
-    if series.stage is not None and len(series.stage) != count:
-        raise Invalid(f"{count} steps and {len(series.stage)} stages", path=f"{path}.stage")
+    if not batches.is_name(name):
+        batches.check_name(name, f"$.series[{name!r}]")
+    for column, given in (("value", series.value), ("time_us", series.time_us), ("stage", series.stage)):
+        if given is not None and len(given) != count:
+            raise Invalid(f"{count} steps and {len(given)} {_PLURAL[column]}", path=f"$.series[{name!r}].{column}")
+
+
+_PLURAL: Final = {"value": "values", "time_us": "times", "stage": "stages"}
 
 
 def _check_integers(body: LooseMetricsBody) -> None:
@@ -148,7 +147,10 @@ def _check_integers(body: LooseMetricsBody) -> None:
 
 def _rounds(value: bytes) -> bool:
     """Whether among the numbers may be what was an integer of more bits than a float64 has."""
-    magnitude = np.abs(np.frombuffer(value, "<f8"))
+    numbers = np.frombuffer(value, "<f8")
+    if numbers.min() > -EXACT and numbers.max() < EXACT:  # neither is so where one is NaN
+        return False
+    magnitude = np.abs(numbers)
     return bool(((magnitude >= EXACT) & (magnitude != np.inf)).any())
 
 
@@ -165,12 +167,15 @@ def _integers(parts: Sequence[Sequence[int]], column: str, names: Sequence[str])
         raise
 
 
-def _numbers(parts: Sequence[Sequence[int | float | NonFinite]], count: int) -> bytes:
-    """Return the parts behind each other, float64 little-endian."""
+def _numbers(parts: Sequence[Sequence[int | float | NonFinite]], count: int) -> bytes | None:
+    """Return the parts behind each other, float64 little-endian; None where an integer is larger than all of those."""
     try:
-        return pack(f"<{count}d", *chain.from_iterable(parts))
-    except struct.error:  # the non-finite ones that JSON carries as strings
-        return pack(f"<{count}d", *map(float, chain.from_iterable(parts)))
+        try:
+            return pack(f"<{count}d", *chain.from_iterable(parts))
+        except struct.error:  # the non-finite ones that JSON carries as strings
+            return pack(f"<{count}d", *map(float, chain.from_iterable(parts)))
+    except OverflowError:
+        return None
 
 
 def _stages(

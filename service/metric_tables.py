@@ -44,8 +44,8 @@ def metrics(raw: bytes, media_type: str, query: Mapping[str, str], received_us: 
     table = READERS[media_type](raw, _check_schema)
     batches.check_points(table.num_rows, "metric")
     columns = _columns(table, key.stage, received_us)
-    paths = ["time_us"] * len(columns.names)
-    return batches.of_metrics(key, columns, paths, received_us, timed="time_us" in table.column_names)
+    timed = "time_us" in table.column_names
+    return batches.of_metrics(key, columns, lambda _: "time_us", received_us, timed=timed)
 
 
 def _check_schema(schema: pa.Schema) -> None:

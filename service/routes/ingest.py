@@ -9,9 +9,10 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, post
+from litestar.types import Receive
 
 from events.codec import LOGS, METRICS, PACKED, SYSTEM_METRICS
-from events.errors import Erased, Fenced, NotFound
+from events.errors import Erased, Fenced, NotFound, TooLarge
 from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
@@ -73,12 +74,14 @@ async def _record(
     request: Http, service: Service, run: str, kind: str, decode: Callable[[bytes, str, Http], Batch]
 ) -> Response[Accepted]:
     """Take a batch in as far as there is room for it, and record it."""
-    length = request.headers.get("content-length", "")
-    size = min(int(length), MAX_BODY_BYTES) if length.isdecimal() else MAX_BODY_BYTES
+    headers = request.headers  # made anew whenever it is asked for
+    length = headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else MAX_BODY_BYTES
+    _check_size(size)
     with service.admission.admitted(request.user.actor, size) as admitted:
         ledger_id, run_id = await service.address(request, run)
-        raw = await _body(request)
-        batch = decode(raw, request.headers.get("content-type", "").partition(";")[0].strip().lower(), request)
+        raw = await _body(request.receive, headers.get("content-encoding"))
+        batch = decode(raw, headers.get("content-type", "").partition(";")[0].strip().lower(), request)
         admitted.hold(sum(map(len, batch.payloads)))
         del raw
         if request.user.epoch is not None and request.user.epoch != batch.epoch:
@@ -91,15 +94,34 @@ async def _record(
     )
 
 
-async def _body(request: Http) -> bytes:
+async def _body(receive: Receive, encoding: str | None) -> bytes:
     """Return what the body holds. Raises `Malformed` where it does not come, `TooLarge` where it is too much."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            raw = await request.body()
+            raw = await _read(receive)
     except TimeoutError:
         raise Malformed(f"the body did not come within {BODY_SECONDS} s") from None
-    encoding = request.headers.get("content-encoding")
     return raw if encoding is None else inflated(raw, encoding, MAX_BODY_BYTES)
+
+
+async def _read(receive: Receive) -> bytes:
+    """Read a body as the server hands it over; the framework's way costs as much as a third of decoding one."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Malformed("the connection was closed before the body was whole")
+        chunks.append(message["body"])
+        size += len(chunks[-1])
+        _check_size(size)
+        if not message["more_body"]:
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BODY_BYTES:
+        raise TooLarge(f"a body for this route has at most {MAX_BODY_BYTES} bytes", limit=MAX_BODY_BYTES)
 
 
 def _proposal(ledger_id: UUID, run_id: UUID, actor: str, kind: str, batch: Batch) -> Proposal:
