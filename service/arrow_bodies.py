@@ -20,12 +20,14 @@ from service.parquet_pages import Chunk
 from service.problems import Malformed
 
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
-DICTIONARY_BATCH, RECORD_BATCH = 2, 3
 
 TEXTS: Final = ["metric", "stage"]
 DELTA_BYTE_ARRAY: Final = 7
 
 UNREADABLE: Final = (pa.ArrowException, OSError, struct.error, IndexError, UnicodeDecodeError)
+
+_INT: Final[Callable[[bytes, int], tuple[int]]] = struct.Struct("<i").unpack_from
+_SHORT: Final[Callable[[bytes, int], tuple[int]]] = struct.Struct("<H").unpack_from
 
 CheckSchema = Callable[[pa.Schema], None]
 
@@ -56,32 +58,29 @@ def from_stream(raw: bytes, check_schema: CheckSchema) -> pa.Table:
 
 def _is_compressed(message: pa.ipc.Message) -> bool:
     """Whether a message's buffers are compressed: a field of its flatbuffer. Source: Arrow's Message.fbs."""
-    flat = memoryview(message.metadata)
-    (root,) = struct.unpack_from("<I", flat, 0)
-    kind = flat[_field(flat, root, 1)] if _field(flat, root, 1) else 0
-    if kind not in {DICTIONARY_BATCH, RECORD_BATCH}:
+    if message.type == "schema":
         return False
-    batch = _table(flat, root, 2)
-    if kind == DICTIONARY_BATCH:
+    flat = message.metadata.to_pybytes()
+    batch = _table(flat, _INT(flat, 0)[0], 2)
+    if message.type == "dictionary":
         batch = _table(flat, batch, 1)
     return _field(flat, batch, 3) != 0
 
 
-def _field(flat: memoryview, table: int, number: int) -> int:
+def _field(flat: bytes, table: int, number: int) -> int:
     """Return where a field of a flatbuffer's table stands, or 0 where it is left out."""
-    (back,) = struct.unpack_from("<i", flat, table)
-    vtable = table - back
-    size, offset = struct.unpack_from("<H", flat, vtable)[0], 4 + 2 * number
-    if offset + 2 > size:
+    vtable = table - _INT(flat, table)[0]
+    offset = 4 + 2 * number
+    if offset + 2 > _SHORT(flat, vtable)[0]:
         return 0
-    (at,) = struct.unpack_from("<H", flat, vtable + offset)
+    at = _SHORT(flat, vtable + offset)[0]
     return table + at if at else 0
 
 
-def _table(flat: memoryview, table: int, number: int) -> int:
+def _table(flat: bytes, table: int, number: int) -> int:
     """Return where the table stands that a field points to."""
     at = _field(flat, table, number)
-    return at + int(struct.unpack_from("<I", flat, at)[0])
+    return at + _INT(flat, at)[0]
 
 
 def from_parquet(raw: bytes, check_schema: CheckSchema) -> pa.Table:

@@ -9,6 +9,7 @@ a metric keep their order; metrics stand in the order of their first rows.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -50,17 +51,22 @@ def metrics(raw: bytes, media_type: str, query: Mapping[str, str], received_us: 
 
 def _check_schema(schema: pa.Schema) -> None:
     """Refuse a table by the name of the column that is missing, unknown, there twice, or of a wrong type."""
-    for name in schema.names:
+    _check_types(tuple(schema.names), tuple(schema.types))
+
+
+@lru_cache(maxsize=64)
+def _check_types(names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> None:
+    for name in names:
         if name not in COLUMNS:
             raise Invalid(f"there is no column {name!r} in a table of metrics: {', '.join(COLUMNS)}", path=name)
-        if schema.names.count(name) > 1:
+        if names.count(name) > 1:
             raise Invalid(f"the column {name!r} is there twice", path=name)
     for name in REQUIRED:
-        if name not in schema.names:
+        if name not in names:
             raise Invalid(f"the column {name!r} is missing", path=name)
-    for field in schema:
-        if not _fits(field.name, field.type):
-            raise Invalid(f"the column {field.name!r} is {field.type}, not {_WANTED[field.name]}", path=field.name)
+    for name, kind in zip(names, types, strict=True):
+        if not _fits(name, kind):
+            raise Invalid(f"the column {name!r} is {kind}, not {_WANTED[name]}", path=name)
 
 
 _WANTED: Final = {
@@ -81,20 +87,23 @@ def _fits(name: str, kind: pa.DataType) -> bool:
 
 
 def _columns(table: pa.Table, stage: str | None, received_us: int) -> MetricColumns:
-    rank, names = _ranked(*_texts(table["metric"], "metric"))
+    ranks, lengths, names = _ranked(*_texts(table["metric"], "metric"))
     if None in names:
         raise Invalid("a metric's name is null", path="metric")
     for name in names:
         batches.check_name(str(name), "metric")
-    order = None if (rank[1:] >= rank[:-1]).all() else np.argsort(rank, kind="stable")
+    order, counts = None, lengths
+    if len(ranks) > len(names):  # the rows of a metric do not stand together
+        rank = np.repeat(ranks, lengths)
+        order, counts = np.argsort(rank, kind="stable"), np.bincount(rank)
     timed = "time_us" in table.column_names
     stages, stage_column = _stages(table, stage, order)
     return MetricColumns(
         names=tuple(map(str, names)),
-        counts=tuple(np.bincount(rank).tolist()),
+        counts=tuple(counts.tolist()),
         step=_bytes(_integers(table["step"], "step"), order),
         value=_bytes(_numbers(table["value"]), order),
-        time_us=_bytes(_times(table["time_us"]) if timed else np.full(len(rank), received_us, np.int64), order),
+        time_us=_bytes(_times(table["time_us"]) if timed else np.full(table.num_rows, received_us, np.int64), order),
         stages=stages,
         stage=stage_column,
     )
@@ -105,9 +114,9 @@ def _stages(table: pa.Table, stage: str | None, order: Indices | None) -> tuple[
     column = None
     if "stage" in table.column_names:
         index, texts = _texts(table["stage"], "stage")
-        rank, found = _ranked(index if order is None else index[order], texts)
+        ranks, lengths, found = _ranked(index if order is None else index[order], texts)
         stages = tuple(found)
-        column = rank
+        column = np.repeat(ranks, lengths)
     elif stage is not None:
         stages = (stage,)
         column = np.zeros(table.num_rows, np.int64)
@@ -122,32 +131,30 @@ def _bytes(column: NDArray[np.int64] | NDArray[np.float64], order: Indices | Non
 
 def _texts(column: pa.ChunkedArray, name: str) -> tuple[Indices, list[str | None]]:
     """Return a column of strings as int64[n] indices into its different values; the last of them is null."""
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-    else:
+    if not pa.types.is_dictionary(column.type):
         if pa.types.is_string_view(column.type):
             column = column.cast(pa.large_string())
         column = column.dictionary_encode()
-    array = column.combine_chunks()
+    array = column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
     if len(array.dictionary) > batches.MAX_POINTS:
         raise Invalid(
             f"the dictionary of {name!r} has {len(array.dictionary)} values, over {batches.MAX_POINTS}",
             path=name,
             limit=batches.MAX_POINTS,
         )
-    index = array.indices.cast(pa.int64())
+    index = array.indices
     if index.null_count:
-        index = index.fill_null(len(array.dictionary))
-    return index.to_numpy(), [*array.dictionary.to_pylist(), None]
+        index = index.cast(pa.int64()).fill_null(len(array.dictionary))
+    return index.to_numpy().astype(np.int64), [*array.dictionary.to_pylist(), None]
 
 
-def _ranked(index: Indices, texts: list[str | None]) -> tuple[Indices, list[str | None]]:
-    """Return which text each row has, int64[n], and the texts, numbered in the order of their first rows."""
-    starts = np.append(0, np.flatnonzero(index[1:] != index[:-1]) + 1)
+def _ranked(index: Indices, texts: list[str | None]) -> tuple[Indices, Indices, list[str | None]]:
+    """Return which text each stretch of equal rows has, its length, and the texts in the order of their first rows."""
+    ends = np.flatnonzero(index[1:] != index[:-1]) + 1
+    starts = np.concatenate(([0], ends))
     known: dict[str | None, int] = {}
     ranks = [known.setdefault(texts[one], len(known)) for one in index[starts].tolist()]
-    lengths = np.diff(np.append(starts, len(index)))
-    return np.repeat(np.asarray(ranks, np.int64), lengths), list(known)
+    return np.asarray(ranks, np.int64), np.concatenate((ends, [len(index)])) - starts, list(known)
 
 
 def _integers(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
