@@ -1,11 +1,17 @@
 """What a process of ours is told by its environment."""
 
+import math
 import os
 from pathlib import Path
+from typing import Final, TypeVar
 
 import msgspec
 
 DEFAULT_START_SECONDS = 900.0
+MOST: Final = 1 << 53
+"""No number in the environment is larger."""
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class SettingsError(Exception):
@@ -51,6 +57,28 @@ def from_environment() -> Settings:
         object_store=os.environ.get("TACHOGRAPH_OBJECT_STORE") or str(home / "objects"),
         start_seconds=_seconds("TACHOGRAPH_START_SECONDS", DEFAULT_START_SECONDS),
     )
+
+
+def numbers(kind: type[T], prefix: str) -> T:
+    """Return a Struct of numbers, each as its variable says, `<prefix>_<NAME>`, or its default.
+
+    Raises `SettingsError` naming the variable that is no such number above zero.
+    """
+    given = {}
+    for field in msgspec.structs.fields(kind):
+        variable = f"{prefix}_{field.name.upper()}"
+        text = os.environ.get(variable)
+        if not text:
+            continue
+        what = "a whole number" if field.type is int else "a number"
+        try:
+            value = msgspec.convert(text, field.type, strict=False)
+        except msgspec.ValidationError:
+            value = math.nan
+        if not 0 < value <= MOST:
+            raise SettingsError(f"{variable} is {what} above zero and at most {MOST}, not {text!r}")
+        given[field.name] = value
+    return kind(**given)
 
 
 def _seconds(name: str, default: float) -> float:

@@ -1,12 +1,11 @@
 """How much may be stored: limits on artifacts, told by the environment."""
 
-import os
 from typing import Final
 
 import msgspec
 
+from events import settings
 from events.errors import LedgerError
-from events.settings import SettingsError
 
 GIB: Final = 1 << 30
 
@@ -35,13 +34,4 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def from_environment() -> Limits:
     """Read `TACHOGRAPH_MAX_ARTIFACT_BYTES`, `…_MAX_RUN_ARTIFACTS` and so on. Raises `SettingsError`."""
-    given = {}
-    for name in Limits.__struct_fields__:
-        variable = f"TACHOGRAPH_MAX_{name.upper()}"
-        text = os.environ.get(variable)
-        if text is None:
-            continue
-        if not text.isdecimal() or not 0 < int(text) < 1 << 60:
-            raise SettingsError(f"{variable} is a number above zero, not {text!r}")
-        given[name] = int(text)
-    return Limits(**given)
+    return settings.numbers(Limits, "TACHOGRAPH_MAX")

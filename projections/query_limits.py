@@ -1,12 +1,11 @@
 """How much a SQL query may take: limits told by the environment, and what a query is refused with."""
 
-import os
 from typing import Final
 
 import msgspec
 
+from events import settings
 from events.errors import Busy, LedgerError
-from events.settings import SettingsError
 
 MIB: Final = 1 << 20
 
@@ -33,16 +32,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def from_environment() -> Limits:
     """Read `TACHOGRAPH_QUERY_SECONDS`, `…_QUERY_MEMORY_BYTES` and so on. Raises `SettingsError`."""
-    given = {}
-    for name in Limits.__struct_fields__:
-        variable = f"TACHOGRAPH_QUERY_{name.upper()}"
-        text = os.environ.get(variable)
-        if text is None:
-            continue
-        if not text.isdecimal() or not 0 < int(text) < 1 << 40:
-            raise SettingsError(f"{variable} is a number above zero, not {text!r}")
-        given[name] = int(text)
-    return Limits(**given)
+    return settings.numbers(Limits, "TACHOGRAPH_QUERY")
 
 
 class QueryRefused(LedgerError):

@@ -8,7 +8,6 @@ draft-ietf-httpapi-ratelimit-headers-10.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from typing import Final
 
 import msgspec
 
+from events import settings
 from events.errors import Busy
-from events.settings import SettingsError
 
 WINDOW_SECONDS: Final = 10
 MAX_BYTES: Final = 64 << 20
@@ -37,20 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def from_environment() -> Limits:
     """Return the limits that `TACHOGRAPH_INGEST_*` variables set. Raises `SettingsError` naming a wrong one."""
-    return Limits(
-        **{
-            name: _number(f"TACHOGRAPH_INGEST_{name.upper()}")
-            for name in Limits.__struct_fields__
-            if f"TACHOGRAPH_INGEST_{name.upper()}" in os.environ
-        }
-    )
-
-
-def _number(variable: str) -> int:
-    text = os.environ[variable]
-    if not text.isdecimal() or not 0 < int(text) < 1 << 53:
-        raise SettingsError(f"{variable} is a number of at least 1, not {text!r}")
-    return int(text)
+    return settings.numbers(Limits, "TACHOGRAPH_INGEST")
 
 
 class Overloaded(Busy):
