@@ -8,8 +8,10 @@ Its pins are not ours, so `make bench` installs it from `bench/mlflow.lock` into
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -91,6 +93,7 @@ async def mlflow(postgres: Postgres) -> AsyncIterator[Mlflow]:
             "--artifacts-destination", home, "--uvicorn-opts", f"--timeout-worker-healthcheck={READY_SECONDS:.0f}",
         ]  # fmt: skip
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "HOME": home}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that nobody here asks anything
         server = await asyncio.to_thread(_started, command, environment, log)
         try:
             await _ready(server, port, log)
@@ -102,11 +105,15 @@ async def mlflow(postgres: Postgres) -> AsyncIterator[Mlflow]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # what it started and left behind
 
 
 def _started(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as output:
-        return subprocess.Popen(command, cwd=log.parent, env=environment, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
 
 
 async def _ready(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
