@@ -131,7 +131,7 @@ class Corpus:
         """Fold the whole ledger as a rebuild does, and compare with the live rows."""
         watch = Stopwatch()
         states: dict[UUID, Run] = {}
-        async for page in self.ledger.pages(self.ledger_id, types=Runs.types):
+        async for page in self.ledger.pages_of_facts(self.ledger_id, types=Runs.types):
             refold(states, page)
         sample = watch.sample(EVENTS)
         for row in await self._reader.fetch("select * from projection.run where ledger_id = $1", self.ledger_id):

@@ -36,12 +36,15 @@ class DataKey:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, payload, event_id.bytes)
 
-    def unseal(self, sealed: bytes, event_id: UUID) -> bytes:
-        """Return the payload. Raises `CorruptHistory` when a bit of it, or the event it belongs to, differs."""
+    def unseal(self, sealed: bytes, event_id: bytes) -> bytes:
+        """Return the payload; the id is its 16 bytes.
+
+        Raises `CorruptHistory` when a bit of it, or the event it belongs to, differs.
+        """
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], event_id.bytes)
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], event_id)
         except (InvalidTag, ValueError):  # ValueError: cut off within the nonce
-            raise CorruptHistory(f"the payload of event {event_id} was altered") from None
+            raise CorruptHistory(f"the payload of event {UUID(bytes=event_id)} was altered") from None
 
     def digest(self, request: bytes) -> bytes:
         """Return what tells a request from another (16 bytes), and nothing to who does not hold the key."""

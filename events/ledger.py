@@ -8,8 +8,8 @@ report = await ledger.verify(ledger_id)            # the first bad record, or "v
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -27,6 +27,7 @@ from events.records import (
     Actor,
     Appended,
     Draft,
+    Fact,
     Proposal,
     Recorded,
     sealed,
@@ -41,13 +42,17 @@ SURVIVES_ERASURE: Final = frozenset({"run.deleted", "run.purged"})
 PAGE_EVENTS: Final = 1_000
 PAGE_BYTES: Final = 8 << 20
 EVENTS_AT_A_TIME: Final = 256
-EVENT_ID, STREAM, TYPE, SEALED = (
-    Recorded.__struct_fields__.index(name) for name in ("event_id", "stream", "type", "payload")
+STREAM, TYPE, SEALED, EVENT_ID = (
+    Recorded.__struct_fields__.index(name) for name in ("stream", "type", "payload", "event_id")
 )
-"""Where a row of the event's columns and its salt has these; the ciphertext stands where the payload will."""
+"""Where a row of the columns of `Recorded` has these; the ciphertext stands where the payload will."""
+FIELDS: Final = len(Recorded.__struct_fields__)
 
 NEAR_EVENTS: Final = 5_000
 """Over a longer span than this, one stream is read by its own indexes."""
+LAST: Final = 1 << 62
+
+F = TypeVar("F", bound=Fact)
 
 
 class Ledger:
@@ -124,26 +129,40 @@ class Ledger:
 
         A page ends at `limit` events or about `PAGE_BYTES` of payload, so only an empty one is the end.
         """
-        last = up_to or (1 << 62)
+        last = up_to or LAST
         query = "read_far" if stream is not None and last - after > NEAR_EVENTS else "read_ledger"
         rows = await self.pool.fetch(
             load("events.sql", query), ledger_id, after, last, limit, payloads, types, stream, PAGE_BYTES
         )
         return await self.unsealed(ledger_id, rows)
 
-    async def pages(
+    async def facts(
+        self,
+        ledger_id: UUID,
+        *,
+        after: int = 0,
+        up_to: int = LAST,
+        limit: int = PAGE_EVENTS,
+        types: Sequence[str] | None = None,
+    ) -> list[Fact]:
+        """Return a page of a ledger's lifecycle events, or of some types of them, with what a fold needs of each."""
+        rows = await self.pool.fetch(
+            load("events.sql", "read_facts"), ledger_id, after, up_to, limit, types, PAGE_BYTES
+        )
+        payloads = await self._payloads(ledger_id, rows, [row[EVENT_ID] for row in rows])
+        return [Fact(*row[:SEALED], payload) for row, payload in zip(rows, payloads, strict=True)]  # type: ignore[call-arg]
+
+    def pages(
         self, ledger_id: UUID, *, after: int = 0, types: Sequence[str] | None = None
     ) -> AsyncIterator[list[Recorded]]:
         """Yield a ledger page by page up to its end, the next one read meanwhile; no snapshot is held between pages."""
-        following = asyncio.ensure_future(self.read(ledger_id, after=after, limit=PAGE_EVENTS, types=types))
-        try:
-            while page := await following:
-                after = page[-1].position
-                following = asyncio.ensure_future(self.read(ledger_id, after=after, limit=PAGE_EVENTS, types=types))
-                yield page
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        return _ahead(lambda position: self.read(ledger_id, after=position, types=types), after)
+
+    def pages_of_facts(
+        self, ledger_id: UUID, *, after: int = 0, types: Sequence[str] | None = None
+    ) -> AsyncIterator[list[Fact]]:
+        """Yield the pages of `facts` up to the ledger's end, the next one read meanwhile."""
+        return _ahead(lambda position: self.facts(ledger_id, after=position, types=types), after)
 
     async def read_stream(
         self, ledger_id: UUID, stream: UUID, *, after: int = 0, up_to: int | None = None
@@ -187,19 +206,26 @@ class Ledger:
         return found
 
     async def unsealed(self, ledger_id: UUID, rows: Sequence[asyncpg.Record]) -> list[Recorded]:
-        """Return rows of the event's columns, salt and ciphertext as what they hold, giving way every now and then."""
-        owners = {ledger_id if row[TYPE] in SURVIVES_ERASURE else row[STREAM] for row in rows}
-        keys = await self._keys(ledger_id, owners)
-        recorded = []
-        for number, row in enumerate(rows, 1):
-            payload = None
-            if row[SEALED] is not None:
-                key = keys.get(ledger_id if row[TYPE] in SURVIVES_ERASURE else row[STREAM])
-                payload = None if key is None else key.unseal(row[SEALED], row[EVENT_ID])
-            recorded.append(Recorded(*row[:SEALED], payload))  # type: ignore[call-arg]
-            if number % EVENTS_AT_A_TIME == 0:
+        """Return rows of the columns of `Recorded`, ciphertext for payload, as what they hold."""
+        payloads = await self._payloads(ledger_id, rows, [row[EVENT_ID].bytes for row in rows])
+        return [
+            Recorded(*row[:SEALED], payload, *row[SEALED + 1 : FIELDS])  # type: ignore[call-arg]
+            for row, payload in zip(rows, payloads, strict=True)
+        ]
+
+    async def _payloads(
+        self, ledger_id: UUID, rows: Sequence[asyncpg.Record], event_ids: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """Return the payloads of rows, None where there is none or no key to it, giving way every now and then."""
+        owners = [ledger_id if row[TYPE] in SURVIVES_ERASURE else row[STREAM] for row in rows]
+        keys = await self._keys(ledger_id, set(owners))
+        payloads: list[bytes | None] = []
+        for row, owner, event_id in zip(rows, owners, event_ids, strict=True):
+            sealed_payload, key = row[SEALED], keys.get(owner)
+            payloads.append(key.unseal(sealed_payload, event_id) if key and sealed_payload is not None else None)
+            if len(payloads) % EVENTS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-        return recorded
+        return payloads
 
     async def _prepare(self, proposal: Proposal) -> tuple[Prepared, bytes, tuple[UUID, DataKey] | None]:
         """Seal a proposal; also returns the first event's salt, and the stream's key if it is new."""
@@ -282,6 +308,19 @@ class Ledger:
         return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
 
 
+async def _ahead(read: Callable[[int], Awaitable[list[F]]], after: int) -> AsyncIterator[list[F]]:
+    """Yield page after page, the next one asked for before the one at hand is given out."""
+    following = asyncio.ensure_future(read(after))
+    try:
+        while page := await following:
+            following = asyncio.ensure_future(read(page[-1].position))
+            await asyncio.sleep(0)  # the question goes out now, whatever the caller does with the page
+            yield page
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 def _judge(verdict: Verdict, proposal: Proposal, key: DataKey | None) -> Appended:
     match verdict.verdict:
         case "appended" | "duplicate":
@@ -317,6 +356,7 @@ __all__ = [
     "Appended",
     "Busy",
     "Draft",
+    "Fact",
     "Ledger",
     "Proposal",
     "Recorded",

@@ -70,31 +70,18 @@ class Appended(msgspec.Struct, frozen=True):
     repeated: bool
 
 
-class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """A stored event, its fields in the order of the table's columns; `payload` is None once it was erased or moved to
-    Parquet.
-    """
+class Fact(msgspec.Struct, frozen=True, gc=False):
+    """What a fold needs of a stored event; `payload` is None once it was erased or moved to Parquet."""
 
-    ledger_id: UUID
     position: int
-    event_id: UUID
     stream: UUID
     version: int | None
     type: str
     schema_version: int
     actor: str
     cause: str | None
-    correlation_id: UUID | None
-    causation_id: UUID | None
     epoch: int | None
-    source: str | None
-    seq: int | None
-    part: int | None
-    occurred_at: datetime
     recorded_at: datetime
-    commitment: bytes
-    chain: bytes
-    salt: bytes | None
     payload: bytes | None
 
     def event(self) -> Any:
@@ -102,6 +89,20 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
         if self.payload is None:
             raise Erased("the payload of this event is gone")
         return codec.decode(self.type, self.schema_version, self.payload)
+
+
+class Recorded(Fact, frozen=True, gc=False):
+    """A stored event with all that is published of it."""
+
+    event_id: UUID
+    ledger_id: UUID
+    correlation_id: UUID | None
+    causation_id: UUID | None
+    source: str | None
+    seq: int | None
+    part: int | None
+    occurred_at: datetime
+    commitment: bytes
 
 
 def sealed(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> tuple[Any, ...]:

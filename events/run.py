@@ -5,7 +5,6 @@ knows a clock, an id source or a database. `recorded_at` is the ledger's time of
 has assigned it, the caller passes a placeholder (see `projections.runs`).
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -193,196 +192,192 @@ def evolve(run: Run, event: RunEvent, recorded_at: datetime) -> Run:
 
     Raises `CorruptHistory` where the state machine knows no such step.
     """
-    kind = type(event)
-    step = (run.status, kind)
-    if step in TRANSITIONS:
-        target = TRANSITIONS[step]
-        status = run.before_crash if target is None else target
-        if status is None:
-            raise CorruptHistory("a recovery without a crash before it")
-        moved = replace(run, version=run.version + 1, status=status, status_since=recorded_at)
-        return _apply(moved, event, recorded_at, former=run.status)
-    if run.status in ALLOWED_IN.get(kind, ()):
-        return _apply(replace(run, version=run.version + 1), event, recorded_at, former=run.status)
-    raise CorruptHistory(f"{event.__struct_config__.tag} cannot happen to a run that is {run.status}")
+    known = run.status in ALLOWED_IN.get(type(event), ())
+    moved = {} if known else _moved(run, event, recorded_at)
+    return replace(run, version=run.version + 1, **moved, **_changes(run, event, recorded_at))
 
 
-def _apply(run: Run, event: RunEvent, at: datetime, *, former: Status) -> Run:
-    """Take the event's contents over; version and status are already the new ones."""
-    ended_at = _end_of(run, at, former)
+def _moved(run: Run, event: RunEvent, at: datetime) -> dict[str, Any]:
+    """Return the status that a transition leads to, and since when it is that."""
+    step = (run.status, type(event))
+    if step not in TRANSITIONS:
+        raise CorruptHistory(f"{event.__struct_config__.tag} cannot happen to a run that is {run.status}")
+    target = TRANSITIONS[step]
+    status = run.before_crash if target is None else target
+    if status is None:
+        raise CorruptHistory("a recovery without a crash before it")
+    return {"status": status, "status_since": at}
+
+
+def _changes(run: Run, event: RunEvent, at: datetime) -> dict[str, Any]:
+    """Return what the event makes of which fields, but for version and status; what comes often stands first."""
     match event:
-        case RunCreated():
-            return _created(run, event, at)
-        case RunImported():
-            return _imported(run, event, at)
-        case RunHistoryImported():
-            return replace(run, epoch=event.epoch)
-        case RunImportFinished():
-            return replace(run, imported=run.imported and replace(run.imported, finished=True))
-        case RunStarting():
-            return replace(
-                run,
-                epoch=event.epoch,
-                worker=event.worker,
-                command_id=event.command_id,
-                accelerators=event.accelerators,
-                kinds=event.kinds or tuple("cpu" if slot.startswith("cpu") else "gpu" for slot in event.accelerators),
-                holding=True,
-                rate=event.rate,
-                stage=None,
-            )
-        case RunRequeued():
-            return replace(
-                run,
-                worker=None,
-                command_id=None,
-                accelerators=(),
-                kinds=(),
-                holding=False,
-                rate=None,
-                stage=None,
-                unresponsive=False,
-            )
-        case RunPreparationReported():
-            return replace(run, stage=event.stage)
-        case RunStarted():
-            return replace(
-                run,
-                epoch=event.epoch,
-                pid=event.pid,
-                host=event.host,
-                rate=event.rate or run.rate,
-                started_at=run.started_at or at,
-                stage=None,
-                unresponsive=False,
-                before_crash=None,
-                cause=None,
-                ended_at=None,
-            )
-        case RunProgressReported():
-            return replace(run, progress=reported(run.progress, event, run.progress_at), progress_at=at)
-        case RunConfigUpdated():
-            return replace(run, config=merge(run.config, event.patch))
         case RunSummaryUpdated():
-            return replace(run, summary=merge(run.summary, event.patch))
-        case RunPrimaryMetricSet():
-            return replace(run, primary_metric=PrimaryMetric(event.name, event.mode))
-        case RunTagsChanged():
-            return replace(run, tags=event.tags)
+            return {"summary": merge(run.summary, event.patch)}
+        case RunProgressReported():
+            return {"progress": reported(run.progress, event, run.progress_at), "progress_at": at}
         case RunNotesSet():
-            return replace(run, notes=event.notes)
-        case RunAliasSet():
-            return replace(run, alias=event.alias)
-        case RunArchived():
-            return replace(run, archived=True)
-        case RunUnarchived():
-            return replace(run, archived=False)
-        case RunArtifactSaved():
-            return replace(run, code_saved=event.name) if event.kind == "code" else run
-        case RunKillRequested():
-            request = KillRequest(event.cause, event.grace_seconds, event.reason)
-            return replace(run, kill=request, kill_requested_at=at)
-        case RunUnresponsive():
-            return replace(run, unresponsive=True)
-        case RunResponsive():
-            return replace(run, unresponsive=False)
-        case RunStopping() | RunIdled():
-            return replace(run, exit_code=event.exit_code if event.exit_code is not None else run.exit_code)
-        case RunCompleted():
-            return _ended(run, event.cause, event.exit_code, None, event.last_seq, ended_at)
-        case RunFailed():
-            ended = _ended(run, event.cause, event.exit_code, event.error, event.last_seq, ended_at)
-            return replace(ended, holding=run.holding and event.cause is Cause.START_DEADLINE)
-        case RunKilled():
-            ended = _ended(run, event.cause, event.exit_code, None, event.last_seq, ended_at)
-            return replace(ended, epoch=run.epoch + 1, holding=run.holding) if event.fenced else ended
-        case RunCrashed():
-            return replace(run, cause=event.cause, ended_at=ended_at, before_crash=former, unresponsive=False)
-        case RunRecovered():
-            return replace(
-                run,
-                before_crash=None,
-                cause=None,
-                ended_at=None,
-                unresponsive=False,
-                holding=run.mode is Mode.MANAGED,
-            )
-        case RunReleased():
-            return replace(run, holding=False)
-        case RunRetried():
-            return replace(run, retried_by=event.retry)
+            return {"notes": event.notes}
+        case RunTagsChanged():
+            return {"tags": event.tags}
         case RunTelemetryArchived() if event.replaces:
-            return replace(run, merges={**run.merges, event.kind: run.merges.get(event.kind, 0) + 1})
+            return {"merges": {**run.merges, event.kind: run.merges.get(event.kind, 0) + 1}}
         case RunTelemetryArchived():
-            return replace(run, archived_through={**run.archived_through, event.kind: event.last_position})
+            return {"archived_through": {**run.archived_through, event.kind: event.last_position}}
+        case RunCreated():
+            return _created(event, at)
+        case RunImported():
+            return _imported(event, at)
+        case RunHistoryImported():
+            return {"epoch": event.epoch}
+        case RunImportFinished():
+            return {"imported": run.imported and replace(run.imported, finished=True)}
+        case RunStarting():
+            return {
+                "epoch": event.epoch,
+                "worker": event.worker,
+                "command_id": event.command_id,
+                "accelerators": event.accelerators,
+                "kinds": event.kinds
+                or tuple("cpu" if slot.startswith("cpu") else "gpu" for slot in event.accelerators),
+                "holding": True,
+                "rate": event.rate,
+                "stage": None,
+            }
+        case RunRequeued():
+            return {
+                "worker": None,
+                "command_id": None,
+                "accelerators": (),
+                "kinds": (),
+                "holding": False,
+                "rate": None,
+                "stage": None,
+                "unresponsive": False,
+            }
+        case RunPreparationReported():
+            return {"stage": event.stage}
+        case RunStarted():
+            return {
+                "epoch": event.epoch,
+                "pid": event.pid,
+                "host": event.host,
+                "rate": event.rate or run.rate,
+                "started_at": run.started_at or at,
+                "stage": None,
+                "unresponsive": False,
+                "before_crash": None,
+                "cause": None,
+                "ended_at": None,
+            }
+        case RunConfigUpdated():
+            return {"config": merge(run.config, event.patch)}
+        case RunPrimaryMetricSet():
+            return {"primary_metric": PrimaryMetric(event.name, event.mode)}
+        case RunAliasSet():
+            return {"alias": event.alias}
+        case RunArchived():
+            return {"archived": True}
+        case RunUnarchived():
+            return {"archived": False}
+        case RunArtifactSaved():
+            return {"code_saved": event.name} if event.kind == "code" else {}
+        case RunKillRequested():
+            return {"kill": KillRequest(event.cause, event.grace_seconds, event.reason), "kill_requested_at": at}
+        case RunUnresponsive():
+            return {"unresponsive": True}
+        case RunResponsive():
+            return {"unresponsive": False}
+        case RunStopping() | RunIdled():
+            return {} if event.exit_code is None else {"exit_code": event.exit_code}
+        case RunCompleted():
+            return _ended(run, event, at)
+        case RunFailed():
+            holding = run.holding and event.cause is Cause.START_DEADLINE
+            return {**_ended(run, event, at), "error": event.error, "holding": holding}
+        case RunKilled():
+            ended = _ended(run, event, at)
+            return {**ended, "epoch": run.epoch + 1, "holding": run.holding} if event.fenced else ended
+        case RunCrashed():
+            ended_at = _end_of(run, at)
+            return {"cause": event.cause, "ended_at": ended_at, "before_crash": run.status, "unresponsive": False}
+        case RunRecovered():
+            return {
+                "before_crash": None,
+                "cause": None,
+                "ended_at": None,
+                "unresponsive": False,
+                "holding": run.mode is Mode.MANAGED,
+            }
+        case RunReleased():
+            return {"holding": False}
+        case RunRetried():
+            return {"retried_by": event.retry}
         case RunDeleted():
             return _tombstone(run, event, at)
         case RunPurged():
-            return replace(run, receipt=event.receipt)
+            return {"receipt": event.receipt}
 
 
-def _created(run: Run, event: RunCreated, at: datetime) -> Run:
-    shared = {field: getattr(event, field) for field in event.__struct_fields__ if field in _CREATED_FIELDS}
-    return replace(run, created_at=at, **shared)
+def _created(event: RunCreated, at: datetime) -> dict[str, Any]:
+    return {"created_at": at, **{field: getattr(event, field) for field in _CREATED_FIELDS}}
 
 
-def _imported(run: Run, event: RunImported, at: datetime) -> Run:
+def _imported(event: RunImported, at: datetime) -> dict[str, Any]:
     """Take over what another ledger, or another system, says of a run that had ended there."""
     primary = PrimaryMetric(event.primary_metric, event.primary_mode or "max") if event.primary_metric else None
-    return replace(
-        _created(run, event.created, event.created_at or at),
-        epoch=event.epoch,
-        summary=event.summary,
-        primary_metric=primary,
-        host=event.host,
-        archived=event.archived,
-        started_at=event.started_at,
-        imported=Imported(event.origin, event.ended_at),
-        imported_at=at,
-    )
+    return {
+        **_created(event.created, event.created_at or at),
+        "epoch": event.epoch,
+        "summary": event.summary,
+        "primary_metric": primary,
+        "host": event.host,
+        "archived": event.archived,
+        "started_at": event.started_at,
+        "imported": Imported(event.origin, event.ended_at),
+        "imported_at": at,
+    }
 
 
-def _end_of(run: Run, at: datetime, former: Status) -> datetime:
-    """Return when a run ended: one that is being imported, when its origin says."""
-    return (run.imported.ended_at if run.imported and former is S.STOPPING else None) or at
+def _end_of(run: Run, at: datetime) -> datetime:
+    """Return when a run ends: one that is being imported, when its origin says."""
+    return (run.imported.ended_at if run.imported and run.status is S.STOPPING else None) or at
 
 
 _CREATED_FIELDS: Final = frozenset(Run.__struct_fields__) & frozenset(RunCreated.__struct_fields__)
 
 
-def _ended(
-    run: Run, cause: Cause, exit_code: int | None, error: Failure | None, last_seq: Mapping[str, int], at: datetime
-) -> Run:
-    return replace(
-        run,
-        cause=cause,
-        exit_code=run.exit_code if exit_code is None else exit_code,
-        error=error,
-        last_seq={**run.last_seq, **last_seq},
-        ended_at=at,
-        before_crash=None,
-        unresponsive=False,
-        holding=False,
-    )
+def _ended(run: Run, event: RunCompleted | RunFailed | RunKilled, at: datetime) -> dict[str, Any]:
+    return {
+        "cause": event.cause,
+        "exit_code": run.exit_code if event.exit_code is None else event.exit_code,
+        "error": None,
+        "last_seq": {**run.last_seq, **event.last_seq},
+        "ended_at": _end_of(run, at),
+        "before_crash": None,
+        "unresponsive": False,
+        "holding": False,
+    }
 
 
-def _tombstone(run: Run, event: RunDeleted, at: datetime) -> Run:
+def _tombstone(run: Run, event: RunDeleted, at: datetime) -> dict[str, Any]:
     """What stays of a deleted run: when and why; no name, no text, no parameter, and of its origin's times none.
 
     All of it comes from this event or from metadata, so that it can be told again once the rest is erased.
     """
-    return Run(
-        status=run.status,
-        version=run.version,
-        epoch=event.epoch,
-        mode=event.mode,
-        cause=run.cause,
-        deletion_reason=event.reason,
-        trial=event.trial,
-        imported_at=run.imported_at,
-        created_at=run.imported_at or run.created_at,
-        started_at=None if run.imported_at else run.started_at,
-        status_since=at,
-        ended_at=run.imported_at or run.ended_at,
-        deleted_at=at,
-    )
+    return {
+        **{field: getattr(NO_RUN, field) for field in _FORGOTTEN},
+        "epoch": event.epoch,
+        "mode": event.mode,
+        "cause": run.cause,
+        "deletion_reason": event.reason,
+        "trial": event.trial,
+        "imported_at": run.imported_at,
+        "created_at": run.imported_at or run.created_at,
+        "started_at": None if run.imported_at else run.started_at,
+        "ended_at": run.imported_at or run.ended_at,
+        "deleted_at": at,
+    }
+
+
+_FORGOTTEN: Final = frozenset(Run.__struct_fields__) - {"version", "status", "status_since"}

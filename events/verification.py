@@ -282,7 +282,7 @@ class _Verifier:
             return []
         key = self._ledger.keyring.unwrap(wrapped)
         rows = await self._ledger.pool.fetch(load("events.sql", "read_archivals"), self._ledger_id, stream)
-        payloads = [key.unseal(row["ciphertext"], row["event_id"]) for row in rows]
+        payloads = [key.unseal(row["ciphertext"], row["event_id"].bytes) for row in rows]
         events = [codec.decode("run.telemetry_archived", 1, payload) for payload in payloads]
         return [event for event in events if isinstance(event, RunTelemetryArchived)]
 
@@ -304,7 +304,7 @@ def _check_payload(
     event_id: UUID, commitment: bytes, position: int, salt: bytes, ciphertext: bytes, key: DataKey
 ) -> None:
     try:
-        payload = key.unseal(ciphertext, event_id)
+        payload = key.unseal(ciphertext, event_id.bytes)
     except CorruptHistory:
         raise _Bad(position, "its payload was altered") from None
     if codec.commitment(salt, payload) != commitment:

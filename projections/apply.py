@@ -16,7 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from events.codec import TELEMETRY
 from events.errors import CorruptHistory, LedgerError, NotFound
-from events.ledger import Ledger, Recorded
+from events.ledger import Fact, Ledger
 from events.sql import load
 
 WINDOW_POSITIONS: Final = 50_000
@@ -41,7 +41,7 @@ class Projection(Protocol):
     @property
     def page_events(self) -> int: ...
 
-    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Fold a page into the tables; `connection` is in a transaction."""
 
 
@@ -89,7 +89,8 @@ async def advance(
     if end <= stands.position:
         return 0
     size = limit or projection.page_events
-    page = await ledger.read(ledger_id, after=stands.position, up_to=end, limit=size, types=projection.types)
+    read = ledger.facts if TELEMETRY.isdisjoint(projection.types) else ledger.read
+    page: Sequence[Fact] = await read(ledger_id, after=stands.position, up_to=end, limit=size, types=projection.types)
     reached = page[-1].position if page else end
     page = [recorded for recorded in page if recorded.position not in without]
     try:
@@ -104,7 +105,7 @@ async def advance(
 
 
 async def _commit(
-    connection: Connection, projection: Projection, ledger_id: UUID, page: Sequence[Recorded], after: int, reached: int
+    connection: Connection, projection: Projection, ledger_id: UUID, page: Sequence[Fact], after: int, reached: int
 ) -> None:
     if not page and after:  # one statement is a transaction by itself
         await _move(connection, projection, ledger_id, after, reached)
@@ -125,7 +126,7 @@ async def _move(connection: Connection, projection: Projection, ledger_id: UUID,
         raise _OvertakenError
 
 
-async def present(connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> list[Recorded]:
+async def present(connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> list[Fact]:
     """Return the events whose payload is there; the others must belong to deleted streams.
 
     Raises `TelemetryMovedError` for a batch that was archived, `CorruptHistory` for any other missing payload.

@@ -11,7 +11,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from events import codec
-from events.ledger import Recorded
+from events.ledger import Fact
 from events.telemetry import MetricColumns
 from projections.apply import Connection
 from projections.metrics import Metrics
@@ -25,7 +25,7 @@ class ArchivedMetrics(Metrics):
         self._restorer = Restorer(root, window_rows=window_rows)
 
     async def columns(
-        self, connection: Connection, ledger_id: UUID, batches: Sequence[Recorded]
+        self, connection: Connection, ledger_id: UUID, batches: Sequence[Fact]
     ) -> list[tuple[UUID, MetricColumns]]:
         """Return the points of batches with their runs, run by run, each run's as they arrived.
 
@@ -36,7 +36,7 @@ class ArchivedMetrics(Metrics):
             if recorded.payload is not None:
                 whole.append(recorded)
                 continue
-            batch = await self._restorer.batch(connection, recorded)
+            batch = await self._restorer.batch(connection, ledger_id, recorded)
             if batch is not None:
                 whole.append(replace(recorded, payload=codec.encode_batch(batch, recorded.schema_version)))
         return await super().columns(connection, ledger_id, whole)

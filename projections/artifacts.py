@@ -145,6 +145,6 @@ async def read_part(
     except FileNotFoundError:
         raise CorruptHistory(f"part {number} of blob {blob_id} of run {run_id} is missing") from None
     try:
-        return await asyncio.to_thread(key.unseal, sealed, derived(blob_id, number))
+        return await asyncio.to_thread(key.unseal, sealed, derived(blob_id, number).bytes)
     except CorruptHistory:
         raise CorruptHistory(f"part {number} of blob {blob_id} of run {run_id} was altered") from None

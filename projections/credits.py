@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events.errors import CorruptHistory
-from events.ledger import Ledger, Recorded
+from events.ledger import Fact, Ledger
 from events.run import ENDED, TRANSITIONS
 from events.run_events import (
     RunCrashed,
@@ -215,7 +215,7 @@ class Credits:
     page_events = 1_000
     types = tuple(sorted({str(event.__struct_config__.tag) for _, event in TRANSITIONS}))
 
-    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Fold the transitions of a page; a run whose history was erased has what its deletion carries."""
         events = await present(connection, ledger_id, events)
         run_ids = list({recorded.stream for recorded in events})

@@ -17,7 +17,7 @@ from events.billing import evolve as evolve_account
 from events.codec import EVENT_TYPES, LifecycleEvent
 from events.commit import InlineRow
 from events.errors import CorruptHistory
-from events.ledger import SURVIVES_ERASURE, Recorded
+from events.ledger import SURVIVES_ERASURE, Fact
 from events.organisation import (
     KeyIssued,
     KeyRevoked,
@@ -99,7 +99,7 @@ _BARE: Final[Mapping[str, Callable[[int, Cause], RunEvent]]] = {
 assert {_BARE[kind](0, Cause.FINISHED).__class__ for kind in _BARE} == {e for _, e in TRANSITIONS} - {RunDeleted}
 
 
-def bare(recorded: Recorded) -> RunEvent:
+def bare(recorded: Fact) -> RunEvent:
     """Return what an erased event's metadata still says: its kind, epoch and cause.
 
     What is no transition becomes an empty change of tags: it counts as a version, and nothing else of it outlives the
@@ -120,7 +120,7 @@ class Runs:
     types = tuple(sorted(kind for kind in EVENT_TYPES if kind.startswith("run.")))
     page_events = 1_000
 
-    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Fold the page into the runs' rows, as the appends did."""
         await present(connection, ledger_id, events)
         stored = await connection.fetch(
@@ -140,7 +140,7 @@ class Runs:
         await _write(connection, ledger_id, events, rows)
 
 
-def refold(states: dict[UUID, Run], events: Sequence[Recorded]) -> tuple[dict[str, list[InlineRow]], dict[UUID, int]]:
+def refold(states: dict[UUID, Run], events: Sequence[Fact]) -> tuple[dict[str, list[InlineRow]], dict[UUID, int]]:
     """Fold events into the states of their runs, in place.
 
     Returns the rows that they lead to besides the runs' own, and which event (from 1) was each run's last.
@@ -152,7 +152,8 @@ def refold(states: dict[UUID, Run], events: Sequence[Recorded]) -> tuple[dict[st
         event = bare(recorded) if recorded.payload is None else recorded.event()
         before = states.get(run_id, NO_RUN)
         after = states[run_id] = evolve(before, event, recorded.recorded_at)
-        runs.note_step(rows, index, run_id, before, after, event, recorded.actor, recorded.recorded_at)
+        if type(event) in runs.NOTED:
+            runs.note_step(rows, index, run_id, before, after, event, recorded.actor, recorded.recorded_at)
         last[run_id] = index
     return rows, last
 
@@ -165,7 +166,7 @@ class Tenancy:
     types = tuple(sorted(kind for kind in EVENT_TYPES if not kind.startswith("run.")))
     page_events = 1_000
 
-    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Fold the page into rows, event by event: these are few."""
         for recorded in await present(connection, ledger_id, events):
             written = await _tenancy_rows(connection, ledger_id, recorded)
@@ -173,7 +174,7 @@ class Tenancy:
             await _write(connection, ledger_id, [recorded], numbered)
 
 
-async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Recorded) -> tenancy.Rows:
+async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Fact) -> tenancy.Rows:
     event: LifecycleEvent = recorded.event()
     at, version = recorded.recorded_at, recorded.version or 0
     match event:
@@ -270,7 +271,7 @@ async def _project_row(
 
 
 async def _write(
-    connection: Connection, ledger_id: UUID, events: Sequence[Recorded], rows: Mapping[str, Sequence[InlineRow]]
+    connection: Connection, ledger_id: UUID, events: Sequence[Fact], rows: Mapping[str, Sequence[InlineRow]]
 ) -> None:
     """Write rows by the functions that `append.sql` calls; their `event` counts the page's events from 1."""
     positions = [recorded.position for recorded in events]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from events.codec import METRICS, SYSTEM_METRICS
 from events.errors import CorruptHistory
-from events.ledger import Recorded
+from events.ledger import Fact
 from events.sql import load
 from events.telemetry import MetricColumns
 from projections.apply import Connection, present
@@ -71,7 +71,7 @@ class Metrics:
     types = (_DELETED, METRICS, SYSTEM_METRICS)
     page_events = 64
 
-    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Merge the page's points; raises `TelemetryMovedError` when a batch is in Parquet only."""
         deleted = {recorded.stream for recorded in events if recorded.type == _DELETED}
         if deleted:
@@ -102,7 +102,7 @@ class Metrics:
         )
 
     async def columns(
-        self, connection: Connection, ledger_id: UUID, batches: Sequence[Recorded]
+        self, connection: Connection, ledger_id: UUID, batches: Sequence[Fact]
     ) -> list[tuple[UUID, MetricColumns]]:
         """Return the points of batches with their runs, in order."""
         found = []

@@ -88,7 +88,7 @@ class Replay:
             return Step(recorded, restored=False, run=run)
         if recorded.payload is not None:
             return Step(recorded, restored=False, run=None)
-        batch = await self._restorer.batch(self._ledger.pool, recorded)
+        batch = await self._restorer.batch(self._ledger.pool, recorded.ledger_id, recorded)
         if batch is None:
             return Step(recorded, restored=False, run=None)
         payload = codec.encode_batch(batch, recorded.schema_version)

@@ -1,6 +1,6 @@
 """Batches of telemetry given back from Parquet, after their payloads have left Postgres.
 
-    batch = await Restorer(root).batch(pool, recorded)      # the points or lines that stood at that position
+    batch = await Restorer(root).batch(pool, ledger_id, recorded)      # the points or lines that stood at that position
 
 A file of metrics is sorted by (metric, step), so a batch comes back with its series by name and its steps in order;
 points whose steps are equal keep the order in which they arrived. Nothing else differs: no point, no bit of a value.
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from events.ledger import Recorded
+from events.ledger import Fact
 from events.sql import load
 from events.telemetry import STREAMS, LogColumns, MetricColumns
 from projections import manifest
@@ -60,7 +60,7 @@ class Restorer:
         self._cache_bytes = cache_bytes
         self._windows: OrderedDict[tuple[UUID, str], Window] = OrderedDict()
 
-    async def batch(self, reader: Reader, recorded: Recorded) -> MetricColumns | LogColumns | None:
+    async def batch(self, reader: Reader, ledger_id: UUID, recorded: Fact) -> MetricColumns | LogColumns | None:
         """Return what an event without a payload held, or None where its run was deleted.
 
         Raises `TelemetryMovedError` where it is in no file of the manifest, or the file is missing.
@@ -68,7 +68,7 @@ class Restorer:
         kind = manifest.KIND_OF[recorded.type]
         window = self._windows.get((recorded.stream, kind))
         if window is None or not window.first <= recorded.position <= window.last:
-            window = await self._window(reader, recorded, kind)
+            window = await self._window(reader, ledger_id, recorded, kind)
             if window is None:
                 return None
             self._windows[recorded.stream, kind] = window
@@ -77,14 +77,14 @@ class Restorer:
         rows = window.rows(recorded.position)
         return _metrics(rows) if kind == manifest.METRICS else _lines(rows)
 
-    async def _window(self, reader: Reader, recorded: Recorded, kind: str) -> Window | None:
+    async def _window(self, reader: Reader, ledger_id: UUID, recorded: Fact, kind: str) -> Window | None:
         missing = None
         while True:
             file = await reader.fetchrow(
-                load("projections.sql", "segment_at"), recorded.ledger_id, recorded.stream, kind, recorded.position
+                load("projections.sql", "segment_at"), ledger_id, recorded.stream, kind, recorded.position
             )
             if file is None or file["path"] == missing:
-                await _require_deleted(reader, recorded, missing)
+                await _require_deleted(reader, ledger_id, recorded, missing)
                 return None
             try:
                 return await asyncio.to_thread(self._read, file, kind, recorded.position)
@@ -112,10 +112,10 @@ class Restorer:
             self._windows.popitem(last=False)
 
 
-async def _require_deleted(reader: Reader, recorded: Recorded, missing: str | None) -> None:
+async def _require_deleted(reader: Reader, ledger_id: UUID, recorded: Fact, missing: str | None) -> None:
     """Raise `TelemetryMovedError` unless the run was deleted; `missing` is the file that should have the batch."""
-    if await reader.fetch(load("projections.sql", "not_erased"), recorded.ledger_id, [recorded.stream]):
-        what = f"{recorded.type} at position {recorded.position} of ledger {recorded.ledger_id}"
+    if await reader.fetch(load("projections.sql", "not_erased"), ledger_id, [recorded.stream]):
+        what = f"{recorded.type} at position {recorded.position} of ledger {ledger_id}"
         if missing is None:
             raise TelemetryMovedError(f"{what} is neither in Postgres nor in a file of the manifest")
         raise TelemetryMovedError(f"{what} is in {missing}, which is missing")

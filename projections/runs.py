@@ -41,6 +41,9 @@ PROJECT_RUN: Final = "projection.project_run"
 """The SQL function that writes a run's row."""
 PROJECT_DEMAND: Final = "projection.project_demand"
 
+NOTED: Final = frozenset({RunTelemetryArchived, RunArtifactSaved, *(kind for _, kind in TRANSITIONS)})
+"""The events that `note_step` adds rows for."""
+
 TIMES: Final = (
     "created_at",
     "started_at",

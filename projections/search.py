@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from events.ledger import Recorded
+from events.ledger import Fact
 from events.sql import load
 from projections import facets
 from projections.apply import Connection, present
@@ -21,7 +21,7 @@ class Search:
     types = (*facets.TYPES, _DELETED)
     page_events = 500
 
-    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Recorded]) -> None:
+    async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Fold the page into the runs' facets and write those that differ."""
         deleted = {recorded.stream for recorded in events if recorded.type == _DELETED}
         if deleted:

@@ -123,7 +123,7 @@ class Uploads:
         if row is None:
             return None
         key = await self._key(stored.ledger_id, stored.run_id)
-        wanted = msgspec.msgpack.decode(key.unseal(row["description"], upload_id), type=Wanted)
+        wanted = msgspec.msgpack.decode(key.unseal(row["description"], upload_id.bytes), type=Wanted)
         return Upload(
             upload_id=upload_id,
             ledger_id=stored.ledger_id,

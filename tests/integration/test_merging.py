@@ -70,7 +70,7 @@ async def test_small_files_become_one_and_every_reader_sees_the_same(world: Worl
     batches = await world.ledger.read_telemetry(
         world.ledger_id, run_id, after=0, limit=20, types=manifest.KINDS["metrics"]
     )
-    restored = await Restorer(world.root).batch(world.pool, batches[7])
+    restored = await Restorer(world.root).batch(world.pool, world.ledger_id, batches[7])
     assert restored is not None
     assert restored.values().tolist() == [-7.0, 7.0, 1.0]
 

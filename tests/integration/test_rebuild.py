@@ -18,7 +18,7 @@ import pytest
 from events import codec
 from events.errors import Busy
 from events.ids import uuid7
-from events.ledger import Recorded
+from events.ledger import Fact
 from events.telemetry import MetricColumns
 from projections import archive, dead_letters
 from projections import rebuild as rebuilding
@@ -193,7 +193,7 @@ async def test_what_was_discarded_live_is_left_out_of_the_rebuilt_too(
 
     class Fails(Metrics):
         async def columns(
-            self, connection: Connection, ledger_id: UUID, batches: Sequence[Recorded]
+            self, connection: Connection, ledger_id: UUID, batches: Sequence[Fact]
         ) -> list[tuple[UUID, MetricColumns]]:
             if any(one.position == bad.position for one in batches):
                 raise ValueError("cannot be taken")
