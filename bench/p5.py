@@ -1,14 +1,15 @@
 """P5: a million events replayed and folded into the state of their runs, and verified, against reading them raw.
 
-The floor is an ordered SELECT of the same columns by the same driver, whose rows are thrown away. The ledger holds the
-interleaved histories of many runs, recorded through the ledger. What the replay comes to must be the live rows, byte
-by byte.
+The floor is an ordered SELECT by the same driver, whose rows are thrown away: of the events whole, and beside it of
+those columns alone that a replay reads. The ledger holds the interleaved histories of many runs, recorded through the
+ledger. What the replay comes to must be the live rows, byte by byte.
 """
 
 import asyncio
 import os
 import random
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -46,14 +47,22 @@ FLOOR_ROWS: Final = 5_000
 ACTOR: Final = "key:bench"
 SEED: Final = 20_240_601
 
-RAW: Final = """
+WHOLE: Final = """
 select e.*, p.salt, p.ciphertext from ledger.event e join ledger.payload p using (ledger_id, position)
 where e.ledger_id = $1 order by e.position
 """
 
+FACTS: Final = """
+select e.position, e.stream, e.version, e.type, e.schema_version, e.actor, e.cause, e.epoch, e.recorded_at, e.event_id,
+       p.ciphertext
+from ledger.event e join ledger.payload p using (ledger_id, position)
+where e.ledger_id = $1 order by e.position
+"""
+
 COMPARISONS: Final = (
-    Comparison(what="replay and fold", ours="replay", against="SELECT", unit="events", goal=0.5),
-    Comparison(what="verify", ours="verify", against="SELECT", unit="events", goal=0.5),
+    Comparison(what="replay and fold", ours="replay", against="SELECT of events", unit="events", goal=0.5),
+    Comparison(what="verify", ours="verify", against="SELECT of events", unit="events", goal=0.5),
+    Comparison(what="replay and fold", ours="replay", against="SELECT of its columns", unit="events", goal=None),
 )
 
 
@@ -115,12 +124,12 @@ class Corpus:
             case _:
                 return RunSummaryUpdated(patch={"loss": self._random.random(), "epoch": version})
 
-    async def read(self) -> Sample:
+    async def read(self, statement: str) -> Sample:
         """Read all rows in order, and nothing more."""
         watch = Stopwatch()
         found = 0
         async with self._reader.transaction(readonly=True):
-            cursor = await self._reader.cursor(RAW, self.ledger_id)
+            cursor = await self._reader.cursor(statement, self.ledger_id)
             while rows := await cursor.fetch(FLOOR_ROWS):
                 found += len(rows)
         if found != EVENTS:
@@ -164,7 +173,12 @@ async def run(postgres: Postgres) -> tuple[list[Result], list[str]]:
         reader = await asyncpg.connect(postgres.url(database=database))
         corpus = Corpus(pool, reader)
         await corpus.record()
-        contestants = {"SELECT": corpus.read, "replay": corpus.replay, "verify": corpus.verify}
+        contestants = {
+            "SELECT of events": partial(corpus.read, WHOLE),
+            "replay": corpus.replay,
+            "verify": corpus.verify,
+            "SELECT of its columns": partial(corpus.read, FACTS),
+        }
         measured = await rounds(contestants, number=ROUNDS)
         await reader.close()
         await pool.close()

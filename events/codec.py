@@ -123,6 +123,7 @@ _INT: Final = Layout(">q")
 _LENGTH: Final = Layout(">I")
 _INT_COLUMN: Final = Layout(">Iq")
 _ABSENT: Final = _LENGTH.pack(0xFFFFFFFF)
+_NO_BATCH: Final = 3 * _ABSENT
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -135,6 +136,11 @@ def microseconds(moment: datetime) -> int:
 def from_microseconds(time_us: int) -> datetime:
     """Return the UTC moment of whole microseconds since the epoch."""
     return _EPOCH + timedelta(microseconds=time_us)
+
+
+def time_column(time_us: int) -> bytes:
+    """Return microseconds since the epoch as the chain covers them: 8 bytes, the greatest first."""
+    return _INT.pack(time_us)
 
 
 def commitment(salt: bytes, payload: bytes) -> bytes:
@@ -157,10 +163,6 @@ def _bytes(value: bytes | None) -> bytes:
 
 def _text(value: str | None) -> bytes:
     return _ABSENT if value is None else _bytes(value.encode())
-
-
-def _uuid(value: UUID | None) -> bytes:
-    return _ABSENT if value is None else b"\0\0\0\x10" + value.bytes
 
 
 class Leaf(msgspec.Struct, frozen=True):
@@ -187,62 +189,62 @@ class Leaf(msgspec.Struct, frozen=True):
 def leaf_body(leaf: Leaf) -> bytes:
     """Return the digest (32 bytes) over the leaf's columns."""
     return body(
-        leaf.ledger_id,
-        leaf.event_id,
-        leaf.stream,
+        leaf.ledger_id.bytes,
+        leaf.event_id.bytes,
+        leaf.stream.bytes,
         leaf.version,
         leaf.type,
         leaf.schema_version,
         leaf.actor,
         leaf.cause,
-        leaf.correlation_id,
-        leaf.causation_id,
+        None if leaf.correlation_id is None else leaf.correlation_id.bytes,
+        None if leaf.causation_id is None else leaf.causation_id.bytes,
         leaf.epoch,
         leaf.source,
         leaf.seq,
         leaf.part,
-        microseconds(leaf.occurred_at),
+        time_column(microseconds(leaf.occurred_at)),
         leaf.commitment,
     )
 
 
 def body(
-    ledger_id: UUID,
-    event_id: UUID,
-    stream: UUID,
+    ledger_id: bytes,
+    event_id: bytes,
+    stream: bytes,
     version: int | None,
     kind: str,
     schema_version: int,
     actor: str,
     cause: str | None,
-    correlation_id: UUID | None,
-    causation_id: UUID | None,
+    correlation_id: bytes | None,
+    causation_id: bytes | None,
     epoch: int | None,
     source: str | None,
     seq: int | None,
     part: int | None,
-    occurred_us: int,
+    occurred: bytes,
     commitment: bytes,
 ) -> bytes:
-    """Return the digest (32 bytes) over an event's columns, its time in microseconds since the epoch."""
+    """Return the digest (32 bytes) over an event's columns: ids as 16 bytes, its time as `time_column` has it."""
+    lifecycle = source is None and seq is None and part is None
     return hashlib.sha256(
         b"".join(
             (
                 b"tachograph.leaf.1\0\0\0\x10",
-                ledger_id.bytes,
+                ledger_id,
                 b"\0\0\0\x10",
-                event_id.bytes,
+                event_id,
                 b"\0\0\0\x10",
-                stream.bytes,
+                stream,
                 _ABSENT if version is None else _INT_COLUMN.pack(8, version),
                 _described(kind, schema_version, actor, cause),
-                _uuid(correlation_id),
-                _uuid(causation_id),
+                _ABSENT if correlation_id is None else b"\0\0\0\x10" + correlation_id,
+                _ABSENT if causation_id is None else b"\0\0\0\x10" + causation_id,
                 _ABSENT if epoch is None else _INT_COLUMN.pack(8, epoch),
-                _text(source),
-                _int(seq),
-                _int(part),
-                _INT_COLUMN.pack(8, occurred_us),
+                _NO_BATCH if lifecycle else _text(source) + _int(seq) + _int(part),
+                b"\0\0\0\x08",
+                occurred,
                 _bytes(commitment),
             )
         )
@@ -255,6 +257,6 @@ def _described(kind: str, schema_version: int, actor: str, cause: str | None) ->
     return _text(kind) + _int(schema_version) + _text(actor) + _text(cause)
 
 
-def chain(previous: bytes, position: int, recorded_at: datetime, body: bytes) -> bytes:
-    """Return the ledger's chain value (32 bytes) after the event at `position`."""
-    return hashlib.sha256(previous + _INT.pack(position) + _INT.pack(microseconds(recorded_at)) + body).digest()
+def chain(previous: bytes, position: int, recorded: bytes, body: bytes) -> bytes:
+    """Return the ledger's chain value (32 bytes) after the event at `position`; its time as `time_column` has it."""
+    return hashlib.sha256(previous + _INT.pack(position) + recorded + body).digest()

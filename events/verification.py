@@ -9,11 +9,9 @@ a tail that was cut off together with the head row: for that, chain heads are ke
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from hashlib import sha256
-from struct import Struct as Layout
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -31,14 +29,14 @@ PAGE_EVENTS: Final = 1_000
 PAGE_STREAMS: Final = 500
 PAGE_BYTES: Final = 8 << 20
 EVENTS_AT_A_TIME: Final = 128
-COVERED: Final = 16
-"""How many columns of a row its body is the hash of; the last of them is the commitment."""
+COVERED: Final = 15
+"""How many columns of a row its body is the hash of, besides the ledger's id; the last of them is the commitment."""
 
 _CACHED_ARCHIVALS: Final = 1_000
-_CACHED_KEYS: Final = 10_000
-_PLACE: Final = Layout(">qq")
-_LONG_AGO: Final = -(1 << 63)
+_CACHED_STREAMS: Final = 10_000
 _KINDS: Final = {kind: "logs" if kind == codec.LOGS else "metrics" for kind in TELEMETRY}
+
+K = TypeVar("K")
 
 Progress = Callable[[int, int], None]
 """Called after each page with the position reached and the one to reach."""
@@ -91,14 +89,14 @@ async def verify(ledger: Ledger, ledger_id: UUID, *, progress: Progress | None =
 
 class _Page(msgspec.Struct, frozen=True):
     """Rows, with their streams' keys, first misplaced versions, new streams that `ledger.stream` does not know, and
-    which of those without payload were deleted.
+    which of those without payload were deleted. Streams are the 16 bytes of their ids.
     """
 
     rows: Sequence[asyncpg.Record]
-    keys: Mapping[UUID, DataKey]
-    misplaced: Mapping[UUID, int]
-    unknown: set[UUID]
-    deleted: set[UUID]
+    keys: Mapping[bytes, DataKey]
+    misplaced: Mapping[bytes, int]
+    unknown: set[bytes]
+    deleted: set[bytes]
 
 
 class _Verifier:
@@ -107,11 +105,12 @@ class _Verifier:
     def __init__(self, ledger: Ledger, ledger_id: UUID) -> None:
         self._ledger = ledger
         self._ledger_id = ledger_id
-        self._archivals: OrderedDict[UUID, list[RunTelemetryArchived]] = OrderedDict()
-        self._opened: OrderedDict[bytes, DataKey] = OrderedDict()
+        self._archivals: OrderedDict[bytes, list[RunTelemetryArchived]] = OrderedDict()
+        self._keys: OrderedDict[bytes, DataKey] = OrderedDict()
+        self._versions: OrderedDict[bytes, int] = OrderedDict()
         self.position = 0
         self.chain = codec.EMPTY_CHAIN
-        self.recorded_us = _LONG_AGO
+        self.recorded = bytes(8)
         self.checked = self.erased = self.archived = 0
 
     async def run(self, progress: Progress | None) -> None:
@@ -143,15 +142,15 @@ class _Verifier:
             load("events.sql", "verify_page"), self._ledger_id, after, PAGE_EVENTS, PAGE_BYTES
         )
         misplaced = await self._misplaced(rows)
-        unknown = await self._unknown([row["stream"] for row in rows if row["version"] == 1])
-        keys = await self._keys(rows)
+        unknown = await self._unknown({row["stream"] for row in rows if row["version"] == 1})
+        keys = await self._opened({row["stream"] for row in rows if row["ciphertext"] is not None})
         missing = {row["stream"] for row in rows if row["ciphertext"] is None or row["stream"] not in keys}
         return _Page(rows, keys, misplaced, unknown, await self._deleted(missing))
 
     async def _check_head(self, end: int, chain: bytes, recorded_at: datetime) -> None:
         if chain != self.chain:
             raise _Bad(max(end, 1), "the head's chain value is not the last event's")
-        if end and codec.microseconds(recorded_at) < self.recorded_us:
+        if end and codec.time_column(codec.microseconds(recorded_at)) < self.recorded:
             raise _Bad(end, "the head's time lies before the last event's")
         beyond = await self._ledger.pool.fetchval(
             "select e.position from ledger.event e join ledger.head h using (ledger_id)"
@@ -173,32 +172,38 @@ class _Verifier:
                     raise _Bad(row["position"] or self.position, f"the row of its stream {row['stream']} {found}")
             after = page[-1]["stream"]
 
-    async def _unknown(self, streams: list[UUID]) -> set[UUID]:
+    async def _unknown(self, streams: set[bytes]) -> set[bytes]:
         if not streams:
             return set()
         rows = await self._ledger.pool.fetch(
             "select s.stream from unnest($2::uuid[]) as s(stream) where not exists"
             " (select from ledger.stream l where l.ledger_id = $1 and l.stream = s.stream)",
             self._ledger_id,
-            streams,
+            _ids(streams),
         )
-        return {row["stream"] for row in rows}
+        return {row["stream"].bytes for row in rows}
 
     async def _check(self, rows: Sequence[asyncpg.Record], page: _Page) -> None:
         """Check rows in order, giving way to others (and to the next page) every now and then."""
+        ledger_id = self._ledger_id.bytes
         for count, row in enumerate(rows):
             if count % EVENTS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
-            body = codec.body(*row[:COVERED])
-            commitment, position, recorded_us, chain, salt, ciphertext = row[COVERED - 1 : COVERED + 5]
-            event_id, stream, version, kind = row[1:5]
-            self._check_chain(body, position, recorded_us, chain)
+            event_id, stream, version, kind = row[:4]
+            commitment, position, recorded, chain, salt, ciphertext = row[COVERED - 1 : COVERED + 5]
+            if position != self.position + 1:
+                raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
+            if recorded < self.recorded:
+                raise _Bad(position, "recorded before the event in front of it")
+            leads_to = codec.chain(self.chain, position, recorded, codec.body(ledger_id, *row[:COVERED]))
+            if leads_to != chain:
+                raise _Bad(position, "its columns do not lead to its chain value")
             if version is not None and page.misplaced.get(stream) == version:
                 raise _Bad(position, f"version {version} does not follow on its stream's last one")
             if version == 1 and stream in page.unknown:
                 raise _Bad(position, "its stream has no row in ledger.stream")
             survives = kind in SURVIVES_ERASURE
-            key = page.keys.get(self._ledger_id if survives else stream)
+            key = page.keys.get(ledger_id if survives else stream)
             if ciphertext is not None and key is not None:
                 _check_payload(event_id, commitment, position, salt, ciphertext, key)
             elif stream in page.deleted and not survives:
@@ -209,69 +214,60 @@ class _Verifier:
                 self.archived += 1
             else:
                 raise _Bad(position, "its payload is missing, and nothing on record explains that")
-            self.position = position
+            self.position, self.recorded, self.chain = position, recorded, chain
             self.checked += 1
 
-    def _check_chain(self, body: bytes, position: int, recorded_us: int, stored: bytes) -> None:
-        if position != self.position + 1:
-            raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
-        if recorded_us < self.recorded_us:
-            raise _Bad(position, "recorded before the event in front of it")
-        chain = sha256(self.chain + _PLACE.pack(position, recorded_us) + body).digest()
-        if chain != stored:
-            raise _Bad(position, "its columns do not lead to its chain value")
-        self.chain, self.recorded_us = chain, recorded_us
+    async def _opened(self, streams: set[bytes]) -> Mapping[bytes, DataKey]:
+        """Return the data keys of streams and the ledger's own; a stream without one was erased."""
+        wanted = {self._ledger_id.bytes, *streams}
+        known = {stream: self._keys[stream] for stream in wanted if stream in self._keys}
+        if len(known) < len(wanted):
+            missing = _ids(wanted - known.keys())
+            for row in await self._ledger.pool.fetch(load("events.sql", "read_keys"), self._ledger_id, missing):
+                known[row["stream"].bytes] = self._ledger.keyring.unwrap(row["wrapped"])
+        _keep(self._keys, known)
+        return known
 
-    async def _keys(self, page: Sequence[asyncpg.Record]) -> Mapping[UUID, DataKey]:
-        """Return the page's data keys; a stream without one was erased."""
-        wanted = {row["stream"] for row in page if row["ciphertext"] is not None}
-        wanted.update(self._ledger_id for row in page if row["type"] in SURVIVES_ERASURE)
-        rows = await self._ledger.pool.fetch(load("events.sql", "read_keys"), self._ledger_id, list(wanted))
-        return {row["stream"]: self._key(row["wrapped"]) for row in rows}
+    async def _misplaced(self, page: Sequence[asyncpg.Record]) -> Mapping[bytes, int]:
+        """Return, by stream, the first version of the page that does not follow on the one before it.
 
-    def _key(self, wrapped: bytes) -> DataKey:
-        key = self._opened.get(wrapped)
-        if key is None:
-            key = self._opened[wrapped] = self._ledger.keyring.unwrap(wrapped)
-            if len(self._opened) > _CACHED_KEYS:
-                self._opened.popitem(last=False)
-        return key
-
-    async def _misplaced(self, page: Sequence[asyncpg.Record]) -> Mapping[UUID, int]:
-        """Return, by stream, the first version of the page that does not follow on the one before it."""
-        first: dict[UUID, int] = {}
-        last: dict[UUID, int] = {}
-        bad: dict[UUID, int] = {}
+        Where a stream stood is asked of Postgres only if none of its events was among those read lately.
+        """
+        first: dict[bytes, int] = {}
+        last: dict[bytes, int] = {}
+        bad: dict[bytes, int] = {}
         for row in page:
             stream, version = row["stream"], row["version"]
             if version is None:
                 continue
-            if stream not in first:
+            before = last.get(stream) or self._versions.get(stream)
+            if before is None:
                 first[stream] = version
-            elif version != last[stream] + 1:
+            elif version != before + 1:
                 bad.setdefault(stream, version)
             last[stream] = version
         if first:
             rows = await self._ledger.pool.fetch(
                 load("events.sql", "verify_versions"),
                 self._ledger_id,
-                list(first),
+                _ids(first),
                 list(first.values()),
                 page[0]["position"],
             )
-            bad.update({row["stream"]: row["version"] for row in rows})
+            bad.update({row["stream"].bytes: row["version"] for row in rows})
+        _keep(self._versions, last)
         return bad
 
-    async def _deleted(self, streams: set[UUID]) -> set[UUID]:
+    async def _deleted(self, streams: set[bytes]) -> set[bytes]:
         if not streams:
             return set()
-        rows = await self._ledger.pool.fetch(load("events.sql", "read_deletions"), self._ledger_id, list(streams))
-        return {row["stream"] for row in rows}
+        rows = await self._ledger.pool.fetch(load("events.sql", "read_deletions"), self._ledger_id, _ids(streams))
+        return {row["stream"].bytes for row in rows}
 
-    async def _is_archived(self, stream: UUID, kind: str, position: int) -> bool:
+    async def _is_archived(self, stream: bytes, kind: str, position: int) -> bool:
         known = self._archivals.get(stream)
         if known is None:
-            known = self._archivals[stream] = await self._read_archivals(stream)
+            known = self._archivals[stream] = await self._read_archivals(UUID(bytes=stream))
             if len(self._archivals) > _CACHED_ARCHIVALS:
                 self._archivals.popitem(last=False)
         return any(one.kind == _KINDS[kind] and one.first_position <= position <= one.last_position for one in known)
@@ -301,11 +297,24 @@ def _stream_differs(row: asyncpg.Record) -> str | None:
 
 
 def _check_payload(
-    event_id: UUID, commitment: bytes, position: int, salt: bytes, ciphertext: bytes, key: DataKey
+    event_id: bytes, commitment: bytes, position: int, salt: bytes, ciphertext: bytes, key: DataKey
 ) -> None:
     try:
-        payload = key.unseal(ciphertext, event_id.bytes)
+        payload = key.unseal(ciphertext, event_id)
     except CorruptHistory:
         raise _Bad(position, "its payload was altered") from None
     if codec.commitment(salt, payload) != commitment:
         raise _Bad(position, "its payload is not the one that it commits to")
+
+
+def _keep(cache: OrderedDict[bytes, K], latest: Mapping[bytes, K]) -> None:
+    """Remember what some streams have; of so many, those that came last."""
+    cache.update(latest)
+    for stream in latest:
+        cache.move_to_end(stream)
+    while len(cache) > _CACHED_STREAMS:
+        cache.popitem(last=False)
+
+
+def _ids(streams: Iterable[bytes]) -> list[UUID]:
+    return [UUID(bytes=stream) for stream in streams]

@@ -1,21 +1,27 @@
 -- A page of a ledger with its sealed payloads, for verification: at most $3 events and, after the first, at most $4
--- bytes of payload. First come the columns that `codec.body` takes, in its order; times are microseconds since the
--- epoch, and one that is not finite counts as 0. $1 ledger, $2 after position. Zero rows: nothing after that position.
+-- bytes of payload. First come the columns that `codec.body` takes after the ledger's id, in its order and as it takes
+-- them: ids as their bytes, times as the 8 bytes of their microseconds since 1970 (Postgres counts from 2000, 262,968 hours
+-- later; one that is too far off, or not finite, becomes another that is). $1 ledger, $2 after position. Zero rows: nothing
+-- after that position.
 select s.* from (
-    select e.ledger_id, e.event_id, e.stream, e.version, e.type, e.schema_version, e.actor, e.cause, e.correlation_id,
-           e.causation_id, e.epoch, e.source, e.seq, e.part,
-           case when isfinite(e.occurred_at) then (extract(epoch from e.occurred_at) * 1000000)::bigint else 0 end
-               as occurred_us,
+    select uuid_send(e.event_id) as event_id, uuid_send(e.stream) as stream, e.version, e.type, e.schema_version, e.actor,
+           e.cause, uuid_send(e.correlation_id) as correlation_id, uuid_send(e.causation_id) as causation_id, e.epoch,
+           e.source, e.seq, e.part,
+           timestamptz_send(least(e.occurred_at, '290000-01-01 00:00Z') + interval '262968 hours') as occurred,
            e.commitment, e.position,
-           case when isfinite(e.recorded_at) then (extract(epoch from e.recorded_at) * 1000000)::bigint else 0 end
-               as recorded_us,
+           timestamptz_send(least(e.recorded_at, '290000-01-01 00:00Z') + interval '262968 hours') as recorded,
            e.chain, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
-           sum(coalesce(length(p.ciphertext), length(t.ciphertext), 0)) over (order by e.position)
-               - coalesce(length(p.ciphertext), length(t.ciphertext), 0) as before
-    from (select * from ledger.event where ledger_id = $1 and position > $2 order by position limit $3) e
-    left join ledger.payload p on e.seq is null and p.ledger_id = e.ledger_id and p.position = e.position
-    left join ledger.telemetry t on e.seq is not null and t.ledger_id = e.ledger_id and t.stream = e.stream
-        and t.position = e.position and t.recorded_at = e.recorded_at
+           coalesce(
+               sum(coalesce(length(p.ciphertext), length(t.ciphertext)))
+                   over (order by e.position rows between unbounded preceding and 1 preceding), 0) as before
+    from (
+        select *, case when version is not null then position end as fact, case when seq is not null then recorded_at end
+            as batch
+        from ledger.event where ledger_id = $1 and position > $2 order by position limit $3
+    ) e
+    left join ledger.payload p on p.ledger_id = $1 and p.position = e.fact
+    left join ledger.telemetry t on t.ledger_id = $1 and t.stream = e.stream and t.position = e.position
+        and t.recorded_at = e.batch
 ) s
 where s.before < $4
 order by s.position

@@ -276,7 +276,8 @@ async def _rewritten(audited: Audited, end: int) -> int:
     chain = rows[0]["chain"]
     for row in rows[1:]:
         leaf = msgspec.structs.replace(Leaf(*row[: len(Leaf.__struct_fields__)]), actor="key:nobody")
-        chain = codec.chain(chain, row["position"], row["recorded_at"], codec.leaf_body(leaf))
+        recorded = codec.time_column(codec.microseconds(row["recorded_at"]))
+        chain = codec.chain(chain, row["position"], recorded, codec.leaf_body(leaf))
         await superuser.execute(
             "update ledger.event set actor = 'key:nobody', chain = $1 where position = $2", chain, row["position"]
         )

@@ -87,12 +87,13 @@ def test_an_absent_column_is_no_value(leaf: Leaf) -> None:
 
 @given(st.binary(max_size=16), st.binary(max_size=16), INTEGERS, MOMENTS)
 def test_the_chain_takes_every_part(previous: bytes, body: bytes, position: int, at: Any) -> None:
-    value = codec.chain(previous.ljust(32), position, at, body.ljust(32))
+    recorded, later = (codec.time_column(codec.microseconds(at + timedelta(microseconds=one))) for one in (0, 1))
+    value = codec.chain(previous.ljust(32), position, recorded, body.ljust(32))
     assert len(value) == 32
-    assert value != codec.chain(previous.ljust(32), position ^ 1, at, body.ljust(32))
-    assert value != codec.chain(b"\xff" * 32, position, at, body.ljust(32))
-    assert value != codec.chain(previous.ljust(32), position, at, b"\xff" * 32)
-    assert value != codec.chain(previous.ljust(32), position, at + timedelta(microseconds=1), body.ljust(32))
+    assert value != codec.chain(previous.ljust(32), position ^ 1, recorded, body.ljust(32))
+    assert value != codec.chain(b"\xff" * 32, position, recorded, body.ljust(32))
+    assert value != codec.chain(previous.ljust(32), position, recorded, b"\xff" * 32)
+    assert value != codec.chain(previous.ljust(32), position, later, body.ljust(32))
 
 
 @given(MOMENTS)
