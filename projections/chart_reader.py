@@ -172,9 +172,10 @@ def _shifted(points: Points, ours: Window) -> Points:
 
 
 def _split(points: Points, curve: Any) -> Iterator[tuple[int, Points]]:
-    """Take a part that holds several curves apart, order kept."""
-    order = np.argsort(curve, kind="stable")
-    numbers = curve[order]
-    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)]).tolist()
-    for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
-        yield int(numbers[start]), taken(points, order[start:end])
+    """Take a part that holds several curves apart, order kept; curves that lie behind each other are not copied."""
+    if np.any(curve[1:] < curve[:-1]):
+        order = np.argsort(curve, kind="stable")
+        points, curve = taken(points, order), curve[order]
+    starts = np.flatnonzero(np.append(True, curve[1:] != curve[:-1])[: len(curve)]).tolist()
+    for start, end in zip(starts, [*starts[1:], len(curve)], strict=True):
+        yield int(curve[start]), taken(points, slice(start, end))

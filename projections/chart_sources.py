@@ -160,7 +160,11 @@ def _at_once(analytics: Analytics, question: Question, runs: Sequence[RunPoints]
 
 
 def _located(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[dict[str, _Located]]:
-    """Return each run's curves by metric, in the question's order."""
+    """Return each run's curves by metric, in the question's order. Raises `TooLarge` past `MAX_JOINED_POINTS`."""
+    for run in runs if question.axis.kind == "metric" else ():
+        if _rows(run) > MAX_JOINED_POINTS:
+            detail = f"run {run.stored.run_id} has {_rows(run):,} points in Parquet; as x, a metric is for fewer"
+            raise TooLarge(detail, limit=MAX_JOINED_POINTS, path="x")
     parts = [{metric: list[Points]() for metric in question.metrics} for _ in runs]
     reader = Reader(analytics, question)
     for index, metric, points in reader.read(runs, question.metrics, question.stage):
@@ -187,10 +191,6 @@ def _positive(one: _Located) -> _Located:
 
 def _places(reader: Reader, question: Question, runs: Sequence[RunPoints]) -> list[Points]:
     """Return each run's points of the metric that is x, one a step."""
-    for run in runs:
-        if _rows(run) > MAX_JOINED_POINTS:
-            detail = f"run {run.stored.run_id} has {_rows(run):,} points in Parquet; as x, a metric is for fewer"
-            raise TooLarge(detail, limit=MAX_JOINED_POINTS, path="x")
     parts: list[list[Points]] = [[] for _ in runs]
     for index, _, points in reader.read(runs, (question.axis.metric,), None):
         parts[index].append(points)

@@ -66,6 +66,9 @@ async def chart(request: Http, service: Service, run: str, asked: Asked) -> Resp
 )
 async def chart_project(request: Http, service: Service, asked: Asked, selected: Selected) -> Response[bytes]:
     """Curves of several runs as of one position of the project's history, run by run: as asked for, or newest first."""
+    if asked.question.after and selected.more is not None:
+        detail = "what a filter finds may change, and then more is new than what arrived: name the runs instead"
+        raise ChartRefused(detail, path="after")
     asked = replace(asked, shape=replace(asked.shape, more_runs=selected.more))
     return await _curves(request, service, selected.runs, asked)
 

@@ -447,3 +447,27 @@ async def test_no_runs_have_no_curves(world: World) -> None:
     assert (await world.charted([], question)).runs == []
     (group,) = (await world.grouped([], question, Group("none", ()))).groups
     assert group.series[0].points == 0
+
+
+async def test_a_metric_as_x_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([1, 2, 3], [1.0, 2.0, 3.0])})
+    await world.archive()
+    monkeypatch.setattr(chart_sources, "MAX_JOINED_POINTS", 2)
+    with pytest.raises(TooLarge) as refused:
+        await world.chart(run_id, ["loss"], x="loss")
+    assert (refused.value.path, refused.value.limit) == ("x", 2)
+    assert (await world.chart(run_id, ["loss"]))[0].points == 3
+
+
+async def test_steps_that_fall_and_repeat_keep_their_order_of_arrival(world: World) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": ([5, 3, 5, 3], [1.0, 2.0, 3.0, 4.0])})
+    await world.metrics(run_id, {"loss": ([3, 9, 5], [5.0, 6.0, 7.0])})
+    for _ in range(2):
+        (series,) = await world.chart(run_id, ["loss"])
+        assert series.x.tolist() == [3, 3, 3, 5, 5, 5, 9]
+        assert series.last.tolist() == [2.0, 4.0, 5.0, 1.0, 3.0, 7.0, 6.0]
+        (one,) = await world.chart(run_id, ["loss"], buckets=1)
+        assert (one.first.tolist(), one.last.tolist(), one.mean.tolist()) == ([2.0], [6.0], [4.0])
+        await world.archive()

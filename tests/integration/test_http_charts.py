@@ -344,5 +344,7 @@ def test_runs_are_found_by_the_filter_of_lists(api: Api, project: Project):
         assert nothing.headers["cache-control"] == "private, no-cache"
         for wrong, name in (({"filter": "lr >"}, "filter"), ({"runs": runs[0]["id"]}, "runs")):
             assert refused(api.client.get(path, params={**asked, **wrong}), 422)["errors"][0]["path"] == name
+        live = api.client.get(path, params={**asked, "after": 1})
+        assert refused(live, 422)["errors"][0]["path"] == "after"
         missing = api.client.get(path, params={"metric": "loss", "group": "status"})
         assert refused(missing, 422)["errors"][0]["path"] == "runs"
