@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import p2, p3, p4, p5, p6, p7, p8, p10, p11, p12, p13, p14, picture, report, results, scaling
+from bench import p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, picture, report, results, scaling
 from bench.harness import Result, Void
 from bench.ports import free_port
 from bench.probes import probe
@@ -33,6 +33,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "P6": p6.run,
     "P7": p7.run,
     "P8": p8.run,
+    "P9": p9.run,
     "P10": p10.run,
     "P11": p11.run,
     "P12": p12.run,

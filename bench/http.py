@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 RECEIVE_BYTES = 1 << 16
 TIMEOUT_SECONDS = 60.0
+WITHOUT_BODY = (204, 304)
 IDLE_SECONDS = 2.0
 """A connection that was not used for longer may have been closed by the server, and is opened anew."""
 
@@ -59,6 +60,9 @@ class Connection:
             got += _received(connection)
         status, *lines = got[:end].split(b"\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+        code = int(status.split(b" ", 2)[1])
+        if code in WITHOUT_BODY:
+            headers[b"content-length"] = b"0"
         if b"content-length" not in headers:
             raise BrokenError("the answer does not say how long it is")
         whole = end + 4 + int(headers[b"content-length"])
@@ -71,7 +75,7 @@ class Connection:
             got = b"".join(parts)
         if headers.get(b"connection", b"").lower() == b"close":
             self.close()
-        return int(status.split(b" ", 2)[1]), got[end + 4 : whole]
+        return code, got[end + 4 : whole]
 
 
 def _received(connection: socket.socket) -> bytes:

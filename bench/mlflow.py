@@ -51,6 +51,13 @@ class MlflowClient:
             raise RefusedError(f"{path}: {status} {said[:500].decode(errors='replace')}")
         return said
 
+    def get(self, path: str) -> Any:
+        """GET below /ajax-api/2.0/mlflow, as its pages do, and return the answer. Raises `RefusedError`."""
+        status, said = self._connection.exchange("GET", f"/ajax-api/2.0/mlflow/{path}")
+        if status >= 300:
+            raise RefusedError(f"{path}: {status} {said[:500].decode(errors='replace')}")
+        return json.loads(said)
+
     def healthy(self) -> bool:
         """Whether the server answers."""
         try:

@@ -14,7 +14,7 @@ import asyncpg
 
 from bench import corpus
 from bench.archived import Archive, drained, own_archive
-from bench.curves import curve
+from bench.curves import curve, names
 from bench.harness import Result
 from bench.mlflow import DATABASE, mlflow
 from bench.p6 import write
@@ -95,9 +95,9 @@ async def _mlflow(stack: Stack, ours: float) -> str:
     async with mlflow(stack.postgres) as peer:
         client = peer.client()
         run_id = client.ask("runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
-        names = corpus.names(METRICS)
+        metrics = names(METRICS)
         for begin in range(0, MLFLOW_POINTS // METRICS, MLFLOW_BATCH // METRICS):
-            client.ask("runs/log-batch", {"run_id": run_id, "metrics": _points(names, begin)})
+            client.ask("runs/log-batch", {"run_id": run_id, "metrics": _points(metrics, begin)})
         client.close()
     owner = await asyncpg.connect(stack.postgres.url("postgres", DATABASE))
     size, rows = await owner.fetchrow("select pg_total_relation_size('metrics'), (select count(*) from metrics)")

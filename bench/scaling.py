@@ -84,7 +84,7 @@ class Ours:
         return watch.sample(CHARTS)
 
     def _ask(self, run_ids: Sequence[str], steps: int) -> None:
-        names = corpus.names(METRICS)
+        names = curves.names(METRICS)
         for number in range(CHARTS):
             metric = names[number % METRICS]
             query = f"metric={metric}&from={number}&to={steps - 1 - number}&buckets={BUCKETS}"
