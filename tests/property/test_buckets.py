@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from projections.buckets import Buckets, Points, Series, edges, joined, summarised
@@ -111,6 +111,7 @@ def test_logarithmic_buckets_say_what_single_points_would(
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(1, 50))
+@example(2**63 - 49, 2**63 - 1, 50)
 def test_linear_buckets_of_integers_differ_by_one_at_most(one: int, other: int, buckets: int) -> None:
     low, high = sorted((one, other))
     begins = [low, *edges(low, high, buckets).tolist(), high + 1]
