@@ -134,10 +134,11 @@ def test_lists_are_read_page_by_page(peer, client):
 
 def test_charts_come_with_numbers(peer, client):
     column = [1.0, "NaN", "-Infinity"]
-    series = {"metric": "a", "min": column, "max": column, "first": column, "last": column}
+    series = {"metric": "a", "min": column, "max": column, "first": column, "last": column, "mean": column}
     peer.answer = lambda seen: (200, {"series": [series]})
     (curve,) = client.chart("run-1", ["a", "b"], x="time", start=1, buckets=10)
-    assert [str(value) for value in curve["min"]] == ["1.0", "nan", "-inf"]
+    for name in ("min", "max", "first", "last", "mean"):
+        assert [str(value) for value in curve[name]] == ["1.0", "nan", "-inf"]
     assert peer.seen[0].path.endswith("/chart?metric=a&metric=b&x=time&from=1&buckets=10")
 
 
