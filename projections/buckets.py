@@ -121,18 +121,17 @@ def exact(metric: str, points: Points) -> Series:
 def edges(low: float, high: float, buckets: int, *, log: bool = False) -> Ints | Floats:
     """Return where buckets 1 to `buckets` - 1 begin, when [low, high] is cut into equal ranges, or its logarithm is.
 
-    Of x's own type: int64 for integers, which are cut into no more ranges than there are of them. A bucket holds what
-    is at or above its edge and below the next.
+    Of x's own type: int64 for integers. A bucket holds what is at or above its edge and below the next.
     """
     if log:
         return _log_edges(low, high, buckets)
     if isinstance(low, int) and isinstance(high, int):
         span = high - low + 1
-        buckets = min(buckets, span)  # no range is empty, and none begins behind the largest integer
         if span * buckets <= _INT64_MAX and abs(low) + span <= _INT64_MAX:
             index = np.arange(1, buckets, dtype=np.int64)
             return low - (-(index * span) // buckets)
-        return np.array([low - (-(index * span) // buckets) for index in range(1, buckets)], np.int64)
+        begins = (low - (-(index * span) // buckets) for index in range(1, buckets))
+        return np.array([min(begin, _INT64_MAX) for begin in begins], np.int64)
     part = np.arange(1, buckets) / buckets
     return np.asarray(np.maximum.accumulate(low * (1 - part) + high * part), np.float64)
 
