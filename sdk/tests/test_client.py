@@ -62,6 +62,14 @@ def test_what_fails_in_passing_is_repeated_as_the_same_request(peer, client, pas
     assert len({seen.headers["idempotency-key"] for seen in peer.seen}) == 2
 
 
+def test_a_claim_repeats_by_its_command_and_is_told_how_things_stand_by_then(peer, client):
+    answers = iter([(503, {})])
+    peer.answer = lambda seen: next(answers, (200, {"epoch": 1, "kill_requested": True}))
+    assert client.claim("r", worker="w", command_id="c", slots=["cpu:0"])["kill_requested"]
+    assert len({seen.content for seen in peer.seen}) == 1
+    assert not any("idempotency-key" in seen.headers for seen in peer.seen)
+
+
 def test_repeats_end(peer):
     peer.answer = lambda seen: (503, {"title": "Unavailable", "status": 503})
     client = tachograph.Client(peer.url, "tg_x", retry_seconds=0.5)

@@ -72,19 +72,21 @@ class Calls:
         *,
         query: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        keyed: bool = True,
         retry_seconds: float | None = None,
     ) -> Any:
         """Call `path` (below `/api/v1`) and return the decoded answer, None where it is empty.
 
         `body` is anything JSON can hold (NaN by its name), or JSON encoded already; `query` values that are
         None are left out, sequences repeat their name. Pass an `idempotency_key` of
-        your own where the same change may be asked for again by another process.
+        your own where the same change may be asked for again by another process, and `keyed=False` where a
+        repetition is to be told how things stand by then, rather than what was answered first.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"/api/v1{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
         headers = {"Accept": "application/json"}
         content = None
-        if method != "GET":
+        if method != "GET" and keyed:
             headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
         if body is not None:
             headers["Content-Type"] = "application/json"

@@ -290,9 +290,12 @@ class Client(Artifacts):
         return self._post(Worker, "/workers", name=name, host=host, slots=list(slots))
 
     def claim(self, run: str, *, worker: str, command_id: str, slots: Sequence[str], epoch: int | None = None) -> Claim:
-        """Claim a queued run; a `Conflict` means that it is not queued any more, or another's."""
-        body = {"worker": worker, "command_id": command_id, "slots": list(slots), "epoch": epoch}
-        return self._post(Claim, route("runs", run, "claim"), **body)
+        """Claim a queued run; a `Conflict` means that it is not queued any more, or another's.
+
+        It repeats by its command: an order to kill that came meanwhile is in the second answer.
+        """
+        body = without_none({"worker": worker, "command_id": command_id, "slots": list(slots), "epoch": epoch})
+        return self._ask(Claim, "POST", route("runs", run, "claim"), body, keyed=False)
 
     def report(self, run: str, *, epoch: int, report: str, **fields: Any) -> RunResource:
         """Report `preparing`, `started`, `stopping`, `idle`, `requeue` or `ended`.
