@@ -202,6 +202,14 @@ def as_set(tree: Filter, parameters: Parameters) -> str | None:
             return _set(tree.field, tree, parameters)
 
 
+def within(tree: Filter, parameters: Parameters) -> str:
+    """Return a filter that `as_set` knows as a condition over `r`: its set is read once, and each run looked up there.
+
+    As a condition that may be unknown it cannot become a join, which would leave the order of the runs.
+    """
+    return f"(r.run_id in ({as_set(tree, parameters)})) is true"
+
+
 def _set(wanted: Field, test: Compare | In | Like | None, parameters: Parameters) -> str | None:
     match wanted:
         case Column():

@@ -2,9 +2,12 @@
 
     page = await listing.find(Query(ledger_id=..., now=..., filter=parse("config.lr < 0.1")), limit=51)
 
-A page is looked for in two ways. First along an index in the wanted order, past at most `WALKED_RUNS` runs, looking up
-what the filter asks of each: enough where many match. If that does not fill the page, few match, and Postgres is asked
-for all that do: each comparison is an index range, and they are joined. Neither needs statistics of what users wrote.
+Runs that status, workflow or archive leave are looked up where they are few, and so are those that one comparison of
+contents leaves. Else a page is looked for along an index in the wanted order, past at most `WALKED_RUNS` runs, looking
+up what the filter asks of each: enough where many match. If that does not fill the page, the comparison that leaves the
+fewest is found by counting in its index: a list by time goes on along its own, and looks up the rest of the filter only
+for runs that are in that comparison's set. Other orders join sets. None of this needs statistics of what users wrote.
+See docs/decisions/0031-lists-and-counts.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +20,7 @@ import msgspec
 
 from events.sql import load
 from events.types import Status
-from projections.compiled import SINGLE, Parameters, as_set, condition
+from projections.compiled import SINGLE, Parameters, as_set, condition, within
 from projections.facets import PRIMARY, searchable
 from projections.fields import TIME, Column, Facet, Field, Known, Metric
 from projections.filters import And, Filter
@@ -25,12 +28,18 @@ from projections.metrics import Summary, metrics_of
 from projections.ordering import NEWEST_FIRST, TYPES, Ordered, SortKey, after, leading, ordered
 from projections.runs import Reader, StoredRun, stored_run
 
-WALKED_RUNS: Final = 2_000
+WALKED_RUNS: Final = 1_000
 CALLED: Final = {"workflow": "r.workflow_id", "worker": "r.worker_id"}
 """Columns whose value is a name, and the id that it belongs to."""
 
-FEW_RUNS: Final = 4_000
+FEW_RUNS: Final = 2_000
 """So many are looked up one by one."""
+
+NARROW_RUNS: Final = 500
+"""So many that status, workflow or archive leave are looked up before anything else is tried."""
+
+SET_RUNS: Final = (4_000, 16_000, 64_000)
+"""Bounds up to which comparisons are counted, one after the other; a set of the last is held in memory."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +57,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     def narrowed(self) -> bool:
         """Whether not every run counts, archived ones aside."""
         return self.statuses is not None or self.workflow_id is not None or self.filter is not None
+
+    @property
+    def by_time(self) -> bool:
+        """Whether runs are wanted in the order of their creation."""
+        return [key.field for key in self.sort] == [Column("created_at")]
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -73,35 +87,63 @@ class Listing:
 
     async def find(self, query: Query, *, after_key: Key | None = None, limit: int) -> list[Key]:
         """Return where the runs stand that follow `after_key`, in order."""
+        narrow = await self._narrow(query)
+        if narrow is not None:
+            return await self._looked_up(query, narrow, after_key, limit)
+        known = _known(query)
+        sets = [(few, one) for one in known if (few := await self._set(query, [one])) is not None]
+        if sets:
+            few, one = min(sets, key=lambda each: len(each[0]))
+            return await self._looked_up(_without(query, [one]), few, after_key, limit)
         walk = _walk(query, after_key, limit, await self._mode(query))
         if walk is not None:
             rows = await self._pool.fetch(*walk)
             if len(rows) >= limit or (query.filter is None and query.sort == NEWEST_FIRST):
                 return _keys(rows)
-        few = await self._few(query)
-        if few is not None:
-            return _keys(await self._pool.fetch(*_gather(query, after_key, limit, few)))
+        through = await self._fewest(query, known) if query.by_time else None
+        if through is not None:
+            text = _gather(_without(query, [through]), after_key, limit, through=through)
+            return _keys(await self._pool.fetch(*text))
+        common = await self._set(query, known) if len(known) > 1 else None
+        if common is not None:
+            return await self._looked_up(_without(query, known), common, after_key, limit)
         return _keys(await self._sets.fetch(*_gather(query, after_key, limit)))
 
-    async def _few(self, query: Query) -> list[UUID] | None:
-        """Return the runs that what is asked of contents leaves, where these are few and indexes tell them.
+    async def _looked_up(self, query: Query, few: Sequence[UUID], after_key: Key | None, limit: int) -> list[Key]:
+        return _keys(await self._pool.fetch(*_gather(query, after_key, limit, few)))
 
-        Where one comparison leaves few by itself, those: what the others leave need not be read to look at these.
-        """
-        parts = query.filter.parts if isinstance(query.filter, And) else (query.filter,)
-        known = [one for one in parts if one is not None and as_set(one, Parameters(query.ledger_id, query.now))]
-        if not known:
+    async def _narrow(self, query: Query) -> list[UUID] | None:
+        """Return the runs that status, workflow and archive leave, where they are asked for and few."""
+        if query.statuses is None and query.workflow_id is None and not query.archived:
             return None
-        alone = [await self._set(query, [one]) for one in known]
-        fewest = min((one for one in alone if one is not None), key=len, default=None)
-        return await self._set(query, known) if fewest is None and len(known) > 1 else fewest
+        parameters = Parameters(query.ledger_id, query.now)
+        where = _where(query, parameters, filtered=False)
+        return await self._few(f"select r.run_id from run r where {where}", parameters, NARROW_RUNS)  # noqa: S608
+
+    async def _fewest(self, query: Query, parts: Sequence[Filter]) -> Filter | None:
+        """Return the one of these that leaves the fewest runs, or None where each leaves more than the last bound."""
+        for bound in SET_RUNS:
+            fewest, least = None, bound
+            for one in parts:
+                parameters = Parameters(query.ledger_id, query.now)
+                some = f"select from ({as_set(one, parameters)}) m limit {least + 1}"
+                runs = await self._pool.fetchval(f"select count(*) from ({some}) m", *parameters.values)  # noqa: S608
+                if runs <= least:
+                    fewest, least = one, runs
+            if fewest is not None:
+                return fewest
+        return None
 
     async def _set(self, query: Query, parts: Sequence[Filter]) -> list[UUID] | None:
         """Return the runs that all of these leave, or None where they are more than `FEW_RUNS`."""
         parameters = Parameters(query.ledger_id, query.now)
         every = " intersect ".join(f"({as_set(one, parameters)})" for one in parts)
-        some = f"select run_id from ({every}) m limit {FEW_RUNS + 1}"  # noqa: S608
-        text = f"select array_agg(run_id) as runs from ({some}) m having count(*) <= {FEW_RUNS}"  # noqa: S608
+        return await self._few(every, parameters, FEW_RUNS)
+
+    async def _few(self, every: str, parameters: Parameters, most: int) -> list[UUID] | None:
+        """Return the runs of a set, or None where they are more than `most`."""
+        some = f"select run_id from ({every}) m limit {most + 1}"  # noqa: S608
+        text = f"select array_agg(run_id) as runs from ({some}) m having count(*) <= {most}"  # noqa: S608
         row = await self._pool.fetchrow(text, *parameters.values)
         return None if row is None else row["runs"] or []
 
@@ -201,13 +243,38 @@ def _order(columns: Sequence[Ordered], names: Sequence[str], run_id: str) -> str
     return ", ".join([*keys, f"{run_id} {'desc' if columns[-1].descending else 'asc'}"])
 
 
-def _gather(query: Query, after_key: Key | None, limit: int, few: Sequence[UUID] | None = None) -> tuple[Any, ...]:
-    """Return the statement for all runs that match, sorted; of `few` runs only, where no others can."""
-    parameters = Parameters(query.ledger_id, query.now, probing=few is not None)
+def _known(query: Query) -> list[Filter]:
+    """Return what must all be so of contents, as far as indexes tell which runs that leaves."""
+    parts = query.filter.parts if isinstance(query.filter, And) else (query.filter,)
+    return [one for one in parts if one is not None and as_set(one, Parameters(query.ledger_id, query.now))]
+
+
+def _without(query: Query, known: Sequence[Filter]) -> Query:
+    """Return what is still asked of runs for which these are so."""
+    parts = query.filter.parts if isinstance(query.filter, And) else (query.filter,)
+    left = tuple(part for part in parts if part is not None and not any(part is one for one in known))
+    return msgspec.structs.replace(query, filter=And(left) if len(left) > 1 else next(iter(left), None))
+
+
+def _gather(
+    query: Query,
+    after_key: Key | None,
+    limit: int,
+    few: Sequence[UUID] | None = None,
+    *,
+    through: Filter | None = None,
+) -> tuple[Any, ...]:
+    """Return the statement for all runs that match, sorted.
+
+    Of `few` runs only, where no others can; or along the index of time, past all that are not in the set of `through`.
+    """
+    parameters = Parameters(query.ledger_id, query.now, probing=few is not None or through is not None)
     joins, columns = _columns(query, parameters)
     where = _where(query, parameters)
     if few is not None:
         where += f" and r.run_id = any({parameters.add(few, 'uuid[]')})"
+    if through is not None:
+        where += f" and {within(through, parameters)}"
     if after_key is not None:
         where += f" and {after(columns, after_key.values, after_key.run_id, parameters)}"
     selected = "".join(f", {one.expression} as k{n}" for n, one in enumerate(columns))

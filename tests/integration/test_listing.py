@@ -183,6 +183,16 @@ async def everything(project: History, listing: Listing) -> list[Known]:
     ]
 
 
+WAYS = (
+    (1_000, 2_000, (4_000,)),
+    (1_000, 0, (4_000,)),
+    (1, 0, (10, 4_000)),
+    (1, 8, ()),
+    (1, 0, ()),
+)
+"""How many runs are walked past, looked up, or held as a set: small ones take the ways of large projects."""
+
+
 async def test_sql_and_python_agree_on_any_filter(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened_project(database.url) as project, reading(database, project) as listing:
         await filled(project)
@@ -195,11 +205,12 @@ async def test_sql_and_python_agree_on_any_filter(database: Database, monkeypatc
             query = Query(ledger_id=project.ledger_id, now=NOW, filter=tree)
             expected = [one.run_id for one in known if holds(tree, one)]
             found += 0 < len(expected) < len(known)
-            for walked, few in ((2_000, 4_000), (1, 4_000), (1, 8), (1, 0)):
+            for walked, few, sets in WAYS:
                 monkeypatch.setattr(listings, "WALKED_RUNS", walked)
                 monkeypatch.setattr(listings, "FEW_RUNS", few)
+                monkeypatch.setattr(listings, "SET_RUNS", sets)
                 keys = await listing.find(query, limit=50)
-                assert [key.run_id for key in keys] == expected, (tree, walked, few)
+                assert [key.run_id for key in keys] == expected, (tree, walked, few, sets)
 
         examples: list[Filter] = []
 
@@ -212,6 +223,46 @@ async def test_sql_and_python_agree_on_any_filter(database: Database, monkeypatc
         for tree in examples:
             await agree(tree)
         assert found > 30  # not all of them are trivial
+
+
+async def test_status_workflow_and_archive_narrow_alike_whether_few_or_many_are_left(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened_project(database.url) as project, reading(database, project) as listing:
+        await filled(project)
+        known = await everything(project, listing)
+        workflows = {one.run.workflow.id for one in known if one.run.workflow}
+        found = 0
+        for statuses in (None, [Status.COMPLETED], [Status.FAILED, Status.RUNNING]):
+            for workflow_id in (None, *workflows):
+                for archived in (None, True, False):
+                    for tree in (None, parse("config.a IS NOT NULL")):
+                        expected = [
+                            one.run_id
+                            for one in known
+                            if (statuses is None or one.run.status in statuses)
+                            and (workflow_id is None or (one.run.workflow and one.run.workflow.id == workflow_id))
+                            and archived in {None, one.run.archived}
+                            and (tree is None or holds(tree, one))
+                        ]
+                        found += 0 < len(expected) < len(known)
+                        query = Query(
+                            ledger_id=project.ledger_id,
+                            now=NOW,
+                            statuses=statuses,
+                            workflow_id=workflow_id,
+                            archived=archived,
+                            filter=tree,
+                        )
+                        for few in (500, 2, 0):
+                            monkeypatch.setattr(listings, "NARROW_RUNS", few)
+                            seen: list[UUID] = []
+                            after: Key | None = None
+                            while page := await listing.find(query, after_key=after, limit=3):
+                                seen += [key.run_id for key in page]
+                                after = page[-1]
+                            assert seen == expected, (query, few)
+        assert found > 10  # not all of them are trivial
 
 
 SORTS = (
