@@ -1,4 +1,4 @@
-"""A gate in front of a server: open, or shut as if the network were down, at a moment that a test names."""
+"""A gate in front of a server: open, or shut as if the network were down, or frozen, at a moment that a test names."""
 
 import contextlib
 import socket
@@ -10,7 +10,9 @@ from typing import Self
 class Gate:
     """Passes on what comes to `port`, as long as it is open; shut, it cuts every connection.
 
-    What it is asked while it is shut is kept in `turned_away`, the first bytes of each connection.
+    What it is asked while it is shut is kept in `turned_away`, the first bytes of each connection. Frozen, it takes
+    whatever is said and answers nothing, as a stopped process does; what it took is kept in `held`, and passed on when
+    the gate opens, though nobody may wait for the answer any more.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -19,21 +21,26 @@ class Gate:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open = True
+        self._flows = threading.Event()
+        self._flows.set()
         self._at: bytes | None = None
         self._answered = False
+        self._freezes = False
         self._up: set[socket.socket] = set()
         self._lost: set[socket.socket] = set()  # servers whose next answer does not come through
         self.turned_away: list[bytes] = []
+        self.held: list[bytes] = []
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     @property
     def is_open(self) -> bool:
-        return self._open
+        return self._open and self._flows.is_set()
 
     def open(self) -> None:
         """Let everything through."""
         with self._lock:
             self._open, self._at = True, None
+            self._flows.set()
 
     def shut(self) -> None:
         """Cut what is connected, and whatever comes."""
@@ -43,7 +50,17 @@ class Gate:
     def shut_at(self, request: bytes, *, answered: bool = False) -> None:
         """Shut as soon as a request with these bytes comes: before it is passed on, or with its answer on the way."""
         with self._lock:
-            self._at, self._answered = request, answered
+            self._at, self._answered, self._freezes = request, answered, False
+
+    def freeze(self) -> None:
+        """Hold whatever is said, in either direction."""
+        with self._lock:
+            self._flows.clear()
+
+    def freeze_at(self, request: bytes) -> None:
+        """Freeze as soon as a request with these bytes comes, before it is passed on."""
+        with self._lock:
+            self._at, self._answered, self._freezes = request, False, True
 
     def __enter__(self) -> Self:
         self._accepting.start()
@@ -59,6 +76,7 @@ class Gate:
 
     def _shut(self) -> None:
         self._open, self._at = False, None
+        self._flows.set()
         for connection in self._up:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -98,14 +116,28 @@ class Gate:
             while (data := source.recv(1 << 16)) and self._open:
                 if self._ends_at(data, target) if asks else self._is_lost(source):
                     break
+                if not self._goes_on(data, asks=asks):
+                    break
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def _goes_on(self, data: bytes, *, asks: bool) -> bool:
+        """Wait while the gate is frozen; say whether it is open then."""
+        if not self._flows.is_set():
+            if asks:
+                self.held.append(data)
+            self._flows.wait()
+        return self._open
+
     def _ends_at(self, data: bytes, server: socket.socket) -> bool:
         with self._lock:
             if self._at is None or self._at not in data:
+                return False
+            if self._freezes:
+                self._flows.clear()
+                self._at = None
                 return False
             if self._answered:
                 self._lost.add(server)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 import tachograph
-from workers.gpu.reporting import Calls, Standing, is_passing, standing_of
+from workers.gpu.answers import is_passing
+from workers.gpu.reporting import Calls, Standing, standing_of
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Volumes in, outputs out: real files, and nothing outside of where they belong."""
 
+import contextlib
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,33 @@ def test_the_worker_is_told_how_long_to_wait() -> None:
     assert from_environment(given).stopping_seconds == 1.5
     with pytest.raises(SettingsError, match=f"{PREPARATION_SECONDS} is 'soon', not a number of seconds above 0"):
         from_environment({**base, PREPARATION_SECONDS: "soon"})
+
+
+def test_a_server_that_sends_little_by_little_is_not_waited_for_beyond_the_deadline(here: Here) -> None:
+    class Trickle(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(250):  # then it is cut, which would be said
+                    if over.wait(0.02):
+                        break
+                    self.wfile.write(b".")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    over = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickle) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        client = tachograph.Client(f"http://127.0.0.1:{server.server_port}", "tg_nobody")
+        places = Places(here.directory, "r", client, {})
+        try:
+            with pytest.raises(VolumeFailed, match=r"not done within 0.2 s \(A_SETTING\)$"):
+                places.fetch_code("artifact:r/code.zip", Patience(0.2, "A_SETTING"))
+        finally:
+            over.set()
+            server.shutdown()
+            serving.join()

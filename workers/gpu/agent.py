@@ -24,14 +24,16 @@ import tachograph
 from events.accelerators import CPU
 from events.beats import Beat, Order
 from workers.gpu import accelerators, records
+from workers.gpu.answers import is_locked_out, is_passing
 from workers.gpu.commands import Commands
 from workers.gpu.environment import base_environment
 from workers.gpu.heartbeat import Heart
+from workers.gpu.machine import Machine
 from workers.gpu.records import Kill, RunDirectory, RunRecord
-from workers.gpu.reporting import ATTEMPT_SECONDS, Calls, is_passing
+from workers.gpu.reporting import ATTEMPT_SECONDS, Calls
 from workers.gpu.settings import Settings, SettingsError, from_environment
 from workers.gpu.slots import SlotPool, visible_devices
-from workers.gpu.supervisor import Machine, Supervisor
+from workers.gpu.supervisor import Supervisor
 
 logger = logging.getLogger("tachograph.gpu")
 
@@ -114,7 +116,7 @@ class Agent:
                 run = await self.calls.once(self._client.run, run_id)
             except tachograph.Error as error:
                 logger.warning("run %s: cannot be looked up: %s", run_id, error)
-                return not is_passing(error)
+                return not (is_passing(error) or is_locked_out(error))
             if run["status"] not in {"queued", "starting"}:
                 logger.info("run %s: is %s, the order to start it has no effect", run_id, run["status"])
                 return True

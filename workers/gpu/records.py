@@ -82,6 +82,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     kill: Kill | None = None
+    preparing_since_us: int | None = None
+    stopping_since_us: int | None = None
 
 
 class Started(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 
 import tachograph
 from workers.gpu import shipping, system_metrics
+from workers.gpu.answers import is_locked_out, is_passing
 from workers.gpu.outcome import Outcome
 from workers.gpu.records import RunDirectory, RunRecord
 from workers.gpu.shipping import Batch
@@ -71,7 +72,7 @@ class Calls:
             try:
                 return await self.until_accepted(call, *args, **kwargs)
             except tachograph.Problem as problem:
-                if not _locked_out(problem):
+                if not is_locked_out(problem):
                     raise
                 logger.warning("the worker's key is refused, trying on: %s", problem)
             await asyncio.sleep(LOCKED_OUT_SECONDS)
@@ -171,9 +172,8 @@ class Conversation:
         """Store a batch of the machine's figures; one that is refused is said and skipped. Raises `Refused`."""
         record = self._record
         batch = {"epoch": record.epoch, "source": system_metrics.SOURCE, "seq": seq, "series": series}
-        client = self._client if self._token_refused else self._token_client()
         try:
-            await self._calls.until_accepted(client.send_system_metrics, record.run_id, **batch)
+            await self._store(tachograph.Client.send_system_metrics, batch)
         except tachograph.Problem as problem:
             standing = await self.standing()
             if standing is Standing.STOP:
@@ -185,29 +185,30 @@ class Conversation:
         lines: list[tachograph.LogLine] = [
             {"time_us": line.time_us, "stream": line.stream, "text": line.text} for line in batch.lines
         ]
+        keyed = {"epoch": self._record.epoch, "source": "worker", "lines": lines}
         for refusals in range(1, 2 * REFUSALS_BORNE):
             try:
-                await self._send(batch.seq + self._seq_shift, lines)
+                await self._store(tachograph.Client.send_logs, keyed | {"seq": batch.seq + self._seq_shift})
             except tachograph.Problem as problem:
                 await self._log_refused(problem, batch, refusals)
             else:
                 return
         logger.error("run %s: batch %d (%d lines) was refused for good", self._record.run_id, batch.seq, len(lines))
 
-    async def _send(self, seq: int, lines: list[tachograph.LogLine]) -> None:
+    async def _store(self, send: Callable[..., tachograph.Accepted], batch: dict[str, Any]) -> None:
         """Send by the run's token; by the worker's key once the token is refused (it expires)."""
-        batch = {"epoch": self._record.epoch, "source": "worker", "seq": seq, "lines": lines}
+        run_id = self._record.run_id
         if not self._token_refused:
             try:
-                await self._calls.until_accepted(self._token_client().send_logs, self._record.run_id, **batch)
+                await self._calls.until_accepted(send, self._token_client(), run_id, **batch)
             except tachograph.Problem as problem:
-                if not _locked_out(problem):
+                if not is_locked_out(problem):
                     raise
-                logger.warning("run %s: its token is refused, using the worker's key: %s", self._record.run_id, problem)
+                logger.warning("run %s: its token is refused, using the worker's key: %s", run_id, problem)
                 self._token_refused = True
             else:
                 return
-        await self._calls.until_answered(self._client.send_logs, self._record.run_id, **batch)
+        await self._calls.until_answered(send, self._client, run_id, **batch)
 
     async def _log_refused(self, problem: tachograph.Problem, batch: Batch, refusals: int) -> None:
         """Wait before the next attempt at a refused batch; raises `Refused` if there is none."""
@@ -261,14 +262,3 @@ def standing_of(run: tachograph.RunResource, epoch: int) -> Standing:
     if run["status"] in {"completed", "failed"}:
         return Standing.OVER
     return Standing.KILLED if run["kill_requested"] else Standing.OURS
-
-
-def is_passing(error: tachograph.Error) -> bool:
-    """Say whether the same call may succeed later."""
-    if isinstance(error, tachograph.Problem):
-        return error.status >= 500 or error.status in {408, 425, 429}
-    return isinstance(error, tachograph.ConnectionFailed)
-
-
-def _locked_out(error: tachograph.Error) -> bool:
-    return isinstance(error, tachograph.Problem) and error.status in {401, 403}

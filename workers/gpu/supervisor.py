@@ -9,17 +9,17 @@ import logging
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import tachograph
 from workers.gpu import environment, outcome
+from workers.gpu.answers import is_locked_out, is_passing
+from workers.gpu.machine import Machine
 from workers.gpu.outcome import Outcome
 from workers.gpu.process import LaunchFailed, Shim
 from workers.gpu.records import Command, Exit, Kill, Phase, RunDirectory, RunRecord, Started, Volume
-from workers.gpu.reporting import Calls, Conversation, Refused, Standing, is_passing
+from workers.gpu.reporting import Conversation, Refused, Standing
 from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
 from workers.gpu.shipping import LogShipper
 from workers.gpu.stages import Stage, prepare, take_out
@@ -37,21 +37,6 @@ STOP_GRACE_SECONDS: Final = 5.0
 DEFAULT_KILL: Final = "killed_by_user"
 DEFAULT_KILL_GRACE_SECONDS: Final = 10.0
 STDERR_BYTES: Final = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What all runs of this machine share; `devices` turns slot ids into variables, `volumes` names directories."""
-
-    calls: Calls
-    client: tachograph.Client
-    base_environment: Mapping[str, str]
-    own_environment: Mapping[str, str]
-    devices: Callable[[Iterable[str]], Mapping[str, str]]
-    volumes: Mapping[str, Path]
-    preparation_seconds: float
-    stopping_seconds: float
-    metrics_seconds: float
 
 
 class Supervisor:
@@ -120,7 +105,8 @@ class Supervisor:
                 self._take(await self._server.claim())
                 break
             except tachograph.Error as error:
-                if not is_passing(error) or time.time_ns() // 1000 > record.deadline_us:
+                may_pass = is_passing(error) or is_locked_out(error)
+                if not may_pass or _now_us() > record.deadline_us:
                     logger.info("run %s: not claimed: %s", record.run_id, error)
                     return False
                 logger.warning("run %s: the claim got no answer, again: %s", record.run_id, error)
@@ -142,7 +128,7 @@ class Supervisor:
         record.environment = dict(claim["environment"])
         record.phase = Phase.CLAIMED
         if claim["kill_requested"] and record.kill is None:
-            record.kill = Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, time.time_ns() // 1000)
+            record.kill = Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, _now_us())
 
     # --- the attempt ------------------------------------------------------------------------------------------
 
@@ -187,7 +173,11 @@ class Supervisor:
 
     async def _prepare(self, say: Callable[[Stage], None]) -> None:
         """Bring in what the run needs. Raises `VolumeFailed`, `Interrupted`."""
-        self._patience = Patience(self._machine.preparation_seconds, PREPARATION_SECONDS)
+        if self.record.preparing_since_us is None:
+            self.record.preparing_since_us = _now_us()
+        spent_seconds = _seconds_since(self.record.preparing_since_us)
+        self._patience = Patience(self._machine.preparation_seconds, PREPARATION_SECONDS, spent_seconds)
+        await asyncio.to_thread(self._save)
         await asyncio.to_thread(self._shim.sweep)  # of a shim that was killed before it could leave a trace
         await prepare(self.record, self._places, self._patience, say, self._in_thread)
 
@@ -219,7 +209,7 @@ class Supervisor:
 
     async def _never_started(self, reason: str) -> None:
         if self._directory.exit() is None:
-            exit_ = Exit(ended_at_us=time.time_ns() // 1000, spawn_error=reason)
+            exit_ = Exit(ended_at_us=_now_us(), spawn_error=reason)
             await asyncio.to_thread(self._directory.write_exit, exit_)
 
     async def _until_gone(self) -> None:
@@ -236,7 +226,7 @@ class Supervisor:
         """Have the program ended if it is to end; harmless if repeated."""
         kill = self.record.kill
         if self._stopped and kill is None:
-            kill = Kill("fenced", STOP_GRACE_SECONDS, time.time_ns() // 1000)
+            kill = Kill("fenced", STOP_GRACE_SECONDS, _now_us())
         if kill is not None and self._launched and not self._gone.is_set():
             self._shim.end(kill)
 
@@ -293,7 +283,7 @@ class Supervisor:
     async def _check_standing(self) -> None:
         standing = await self._server.standing()
         if standing is Standing.KILLED and self.record.kill is None:
-            self.kill(Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, time.time_ns() // 1000))
+            self.kill(Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, _now_us()))
         self._refused(standing)
 
     def _refused(self, standing: Standing) -> None:
@@ -313,7 +303,7 @@ class Supervisor:
         try:
             await self._server.stopping(ended.exit_code)
             if not self._woken.is_set():
-                self._patience = Patience(self._machine.stopping_seconds, STOPPING_SECONDS)
+                await self._begin_to_stop()
                 ended = await take_out(self.record, ended, self._places, self._patience, self._in_thread)
         except Refused as refused:
             self._refused(refused.standing)
@@ -323,6 +313,18 @@ class Supervisor:
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)
         return self._unless_killed(ended)
+
+    async def _begin_to_stop(self) -> None:
+        """Set the deadline, or go on with an earlier agent's: what is left of it, and a tenth in any case.
+
+        Outputs are not given up for an agent's having been away. The devices are free by now.
+        """
+        if self.record.stopping_since_us is None:
+            self.record.stopping_since_us = _now_us()
+        bound = self._machine.stopping_seconds
+        spent_seconds = min(_seconds_since(self.record.stopping_since_us), 0.9 * bound)
+        self._patience = Patience(bound, STOPPING_SECONDS, spent_seconds)
+        await asyncio.to_thread(self._save)
 
     def _unless_killed(self, ended: Outcome) -> Outcome:
         kill = self.record.kill
@@ -369,6 +371,14 @@ class Supervisor:
         self.record.phase = Phase.ENDED
         self._released(self.record.run_id)
         await asyncio.to_thread(self._directory.forget)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _seconds_since(time_us: int) -> float:
+    return (_now_us() - time_us) / 1e6
 
 
 def _host() -> dict[str, object]:

@@ -9,17 +9,21 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import tachograph
+from workers.gpu.answers import is_locked_out
 from workers.gpu.archives import BadArchive, unpack
 from workers.gpu.records import RunDirectory, Volume
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CHUNK_BYTES: Final = 1 << 20
+LOCKED_OUT_SECONDS: Final = 5.0
 
 
 class VolumeFailed(Exception):
@@ -35,11 +39,14 @@ class OutOfTime(Exception):
 
 
 class Patience:
-    """Tells copying that goes on in a thread when to give up: when told, or after `seconds`, which `setting` sets."""
+    """Tells copying that goes on in a thread when to give up: when told, or after `seconds`, which `setting` sets.
 
-    def __init__(self, seconds: float, setting: str) -> None:
+    `spent_seconds` of them were spent by an earlier agent.
+    """
+
+    def __init__(self, seconds: float, setting: str, spent_seconds: float = 0.0) -> None:
         self._given_up = threading.Event()
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.monotonic() + min(seconds, seconds - spent_seconds)
         self._bound = f"not done within {seconds:g} s ({setting})"
         self._waited = False
 
@@ -68,8 +75,8 @@ class Patience:
 class Places:
     """Brings in and takes out for one run.
 
-    Everything here blocks, and every step may be repeated. A server that does not answer is waited for as long as
-    there is patience.
+    Everything here blocks, and every step may be repeated. A server that does not answer, or refuses the worker's key,
+    is waited for as long as there is patience.
     """
 
     def __init__(
@@ -153,7 +160,7 @@ class Places:
 
     def _fetch(self, place: str, target: Path, patience: Patience) -> str:
         run, _, name = place.partition("/")
-        names = [one["name"] for one in self._client.persisting(patience.wait).artifacts(run, prefix=name)]
+        names = self._patiently(patience, lambda client: [one["name"] for one in client.artifacts(run, prefix=name)])
         if name in names:
             self._download(run, name, target, patience)
             return f"{name} of {run}"
@@ -167,13 +174,29 @@ class Places:
     def _download(self, run: str, name: str, target: Path, patience: Patience) -> None:
         patience.check()
         target.parent.mkdir(parents=True, exist_ok=True)
-        client = self._client.persisting(patience.wait)
-        client.download_artifact(run, name, target, progress=lambda _done, _total: patience.check())
+        on = _on(patience)
+        self._patiently(patience, lambda client: client.download_artifact(run, name, target, progress=on))
 
     def _upload(self, path: Path, place: str, inner: Path, patience: Patience) -> None:
         name = place if inner == Path() else f"{place}/{inner.as_posix()}"
+        on = _on(patience)
+        self._patiently(patience, lambda client: client.save_artifact(self._run_id, path, name=name, progress=on))
+
+    def _patiently(self, patience: Patience, ask: Callable[[tachograph.Client], T]) -> T:
+        """Ask until there is an answer that is final. Raises `Interrupted`, `OutOfTime`, `tachograph.Problem`."""
         client = self._client.persisting(patience.wait)
-        client.save_artifact(self._run_id, path, name=name, progress=lambda _done, _total: patience.check())
+        while True:
+            try:
+                return ask(client)
+            except tachograph.Problem as problem:
+                if not is_locked_out(problem):
+                    raise
+                patience.wait(LOCKED_OUT_SECONDS, problem)
+
+
+def _on(patience: Patience) -> Callable[[int, int], None]:
+    """Return what a transfer calls after each chunk, to learn whether to go on."""
+    return lambda _done, _total: patience.check()
 
 
 def _files(source: Path) -> Iterator[tuple[Path, Path]]:

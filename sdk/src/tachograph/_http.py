@@ -48,9 +48,9 @@ class Streamed:
         self._what = what
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        """Yield the content; raises `ConnectionFailed` when it is cut."""
+        """Yield the content as it comes, at most `size` at a time; raises `ConnectionFailed` when it is cut."""
         try:
-            while chunk := self._answer.read(size):
+            while chunk := self._answer.read1(size):
                 yield chunk
         except (HTTPError, OSError) as error:
             raise ConnectionFailed(f"{self._what}: {error}") from error

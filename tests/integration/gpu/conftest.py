@@ -1,6 +1,7 @@
 """A stack with a GPU worker for each module, and a project of its own for each test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -48,3 +49,12 @@ def gates(system: System) -> Iterator[Gates]:
         }
         with system.worker_with(**behind):
             yield Gates(api, nats)
+
+
+@pytest.fixture
+def model(system: System, tmp_path: Path) -> str:
+    """A run that has left a model."""
+    run = system.client.create_run(system.project, mode="tracked")["id"]
+    (tmp_path / "w.bin").write_bytes(bytes(range(256)) * 4_000)
+    system.client.save_artifact(run, tmp_path / "w.bin", name="base/w.bin", kind="model")
+    return run

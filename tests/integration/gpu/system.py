@@ -1,10 +1,14 @@
 """A whole system with a GPU worker, and what the tests ask of it."""
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import asyncpg
 
 import tachograph
 from stack import Process, Stack
@@ -43,6 +47,14 @@ class Gates(NamedTuple):
         """Join it again."""
         self.api.open()
         self.nats.open()
+
+    def until_shut(self) -> None:
+        """Wait for the request at which the service goes away."""
+        until(lambda: not self.api.is_open, "the worker asks for what it will not get")
+
+    def asked(self, request: str) -> int:
+        """Count the connections that asked for it in vain."""
+        return sum(request.encode() in said for said in (*self.api.turned_away, *self.api.held))
 
 
 class System:
@@ -84,9 +96,32 @@ class System:
             self._restart(before)
 
     def _restart(self, environment: dict[str, str]) -> None:
-        self.worker.stop(10.0)
+        assert self.worker.stop(10.0), "the worker did not stop in time"
         self.worker.environment = environment
         self.worker.start()
+
+    @contextmanager
+    def locked_out(self) -> Iterator[None]:
+        """Have the stack's API key refused, ours too; returns when it is."""
+
+        async def revoke(at: datetime | None) -> None:
+            owner = await asyncpg.connect(self.stack.postgres.url("tachograph_owner"))
+            await owner.execute("update projection.api_key set revoked_at = $1", at)
+            await owner.close()
+
+        asyncio.run(revoke(datetime.now(UTC)))
+        try:
+            until(self._is_locked_out, "the key is refused")
+            yield
+        finally:
+            asyncio.run(revoke(None))
+
+    def _is_locked_out(self) -> bool:
+        try:
+            self.client.usage()
+        except tachograph.Unauthorized:
+            return True
+        return False
 
     def start(self, *command: str, **fields: Any) -> str:
         """Create a run of one command, or of the `commands` given."""
@@ -96,6 +131,18 @@ class System:
 
     def python(self, source: str, **fields: Any) -> str:
         return self.start("python", "-c", source, **fields)
+
+    def doubling(self, model: str, command: str = "cat in/w.bin in/w.bin > w.bin") -> str:
+        """Create a run that brings a model in and takes another out."""
+        return self.start(
+            "sh", "-c", command,
+            import_volumes=[{"place": f"artifact:{model}/base", "path": "in"}],
+            export_volumes=[{"place": "artifact:result/w.bin", "path": "w.bin"}],
+        )  # fmt: skip
+
+    def given_up(self, run: str) -> bool:
+        """Say whether the worker has ended a run that had no program yet."""
+        return self.directory(run).exit() is not None
 
     def wait(self, run: str) -> tachograph.RunResource:
         return self.client.wait(run, timeout_seconds=SECONDS)

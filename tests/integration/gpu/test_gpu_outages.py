@@ -1,7 +1,5 @@
 """A server that the worker does not reach while a run is prepared or stops: it waits, bounded, and loses nothing."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.integration.gpu.system import Gates, System, crash, until
@@ -12,41 +10,15 @@ OUTLASTING = 9
 """Attempts that take longer than the 10 s for which any other call is repeated before somebody looks at it again."""
 
 
-@pytest.fixture
-def model(system: System, tmp_path: Path) -> str:
-    """A run that has left a model."""
-    run = system.client.create_run(system.project, mode="tracked")["id"]
-    (tmp_path / "w.bin").write_bytes(bytes(range(256)) * 4_000)
-    system.client.save_artifact(run, tmp_path / "w.bin", name="base/w.bin", kind="model")
-    return run
-
-
-def doubling(system: System, model: str, command: str = "cat in/w.bin in/w.bin > w.bin") -> str:
-    """A run that brings a model in and takes another out."""
-    return system.start(
-        "sh", "-c", command,
-        import_volumes=[{"place": f"artifact:{model}/base", "path": "in"}],
-        export_volumes=[{"place": "artifact:result/w.bin", "path": "w.bin"}],
-    )  # fmt: skip
-
-
-def until_shut(gates: Gates) -> None:
-    until(lambda: not gates.api.is_open, "the worker asks for what it will not get")
-
-
-def asked(gates: Gates, request: str) -> int:
-    return sum(request.encode() in said for said in gates.api.turned_away)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("request_", ["/artifacts?", "PUT /api/v1/runs/"])
 def test_a_server_that_comes_back_finds_the_run_waiting(
     system: System, gates: Gates, model: str, request_: str
 ) -> None:
     gates.api.shut_at(request_.encode())
-    run = doubling(system, model)
-    until_shut(gates)
-    until(lambda: asked(gates, request_) >= OUTLASTING, "a long outage")
+    run = system.doubling(model)
+    gates.until_shut()
+    until(lambda: gates.asked(request_) >= OUTLASTING, "a long outage")
     gates.api.open()
     ended = system.wait(run)
     assert (ended["status"], ended["error"]) == ("completed", None)
@@ -57,10 +29,10 @@ def test_a_server_that_comes_back_finds_the_run_waiting(
 
 def test_a_kill_ends_the_waiting(system: System, gates: Gates, model: str) -> None:
     gates.api.shut_at(b"/artifacts/base/w.bin")
-    run = doubling(system, model)
-    until_shut(gates)
+    run = system.doubling(model)
+    gates.until_shut()
     system.client.kill(run, grace_seconds=600)
-    until(lambda: system.directory(run).exit() is not None, "the preparation is given up, with the gate still shut")
+    until(lambda: system.given_up(run), "the preparation is given up, with the gate still shut")
     gates.api.open()
     ended = system.wait(run)
     assert (ended["status"], ended["cause"], ended["started_at"]) == ("killed", "killed_by_user", None)
@@ -70,9 +42,9 @@ def test_a_kill_ends_the_waiting(system: System, gates: Gates, model: str) -> No
 def test_a_preparation_is_bounded(system: System, gates: Gates, model: str) -> None:
     with system.worker_with(**{PREPARATION_SECONDS: "1.5"}):
         gates.api.shut_at(b"/artifacts/base/w.bin")
-        run = doubling(system, model)
-        until_shut(gates)
-        until(lambda: system.directory(run).exit() is not None, "the preparation is given up")
+        run = system.doubling(model)
+        gates.until_shut()
+        until(lambda: system.given_up(run), "the preparation is given up")
         gates.api.open()
         ended = system.wait(run)
     assert (ended["status"], ended["cause"], ended["started_at"]) == ("failed", "prepare_failed", None)
@@ -80,12 +52,97 @@ def test_a_preparation_is_bounded(system: System, gates: Gates, model: str) -> N
     assert said in ended["error"]["message"]
 
 
+def test_a_restarted_worker_goes_on_with_the_deadline_of_a_preparation(
+    system: System, gates: Gates, model: str
+) -> None:
+    gates.api.shut_at(b"/artifacts/base/w.bin")
+    run = system.doubling(model)
+    gates.until_shut()
+    system.worker.kill()
+    age(system, run, "preparing_since_us")
+    gates.api.open()
+    system.worker.start()
+    ended = system.wait(run)
+    assert (ended["status"], ended["cause"], ended["started_at"]) == ("failed", "prepare_failed", None)
+    assert f"not done within 600 s ({PREPARATION_SECONDS})" in ended["error"]["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("away", [True, False])
+def test_a_restarted_worker_goes_on_with_the_deadline_of_stopping_and_tries_for_a_tenth_of_it(
+    system: System, gates: Gates, model: str, *, away: bool
+) -> None:
+    with system.worker_with(**{STOPPING_SECONDS: "100"}):
+        gates.api.shut_at(b"PUT /api/v1/")
+        run = system.doubling(model)
+        gates.until_shut()
+        system.worker.kill()
+        age(system, run, "stopping_since_us")
+        gates.api.open()
+        if away:
+            gates.api.shut_at(b"PUT /api/v1/")
+        system.worker.start()
+        if away:
+            gates.until_shut()
+            until(lambda: gates.asked("/report"), "the end is reported")
+            gates.api.open()
+        ended = system.wait(run)
+    assert ended["status"] == ("failed" if away else "completed")
+    if away:
+        assert f"not done within 100 s ({STOPPING_SECONDS})" in ended["error"]["message"]
+    assert len(list(system.client.artifacts(run))) == (not away)
+
+
+def age(system: System, run: str, since: str) -> None:
+    """Have something begun an hour earlier."""
+    directory = system.directory(run)
+    record = directory.load()
+    assert record is not None
+    setattr(record, since, getattr(record, since) - 3_600_000_000)
+    directory.save(record)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", ["/artifacts/base/w.bin", "PUT /api/v1/runs/"])
+def test_a_refused_key_is_waited_for_and_costs_no_run(system: System, gates: Gates, model: str, request_: str) -> None:
+    gates.api.shut_at(request_.encode())
+    run = system.doubling(model)
+    gates.until_shut()
+    refusals = said(system, "revoked")
+    with system.locked_out():
+        gates.api.open()
+        until(lambda: said(system, "revoked") > refusals, "the worker's key is refused")
+    ended = system.wait(run)
+    assert (ended["status"], ended["error"]) == ("completed", None)
+    assert len(list(system.client.artifacts(run))) == 1
+
+
+@pytest.mark.slow
+def test_a_refused_key_is_waited_for_as_long_as_a_server_that_is_away(system: System, gates: Gates, model: str) -> None:
+    with system.worker_with(**{PREPARATION_SECONDS: "20"}):
+        gates.api.shut_at(b"/artifacts/base/w.bin")
+        run = system.doubling(model)
+        gates.until_shut()
+        with system.locked_out():
+            gates.api.open()
+            until(lambda: system.given_up(run), "the preparation is given up")
+        ended = system.wait(run)
+    assert (ended["status"], ended["cause"]) == ("failed", "prepare_failed")
+    assert f"not done within 20 s ({PREPARATION_SECONDS}); at last: " in ended["error"]["message"]
+    assert "revoked" in ended["error"]["message"]
+
+
+def said(system: System, words: str) -> int:
+    """Count what the worker has logged."""
+    return system.worker.log.read_text().count(words)
+
+
 def test_stopping_is_bounded(system: System, gates: Gates, model: str) -> None:
     with system.worker_with(**{STOPPING_SECONDS: "1.5"}):
         gates.api.shut_at(b"PUT /api/v1/")
-        run = doubling(system, model)
-        until_shut(gates)
-        until(lambda: asked(gates, "/report"), "the end is reported")
+        run = system.doubling(model)
+        gates.until_shut()
+        until(lambda: gates.asked("/report"), "the end is reported")
         gates.api.open()
         ended = system.wait(run)
     assert (ended["status"], ended["exit_code"], ended["error"]["type"]) == ("failed", 0, "ExportFailed")
@@ -97,9 +154,9 @@ def test_a_run_killed_before_its_worker_knows_that_it_has_it_is_never_prepared(
     system: System, gates: Gates, model: str
 ) -> None:
     gates.api.shut_at(b"/claim", answered=True)
-    run = doubling(system, model)
+    run = system.doubling(model)
     system.wait_for(run, "starting")
-    until_shut(gates)
+    gates.until_shut()
     system.client.kill(run, grace_seconds=600)
     gates.api.open()
     ended = system.wait(run)
@@ -112,8 +169,8 @@ def test_a_worker_killed_at_its_claim_has_the_run_once(
     system: System, gates: Gates, model: str, *, answered: bool
 ) -> None:
     gates.api.shut_at(b"/claim", answered=answered)
-    run = doubling(system, model)
-    until_shut(gates)
+    run = system.doubling(model)
+    gates.until_shut()
     crash(system.worker)
     assert system.client.run(run)["status"] == ("starting" if answered else "queued")
     gates.api.open()
@@ -124,8 +181,8 @@ def test_a_worker_killed_at_its_claim_has_the_run_once(
 
 def test_a_worker_killed_while_it_prepares_a_run_begins_anew(system: System, gates: Gates, model: str) -> None:
     gates.api.shut_at(b"/artifacts/base/w.bin")
-    run = doubling(system, model, "ls -A in; exit 7")
-    until_shut(gates)
+    run = system.doubling(model, "ls -A in; exit 7")
+    gates.until_shut()
     (system.directory(run).work / "in").mkdir(exist_ok=True)
     (system.directory(run).work / "in" / "half").touch()
     crash(system.worker)
@@ -141,8 +198,8 @@ def test_a_worker_killed_while_a_run_stops_stores_the_rest_and_tells_the_true_ex
     system: System, gates: Gates, model: str
 ) -> None:
     gates.api.shut_at(b"PUT /api/v1/runs/")
-    run = doubling(system, model, "cp in/w.bin w.bin; exit 7")
-    until_shut(gates)
+    run = system.doubling(model, "cp in/w.bin w.bin; exit 7")
+    gates.until_shut()
     crash(system.worker)
     gates.api.open()
     ended = system.wait(run)
