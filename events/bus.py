@@ -38,6 +38,10 @@ def nudge_subject(ledger_id: object) -> str:
     return f"tachograph.nudge.{ledger_id}"
 
 
+BY_TELEMETRY: Final = b"telemetry"
+"""What a nudge holds where the ledger has grown by telemetry alone."""
+
+
 async def connect(url: str, *, name: str, wait: bool = True, echo: bool = True) -> Client:
     """Connect to NATS and stay connected; user and password may stand in the URL.
 
@@ -72,26 +76,27 @@ GATHER_SECONDS: Final = 0.02
 class Nudges:
     """Says on core NATS which ledgers have grown: at once, then what grew meanwhile, `GATHER_SECONDS` apart.
 
-    Nobody relies on it: who does not hear it polls.
+    What grew by telemetry alone is said to have, so that who needs none of it sleeps on. Nobody relies on a nudge: who
+    does not hear it polls.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._grown: set[UUID] = set()
+        self._grown: dict[UUID, bool] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def __call__(self, ledger_id: UUID) -> None:
+    def __call__(self, ledger_id: UUID, *, telemetry: bool) -> None:
         """Let everybody know, without waiting."""
-        self._grown.add(ledger_id)
+        self._grown[ledger_id] = self._grown.get(ledger_id, True) and telemetry
         if self._task is None and self._client.is_connected:
             self._task = asyncio.create_task(self._say(), name="nudge")
 
     async def _say(self) -> None:
         try:
             while self._grown and self._client.is_connected:
-                grown, self._grown = self._grown, set()
-                for ledger_id in grown:
-                    await self._client.publish(nudge_subject(ledger_id))
+                grown, self._grown = self._grown, {}
+                for ledger_id, telemetry in grown.items():
+                    await self._client.publish(nudge_subject(ledger_id), BY_TELEMETRY if telemetry else b"")
                 await asyncio.sleep(GATHER_SECONDS)
         except (NatsError, OSError) as error:
             log.warning("nudge: %s", error)
@@ -290,6 +295,7 @@ async def _at_once(jetstream: JetStreamContext, window: Sequence[Message], tails
 
 
 __all__ = [
+    "BY_TELEMETRY",
     "STREAMS",
     "Message",
     "Nudges",

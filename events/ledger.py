@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -55,10 +55,19 @@ LAST: Final = 1 << 62
 F = TypeVar("F", bound=Fact)
 
 
+class Nudge(Protocol):
+    """Hears that a ledger has grown: by telemetry, or by what changes something."""
+
+    def __call__(self, ledger_id: UUID, *, telemetry: bool) -> None: ...
+
+
+def _tells_nobody(ledger_id: UUID, *, telemetry: bool) -> None: ...
+
+
 class Ledger:
     """All ledgers of one database. Safe for any number of concurrent callers of one event loop."""
 
-    def __init__(self, pool: asyncpg.Pool, keyring: Keyring, *, nudge: Callable[[UUID], None] = lambda _: None) -> None:
+    def __init__(self, pool: asyncpg.Pool, keyring: Keyring, *, nudge: Nudge = _tells_nobody) -> None:
         self.pool = pool
         self.keyring = keyring
         self.recent = Recent()
@@ -86,7 +95,7 @@ class Ledger:
             self.keyring.remember(*new_key)
         repeated = verdict.verdict == "duplicate"
         appended = _judge(verdict, proposal, await self.key(proposal.ledger_id, proposal.stream) if repeated else None)
-        self._nudge(proposal.ledger_id)
+        self._nudge(proposal.ledger_id, telemetry=proposal.seq is not None)
         return appended
 
     async def drained(self) -> None:

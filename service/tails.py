@@ -16,7 +16,7 @@ import msgspec
 from events import cloudevents
 from events.commit import LOST_CONNECTION
 from events.errors import Busy, LedgerError
-from events.ledger import PAGE_BYTES, Ledger, Recorded
+from events.ledger import PAGE_BYTES, Ledger, Nudge, Recorded
 
 log = logging.getLogger("tachograph.service")
 
@@ -166,7 +166,7 @@ class Tails:
         self.ledger: Ledger | None = None
         self._feeds: dict[UUID, Feed] = {}
         self._open: Counter[str] = Counter()
-        self.publish: Callable[[UUID], None] | None = None
+        self.publish: Nudge | None = None
 
     @property
     def followers(self) -> int:
@@ -178,11 +178,11 @@ class Tails:
         """How many ledgers are read for them."""
         return len(self._feeds)
 
-    def grown(self, ledger_id: UUID) -> None:
+    def grown(self, ledger_id: UUID, *, telemetry: bool) -> None:
         """One of our own appends was committed: wake our reader, and tell the others."""
         self.wake(ledger_id)
         if self.publish is not None:
-            self.publish(ledger_id)
+            self.publish(ledger_id, telemetry=telemetry)
 
     def wake(self, ledger_id: UUID) -> None:
         """Wake this process's reader of the ledger."""

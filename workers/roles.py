@@ -57,6 +57,9 @@ ROLES: Final[Mapping[str, Build]] = {
     ),
 }
 
+READ_TELEMETRY: Final = frozenset({"relay", "projector"})
+"""Who is nudged by telemetry too. The archiver and the alerter look at it in their own time, twice a second."""
+
 
 async def run_roles(names: list[str], settings: Settings) -> None:
     """Run the roles until SIGTERM or SIGINT."""
@@ -68,9 +71,10 @@ async def run_roles(names: list[str], settings: Settings) -> None:
 
     ledger = Ledger(pool, Keyring.from_file(settings.master_key), nudge=bus.Nudges(nats))
 
-    async def heard(_: Msg) -> None:
+    async def heard(message: Msg) -> None:
         for runner in runners:
-            runner.nudge()
+            if message.data != bus.BY_TELEMETRY or runner.role.name in READ_TELEMETRY:
+                runner.nudge()
 
     await nats.subscribe(bus.nudge_subject("*"), cb=heard)
     elected = [Elected(ROLES[name](ledger, nats, settings), settings.database_url) for name in names]

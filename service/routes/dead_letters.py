@@ -85,7 +85,7 @@ async def _decide(
     letter = await dead_letters.decide(service.pool, reader, known.project_id, position, decision, request.user.actor)
     if letter is None:
         raise NotFound(f"{reader} has no dead letter at position {position} that waits for a decision")
-    service.tails.grown(known.project_id)
+    service.tails.grown(known.project_id, telemetry=False)
     return letter
 
 
