@@ -76,6 +76,7 @@ class Mlflow:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self.url = f"http://127.0.0.1:{port}"
 
     def client(self) -> MlflowClient:
         """Return a client with a connection of its own."""
@@ -84,20 +85,27 @@ class Mlflow:
 
 @asynccontextmanager
 async def mlflow(postgres: Postgres) -> AsyncIterator[Mlflow]:
-    """Run a server with the number of workers that it chooses itself. Raises `Void` where there is none."""
-    if not PROGRAM.exists():
-        raise Void(f"{PROGRAM} is not there; `make bench` installs it")
+    """Run a server on a database of its own in this Postgres. Raises `Void` where there is none."""
     owner = await asyncpg.connect(postgres.url("postgres"))
     if not await owner.fetchval("select exists (select from pg_database where datname = $1)", DATABASE):
         await owner.execute(f"create database {DATABASE}")
     await owner.close()
+    async with served(postgres.url("postgres", DATABASE).replace("postgresql://", "postgresql+psycopg2://", 1)) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def served(store: str, *options: str) -> AsyncIterator[Mlflow]:
+    """Run a server on the store of that URI, with the number of workers that it chooses itself. Raises `Void`."""
+    if not PROGRAM.exists():
+        raise Void(f"{PROGRAM} is not there; `make bench` installs it")
     port = free_port()
-    uri = postgres.url("postgres", DATABASE).replace("postgresql://", "postgresql+psycopg2://", 1)
     with tempfile.TemporaryDirectory(prefix="mlflow-") as home:
         log = Path(home) / "log"
         command = [
-            str(PROGRAM), "server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", uri,
+            str(PROGRAM), "server", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", store,
             "--artifacts-destination", home, "--uvicorn-opts", f"--timeout-worker-healthcheck={READY_SECONDS:.0f}",
+            *options,
         ]  # fmt: skip
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "HOME": home}
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that nobody here asks anything

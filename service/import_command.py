@@ -8,7 +8,6 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -33,7 +32,7 @@ from service.bar import Bar
 from service.bodies import NewProject
 from service.imports.importer import Importer
 from service.imports.incoming import Input, Refused
-from service.imports.inputs import SYSTEMS, opened
+from service.imports.inputs import SYSTEMS, Where, opened
 from service.imports.report import Report, RunReport
 
 UNNAMED: Final = "give --project: this input names none"
@@ -44,10 +43,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m service import", description="Bring runs here that ended elsewhere."
     )
-    parser.add_argument("path", type=Path, help="an archive of `export`, or what another tracker left")
+    parser.add_argument("path", help="an archive of `export`, what another tracker left, or an MLflow server's URL")
     parser.add_argument("--from", dest="system", choices=SYSTEMS, help="what it is; by default as it looks")
     parser.add_argument("--project", help="id or name; by default that of the archive")
     parser.add_argument("--create", action="store_true", help="open the project where it is missing")
+    parser.add_argument(
+        "--experiment", action="append", default=[], help="of a server, by name or id; repeatable; by default all"
+    )
     parser.add_argument("--step-multiplier", type=int, default=1, help="makes Neptune's fractional steps whole")
     parser.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -63,9 +65,8 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _import(settings: Settings, options: argparse.Namespace) -> Report:
     with Bar() as bar:
-        source = await asyncio.to_thread(
-            opened, options.path, options.system, bar.of("check"), multiplier=options.step_multiplier
-        )
+        where = Where(options.path, options.system, options.experiment, options.step_multiplier)
+        source = await asyncio.to_thread(opened, where, bar.show)
         name = options.project or source.project
         if name is None:
             raise NotFound(UNNAMED)
@@ -74,7 +75,7 @@ async def _import(settings: Settings, options: argparse.Namespace) -> Report:
             ledger = Ledger(pool, Keyring.from_file(settings.master_key))
             project = await _project(ledger, name, create=options.create and not options.dry_run)
             uploads = Uploads(ledger, ObjectStore.at(settings.object_store), artifact_limits.from_environment())
-            report = Report(source.input.system, str(options.path), project.project_id)
+            report = Report(source.input.system, options.path, project.project_id)
             importer = None if options.dry_run else Importer(ledger, uploads, project)
             await _take(source.input, importer, report, bar)
             await ledger.drained()

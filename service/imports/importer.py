@@ -32,9 +32,9 @@ from projections.artifact_limits import QuotaExceeded
 from projections.execute import Outcome, Request, execute
 from projections.runs import StoredRun
 from projections.tenancy import Project
-from projections.upload_writer import Wanted, WrongDigest
+from projections.upload_writer import UploadCut, Wanted, WrongDigest
 from projections.uploads import Uploads
-from service.imports.incoming import Batch, Incoming, IncomingFile
+from service.imports.incoming import Batch, Incoming, IncomingFile, Unreadable
 from service.imports.report import RunReport
 
 AT_ONCE: Final = 16
@@ -203,7 +203,7 @@ class Importer:
             )
             try:
                 await self._uploads.save(stored, self._project.organisation_id, wanted, _content(file), IMPORTER)
-            except (TooLarge, QuotaExceeded, WrongDigest) as error:
+            except (TooLarge, QuotaExceeded, WrongDigest, UploadCut, Unreadable) as error:
                 report.left_out.append(f"artifact {file.name!r}: {error}")
             else:
                 report.artifacts += 1

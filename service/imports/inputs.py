@@ -1,6 +1,7 @@
 """Which input a path is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -9,12 +10,26 @@ import msgspec
 from service.imports.archive import Archive
 from service.imports.incoming import Input, Unreadable
 from service.imports.mlflow import META, MLflow
+from service.imports.mlflow_client import Client
+from service.imports.mlflow_server import MLflowServer
 from service.imports.neptune import Neptune
 from service.imports.tensorboard import PATTERN, TensorBoard
 
 SYSTEMS: Final = ("tachograph", "tensorboard", "mlflow", "neptune")
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is, and how much there is."""
+
+
+class Where(msgspec.Struct, frozen=True):
+    """What to read: a path or a server's URL, and what is known of it."""
+
+    path: str
+    system: str | None = None
+    experiments: Sequence[str] = ()
+    """Of an MLflow server, by name or id; none are all."""
+    step_multiplier: int = 1
+    """Makes Neptune's steps whole."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -24,21 +39,29 @@ class Source(msgspec.Struct, frozen=True):
     project: str | None = None
 
 
-def opened(path: Path, system: str | None, progress: Progress, *, multiplier: int = 1) -> Source:
-    """Return what is at a path, checked as a whole; `multiplier` makes Neptune's steps whole. Raises `Unreadable`."""
+def opened(where: Where, progress: Progress) -> Source:
+    """Return what is there, checked as a whole. Raises `Unreadable`, and `Unreachable` for a server that is away."""
+    if where.path.startswith(("http://", "https://")):
+        if where.system not in {None, "mlflow"}:
+            raise Unreadable("of servers, only MLflow's can be read")
+        client = Client(where.path)
+        return Source(MLflowServer(client, where.experiments, lambda what, count: progress(what, count, count)))
+    if where.experiments:
+        raise Unreadable("--experiment chooses from a server; of a file store, name the experiment's directory")
+    path = Path(where.path)
     if not path.exists():
         raise Unreadable(f"there is no {path}")
-    match system or _looks_like(path):
+    match where.system or _looks_like(path):
         case "tachograph":
             archive = Archive(path)
-            archive.verify(progress)
+            archive.verify(partial(progress, "check"))
             return Source(archive, archive.manifest.project)
         case "tensorboard":
             return Source(TensorBoard(path))
         case "mlflow":
             return Source(MLflow(path))
         case "neptune":
-            return Source(Neptune(path, multiplier=multiplier))
+            return Source(Neptune(path, multiplier=where.step_multiplier))
         case _:
             raise Unreadable(f"{path} looks like nothing that can be imported; say what it is with --from")
 

@@ -1,31 +1,21 @@
 """MLflow's file store (`mlruns/`) as an input: a directory for each experiment, and one for each run in it.
 
-Parameters become the configuration, numbers where that loses nothing; tags stand as `key=value` where they fit, and all
-of them below `mlflow` in the summary. The run's id and its artifacts, where they lie in the store, come too.
 Source: mlflow/store/tracking/file_store.py.
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 import yaml
 
-from events import codec
-from events.ids import derived
-from events.run_events import RunCompleted, RunCreated, RunFailed, RunImported, RunKilled
-from events.types import Cause, Mode, Origin
 from service.artifact_names import clean_name
-from service.imports.described import check_described
 from service.imports.files import chunks
 from service.imports.incoming import (
     Batch,
-    End,
     Incoming,
     IncomingFile,
     Refused,
@@ -34,21 +24,14 @@ from service.imports.incoming import (
     said,
     takes_metric,
 )
+from service.imports.mlflow_run import MAX_TEXT_BYTES, SYSTEM, Told, check_ended, check_point, incoming
 from service.imports.points import Points
 from service.problems import Invalid
 
 META: Final = "meta.yaml"
 MAX_META_BYTES: Final = 64 << 10
-MAX_TEXT_BYTES: Final = 64 << 10
 MAX_LINE_BYTES: Final = 1 << 10
-MAX_TAGS: Final = 100
-MAX_TAG_CHARACTERS: Final = 128
 _STATUS: Final = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
-_ENDS: Final[dict[str, Callable[[], End]]] = {
-    "FINISHED": lambda: RunCompleted(epoch=1),
-    "FAILED": lambda: RunFailed(epoch=1, cause=Cause.EXCEPTION),
-    "KILLED": lambda: RunKilled(epoch=1, cause=Cause.KILLED_BY_USER),
-}
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -68,7 +51,7 @@ class Meta(msgspec.Struct, frozen=True):
 class MLflow:
     """A file store, or one experiment of it. Raises `Unreadable` where it has no runs."""
 
-    system = "mlflow"
+    system = SYSTEM
 
     def __init__(self, directory: Path) -> None:
         deep = [*directory.glob(f"*/*/{META}"), *directory.glob(f"*/{META}"), directory / META]
@@ -88,54 +71,31 @@ class MLflow:
     def _run(self, directory: Path) -> Incoming:
         meta = msgspec.convert(_yaml(directory / META), Meta, strict=False)
         status = _STATUS.get(meta.status, str(meta.status))
-        if meta.lifecycle_stage != "active":
-            raise Unreadable(f"it is {meta.lifecycle_stage} in MLflow")
-        if status not in _ENDS:
-            raise Unreadable(f"it is {status} in MLflow; import it when it has ended")
+        check_ended(status, meta.lifecycle_stage)
         digest = hashlib.sha256(msgspec.json.encode(meta))
         params, tags = _texts(directory / "params", digest), _texts(directory / "tags", digest)
         left_out: list[str] = []
         metrics = dict(_metrics(directory / "metrics", digest, left_out))
-        config: dict[str, Any] = {name: as_number(text) for name, text in params.items()}
-        own = [f"{name}={text}" for name, text in tags.items() if not name.startswith("mlflow.")]
-        fitting = tuple(tag for tag in own if len(tag) <= MAX_TAG_CHARACTERS and tag.isprintable())[: MAX_TAGS - 1]
-        created = RunCreated(
-            name=meta.run_name or tags.get("mlflow.runName") or meta.run_id,
-            session_id="",
-            mode=Mode.TRACKED,
-            external_id=meta.run_id,
-            tags=(self.system, *dict.fromkeys(fitting)),
-            notes=tags.get("mlflow.note.content", ""),
-            config=config,
+        told = Told(
+            run_id=meta.run_id,
+            name=meta.run_name or "",
+            status=status,
+            start_time=meta.start_time,
+            end_time=meta.end_time,
+            user=meta.user_id or "",
+            experiment_id=str(meta.experiment_id),
+            experiment=_experiment(directory.parent / META),
+            artifact_uri=meta.artifact_uri,
+            params=params,
+            tags=tags,
         )
-        check_described(created)
-        at = None if meta.start_time is None else codec.from_microseconds(meta.start_time * 1_000)
-        ended = at if meta.end_time is None else codec.from_microseconds(meta.end_time * 1_000)
-        experiment = _experiment(directory.parent / META)
-        origin = Origin(system=self.system, run=meta.run_id, project=str(meta.experiment_id), sha256=digest.hexdigest())
-        about = {"experiment": experiment, "tags": tags, "user": meta.user_id, "artifacts": meta.artifact_uri}
-        return Incoming(
-            run_id=_id(meta.run_id),
-            imported=RunImported(
-                origin=origin,
-                created=created,
-                summary={self.system: {name: value for name, value in about.items() if value}},
-                created_at=at,
-                started_at=at,
-                ended_at=ended,
-            ),
-            end=_ENDS[status](),
+        return incoming(
+            told,
+            digest.hexdigest(),
             batches=partial(_batches, metrics),
             files=list(_files(directory / "artifacts", left_out)),
             left_out=left_out,
         )
-
-
-def _id(run_id: str) -> UUID:
-    try:
-        return UUID(run_id)
-    except ValueError:
-        return derived("mlflow", run_id)
 
 
 def _yaml(path: Path) -> Any:
@@ -194,8 +154,7 @@ def _points(path: Path, digest: Any = None) -> Iterator[tuple[int, float, int]]:
             try:
                 at, value = int(words[0]) * 1_000, float(words[1])
                 step = int(words[2]) if len(words) > 2 else 0
-                if abs(step) >= 1 << 63 or abs(at) >= 1 << 62:
-                    raise ValueError  # noqa: TRY301 (one refusal for all)
+                check_point(step, at // 1_000)
             except (ValueError, IndexError):
                 raise Unreadable(f"metrics/{path.name}, line {number}: not `time value step`") from None
             yield at, value, step
@@ -217,18 +176,3 @@ def _files(directory: Path, left_out: list[str]) -> Iterator[IncomingFile]:
             )
         except Invalid as error:
             left_out.append(f"artifact {name!r}: {error}")
-
-
-def as_number(text: str) -> int | float | str:
-    """Return a parameter as a number where that says exactly the same."""
-    try:
-        whole = int(text)
-        if str(whole) == text and abs(whole) < 1 << 63:
-            return whole
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) and repr(number) == text else text

@@ -9,8 +9,9 @@ import pytest
 from events.types import Cause, Status
 from projections import artifacts, runs
 from service.imports.incoming import Unreadable
-from service.imports.inputs import opened
-from service.imports.mlflow import MLflow, as_number
+from service.imports.inputs import Where, opened
+from service.imports.mlflow import MLflow
+from service.imports.mlflow_run import as_number
 from tests.integration.importing import bring, points
 from tests.integration.telemetry import World
 
@@ -58,7 +59,7 @@ def store(tmp_path: Path) -> Path:
 
 
 async def test_a_store_comes_with_ids_times_and_numbers(world: World, store: Path) -> None:
-    source = opened(store, None, lambda _done, _total: None).input
+    source = opened(Where(str(store)), lambda *_: None).input
     reports = {one.original: one for one in await bring(world, source)}
     assert {one.outcome for one in reports.values()} == {"new"}
     report = reports[RUN]
@@ -102,6 +103,8 @@ async def test_a_store_comes_with_ids_times_and_numbers(world: World, store: Pat
         (lambda run: write(run / "metrics" / "loss", "yesterday 0.1 0\n"), "metrics/loss, line 1"),
         (lambda run: write(run / "metrics" / "loss", f"{MS} 0.1 0\n{MS} x\n"), "line 2"),
         (lambda run: write(run / "metrics" / "loss", f"{MS} 0.1 {1 << 64}\n"), "line 1"),
+        (lambda run: write(run / "metrics" / "loss", f"{10**15} 0.1 0\n"), "line 1"),
+        (lambda run: write(run / "meta.yaml", f"run_id: '{RUN}'\nstatus: 3\nend_time: {10**15}\n"), "years 1 to 9999"),
         (lambda run: write(run / "params" / "big", "x" * 70_000), "'big' has over 65536 bytes"),
         (lambda run: write(run / "meta.yaml", "run_id: [\n"), "meta.yaml"),
         (lambda run: write(run / "meta.yaml", "status: 3\n"), "run_id"),
@@ -127,7 +130,7 @@ def test_an_empty_directory_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="has no runs"):
         MLflow(tmp_path)
     with pytest.raises(Unreadable, match="looks like nothing"):
-        opened(tmp_path, None, lambda _done, _total: None)
+        opened(Where(str(tmp_path)), lambda *_: None)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "007", "nan", "True", "1_000", " 1", str(1 << 64), ""])

@@ -14,7 +14,7 @@ from events import codec
 from events.types import Status
 from projections import artifacts, runs
 from service.imports.incoming import Unreadable
-from service.imports.inputs import opened
+from service.imports.inputs import Where, opened
 from service.imports.neptune import Neptune
 from tests.integration.importing import bring, points
 from tests.integration.telemetry import World
@@ -89,7 +89,7 @@ def exported(tmp_path: Path) -> Path:
 
 
 async def test_an_export_comes_with_ids_times_and_numbers(world: World, exported: Path) -> None:
-    source = opened(exported, None, lambda _done, _total: None, multiplier=1000).input
+    source = opened(Where(str(exported), step_multiplier=1000), lambda *_: None).input
     reports = {report.original: report for report in await bring(world, source)}
     assert {report.outcome for report in reports.values()} == {"new"}
     report = reports["RUN-1"]
