@@ -23,7 +23,7 @@ from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, r
 from bench.mlflow import DATABASE, Mlflow, MlflowClient, mlflow
 from events.ids import uuid7
 from events.run import PrimaryMetric, Run
-from events.run_events import RunCreated, RunPrimaryMetricSet, RunSummaryUpdated
+from events.run_events import RunArchived, RunCreated, RunEvent, RunPrimaryMetricSet, RunSummaryUpdated
 from events.types import Mode, Status, WorkflowRef
 from projections import facets
 from stack.postgres import Postgres
@@ -86,8 +86,10 @@ def corpus(workflows: list[UUID]) -> Iterator[tuple[UUID, datetime, Run, facets.
             workflow=WorkflowRef(id=workflows[workflow], name=f"workflow-{workflow}"),
         )
         summary = {"acc": chance.random(), "epochs": 10}
+        archived = number % 20 == 0
+        told: list[RunEvent] = [created, RunSummaryUpdated(patch=summary), RunPrimaryMetricSet(name=BEST, mode="max")]
         found: facets.Facets = {}
-        for event in (created, RunSummaryUpdated(patch=summary), RunPrimaryMetricSet(name=BEST, mode="max")):
+        for event in [*told, RunArchived()] if archived else told:
             found = facets.changed(found, event)
         run = Run(
             status=chance.choices(STATES, [80, 14, 5, 1])[0],
@@ -101,7 +103,7 @@ def corpus(workflows: list[UUID]) -> Iterator[tuple[UUID, datetime, Run, facets.
             summary=summary,
             tags=tags,
             primary_metric=PrimaryMetric(BEST, "max"),
-            archived=number % 20 == 0,
+            archived=archived,
         )
         yield uuid7(), START + timedelta(seconds=number), run, found, chance.random()
 
@@ -131,7 +133,7 @@ class Ours:
             state = msgspec.msgpack.encode(run)
             row = (run.version, len(rows) + 1, run.name, None, run.status, run.mode, workflow_id, None, 1, False, False)
             rows.append((*key, *row, run.archived, False, at, at, at, None, ended, None, state))
-            found += [(*key, *one) for one in facets.rows(held)]
+            found += [(*key, *one) for one in facets.rows(held, archived=run.archived)]
             summaries.append((*key, BEST, 100, 0, 0, 100, best / 2, 0, 0.0, 0, best, 50))
         owner = await asyncpg.connect(self._postgres.url("postgres"))
         columns = [

@@ -14,6 +14,7 @@ import msgspec
 
 from events.run_events import (
     RunAliasSet,
+    RunArchived,
     RunConfigUpdated,
     RunCreated,
     RunEvent,
@@ -22,6 +23,7 @@ from events.run_events import (
     RunPrimaryMetricSet,
     RunSummaryUpdated,
     RunTagsChanged,
+    RunUnarchived,
 )
 from projections.fields import KEY_CHARACTERS, TEXT_CHARACTERS, quoted
 
@@ -32,6 +34,9 @@ Facets: TypeAlias = Mapping[str, tuple[Scalar, ...]]
 
 PRIMARY: Final[Mapping[str, str]] = {"max": "primary_max", "min": "primary_min"}
 """By mode, the facet that holds the primary metric's name."""
+
+ARCHIVED: Final = "archived"
+"""The facet of runs that are archived; all facets of such a run are marked, so that counts can leave them out."""
 
 TYPES: Final = tuple(
     str(kind.__struct_config__.tag)
@@ -44,6 +49,8 @@ TYPES: Final = tuple(
         RunTagsChanged,
         RunNotesSet,
         RunAliasSet,
+        RunArchived,
+        RunUnarchived,
     )
 )
 """The events that change facets."""
@@ -59,6 +66,7 @@ def changed(facets: Facets, event: RunEvent) -> Facets:
             _create(after, event.created)
             _patch(after, "summary", event.summary)
             _name_primary(after, event.primary_metric or "", event.primary_mode or "")
+            _set(after, ARCHIVED, "true" if event.archived else "")
         case RunConfigUpdated():
             _patch(after, "config", event.patch)
         case RunSummaryUpdated():
@@ -71,6 +79,10 @@ def changed(facets: Facets, event: RunEvent) -> Facets:
             _set(after, "alias", event.alias or "")
         case RunPrimaryMetricSet():
             _name_primary(after, event.name, event.mode)
+        case RunArchived():
+            _set(after, ARCHIVED, "true")
+        case RunUnarchived():
+            _set(after, ARCHIVED)
         case _:
             pass
     if len(after) > MAX_FACETS:
@@ -135,8 +147,8 @@ def searchable(text: str) -> str:
     return text[:TEXT_CHARACTERS].replace("\x00", "\ufffd")
 
 
-def rows(facets: Facets) -> Iterator[tuple[str, int, float | None, str | None]]:
-    """Yield the rows of facets: key, ordinal, number, text."""
+def rows(facets: Facets, *, archived: bool) -> Iterator[tuple[str, int, float | None, str | None, bool]]:
+    """Yield the rows of facets: key, ordinal, number, text, whether the run is archived."""
     for key, values in facets.items():
         for ordinal, value in enumerate(values):
-            yield key, ordinal, *((value, None) if isinstance(value, float) else (None, value))
+            yield key, ordinal, *((value, None) if isinstance(value, float) else (None, value)), archived

@@ -49,13 +49,19 @@ async def _stored(connection: Connection, ledger_id: UUID, runs: Sequence[UUID])
 async def _write(
     connection: Connection, ledger_id: UUID, before: dict[UUID, Facets], after: dict[UUID, Facets]
 ) -> None:
-    gone, new = [], []
+    gone, new, marked = [], [], []
     for run_id, facets_after in after.items():
-        facets_before = before[run_id]
+        facets_before, archived = before[run_id], facets.ARCHIVED in facets_after
+        if archived != (facets.ARCHIVED in facets_before):
+            marked.append((run_id, archived))
         gone += [(run_id, key) for key, values in facets_before.items() if facets_after.get(key) != values]
         differing = {key: values for key, values in facets_after.items() if facets_before.get(key) != values}
-        new += [(run_id, *row) for row in facets.rows(differing)]
+        new += [(run_id, *row) for row in facets.rows(differing, archived=archived)]
     if gone:
         await connection.execute(load("projections.sql", "drop_facets"), ledger_id, *map(list, zip(*gone, strict=True)))
+    if marked:
+        await connection.execute(
+            load("projections.sql", "mark_facets"), ledger_id, *map(list, zip(*marked, strict=True))
+        )
     if new:
         await connection.execute(load("projections.sql", "write_facets"), ledger_id, *map(list, zip(*new, strict=True)))

@@ -1,20 +1,22 @@
 -- The values of a facet with how many runs of a project have each, the most frequent first, in the end those without.
 -- $1 ledger, $2 key, $3 whether archived runs are left out; after $4 runs (NULL: from the start) with the number $5 or
--- the text $6; $7 limit.
+-- the text $6; $7 limit. Texts are counted by all columns of their index first, in its order.
 with counted as (
     select f.number, null::text as text, count(*) as runs, count(*) filter (where f.ordinal = 0) as holders
     from run_facet f
-    where f.ledger_id = $1 and f.key = $2 and f.number is not null
-      and (not $3 or f.run_id not in (select run_id from run where ledger_id = $1 and archived))
+    where f.ledger_id = $1 and f.key = $2 and f.number is not null and not (f.archived and $3)
     group by f.number
     union all
-    select null, f.text, count(*), count(*) filter (where f.ordinal = 0)
-    from run_facet f
-    where f.ledger_id = $1 and f.key = $2 and f.text is not null
-      and (not $3 or f.run_id not in (select run_id from run where ledger_id = $1 and archived))
-    group by f.text
+    select null, t.text, sum(t.runs), coalesce(sum(t.runs) filter (where t.ordinal = 0), 0)
+    from (
+        select f.text, f.archived, f.ordinal, count(*) as runs
+        from run_facet f
+        where f.ledger_id = $1 and f.key = $2 and f.text is not null and not (f.archived and $3)
+        group by f.text, f.archived, f.ordinal
+    ) t
+    group by t.text
 ), every as (
-    select number, text collate "C" as text, runs from counted
+    select number, text collate "C" as text, runs::bigint from counted
     union all
     select null, null, (select count(*) from run where ledger_id = $1 and status <> 'deleted' and not ($3 and archived))
                        - (select coalesce(sum(holders), 0) from counted)::bigint

@@ -155,6 +155,10 @@ async def filled(project: History) -> None:
             await project.do(run_id, c.EndRun(epoch=1, status=end))
         if number % 7 == 0:
             await project.do(run_id, c.ArchiveRun())
+            await project.do(run_id, c.EditRun(alias="kept"))
+        if number % 14 == 0:
+            await project.project_all()
+            await project.do(run_id, c.ArchiveRun(archived=False))
     await project.project_all()
 
 
