@@ -32,6 +32,7 @@ from service.routes import (
     dead_letters,
     exports,
     history,
+    imports,
     ingest,
     listing,
     projects,
@@ -61,13 +62,15 @@ def create_app(settings: Settings) -> Litestar:
         service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
         app.state.service = service
         transport = asyncio.create_task(_transport(service), name="transport")
+        importing = asyncio.create_task(service.imports.run(), name="imports")
         try:
             yield
         finally:
             service.stopping.set()
             await service.tails.close()
             transport.cancel()
-            await asyncio.gather(transport, return_exceptions=True)
+            importing.cancel()
+            await asyncio.gather(transport, importing, return_exceptions=True)
             await service.queries.close()
             await service.ledger.drained()
             if service.nats is not None:
@@ -96,6 +99,7 @@ def create_app(settings: Settings) -> Litestar:
             history.ROUTES,
             replay.ROUTES,
             exports.ROUTES,
+            imports.ROUTES,
             dead_letters.ROUTES,
             alerts.ROUTES,
             quotas.ROUTES,

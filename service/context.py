@@ -33,6 +33,7 @@ from projections.tenancy import Project
 from projections.uploads import Uploads
 from service import admission
 from service.auth import Forbidden, Keys, Principal
+from service.imports.jobs import Jobs
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
 from service.requests import header
@@ -70,6 +71,7 @@ class Service:
         self.admission = admission.Admission(admission.from_environment())
         self.objects = ObjectStore.at(settings.object_store)
         self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
+        self.imports = Jobs(self.ledger, self.objects, self.uploads)
         self.analytics = Analytics(settings.parquet)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)

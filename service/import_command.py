@@ -30,10 +30,9 @@ from projections.uploads import Uploads
 from service.audit import find_project
 from service.bar import Bar
 from service.bodies import NewProject
-from service.imports.importer import Importer
-from service.imports.incoming import Input, Refused
+from service.imports.importer import Importer, taken
 from service.imports.inputs import SYSTEMS, Where, opened
-from service.imports.report import Report, RunReport
+from service.imports.report import Report
 
 UNNAMED: Final = "give --project: this input names none"
 
@@ -77,26 +76,14 @@ async def _import(settings: Settings, options: argparse.Namespace) -> Report:
             uploads = Uploads(ledger, ObjectStore.at(settings.object_store), artifact_limits.from_environment())
             report = Report(source.input.system, options.path, project.project_id)
             importer = None if options.dry_run else Importer(ledger, uploads, project)
-            await _take(source.input, importer, report, bar)
+            rows = bar.of("rows")
+            async for one in taken(source.input, importer, lambda done: rows(done, done)):
+                report.runs.append(one)
+                bar.show("runs", len(report.runs), max(source.input.expected, len(report.runs)))
             await ledger.drained()
             return report
         finally:
             await pool.close()
-
-
-async def _take(source: Input, importer: Importer | None, report: Report, bar: Bar) -> None:
-    """Bring the runs here one by one; without an importer, only read them."""
-    runs = source.runs()
-    rows = bar.of("rows")
-    while (incoming := await asyncio.to_thread(next, runs, None)) is not None:
-        if isinstance(incoming, Refused):
-            report.runs.append(RunReport(original=incoming.original, name=incoming.name, why=incoming.why))
-        elif importer is None:
-            origin, created = incoming.imported.origin, incoming.imported.created
-            report.runs.append(RunReport(original=origin.run, name=created.name, outcome="readable"))
-        else:
-            report.runs.append(await importer.take(incoming, lambda done: rows(done, done)))
-        bar.show("runs", len(report.runs), max(source.expected, len(report.runs)))
 
 
 async def _project(ledger: Ledger, name: str, *, create: bool) -> Project:

@@ -7,14 +7,13 @@ become paths, and only files that are stored as they are (no compression, so no 
 
 import hashlib
 import io
-import os
 import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import pyarrow as pa
@@ -40,6 +39,7 @@ from service.artifact_names import clean_media_type, clean_name
 from service.imports.batches import merged, read_batches
 from service.imports.described import check_described
 from service.imports.incoming import Batch, End, Incoming, IncomingFile, Refused, Unreadable, checked, said
+from service.imports.slices import Opener, Slice
 from service.problems import Invalid
 
 MAX_MANIFEST_BYTES: Final = 256 << 20
@@ -50,61 +50,28 @@ _PATH: Final = re.compile(r"(events\.jsonl|metrics\.parquet|logs\.parquet|artifa
 _past_events: Final = msgspec.json.Decoder(PastEvent)
 
 
-class Slice(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
-
-    def __init__(self, path: Path, start: int, size: int) -> None:
-        super().__init__()
-        self._file = path.open("rb")
-        self._start = start
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)[: max(0, self._size - self._at)]
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(view)
-        self._at += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 class Archive:
-    """An archive, opened and found to be one. Raises `Unreadable`."""
+    """An archive, opened and found to be one. Raises `Unreadable`.
+
+    `name` is what it is called in what is said of it.
+    """
 
     system = "tachograph"
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, open_: Opener, size: int, name: str) -> None:
+        self._open = open_
         try:
-            with zipfile.ZipFile(path) as opened:
+            with open_() as file, zipfile.ZipFile(file) as opened:
                 entries = opened.infolist()
                 names = {entry.filename: entry for entry in entries}
                 if MANIFEST not in names:
-                    raise Unreadable(f"{path} has no {MANIFEST}: it is no export, or the rest of it is missing")
+                    raise Unreadable(f"{name} has no {MANIFEST}: it is no export, or the rest of it is missing")
                 if names[MANIFEST].file_size > MAX_MANIFEST_BYTES:
                     raise Unreadable(f"{MANIFEST} has over {MAX_MANIFEST_BYTES} bytes")
-                _only_stored(entries, path.stat().st_size)
+                _only_stored(entries, size)
                 self.manifest = _manifest(opened.read(MANIFEST))
         except (zipfile.BadZipFile, EOFError, struct.error) as error:
-            raise Unreadable(f"{path} is no ZIP file, or its end is missing ({said(error)})") from error
+            raise Unreadable(f"{name} is no ZIP file, or its end is missing ({said(error)})") from error
         self._entries = names
         if len(names) < len(entries):
             raise Unreadable("two files of the archive have the same name")
@@ -115,6 +82,11 @@ class Archive:
             raise Unreadable(f"the archive does not hold what its manifest lists: {odd}")
         self._listed = listed
         self.expected = len(self.manifest.runs)
+
+    @classmethod
+    def at(cls, path: Path) -> "Archive":
+        """Open a file. Raises `Unreadable`."""
+        return cls(lambda: path.open("rb"), path.stat().st_size, str(path))
 
     def verify(self, progress: Callable[[int, int], None]) -> None:
         """Compare every file with its hash; `progress` is told bytes. Raises `Unreadable`."""
@@ -211,13 +183,13 @@ class Archive:
     def _slice(self, file: File) -> Slice:
         """Return a file of the archive, where it lies behind its local header."""
         entry = self._entries[file.path]
-        with self._path.open("rb") as archive:
+        with self._open() as archive:
             archive.seek(entry.header_offset)
             header = archive.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
             raise Unreadable(f"{file.path} is not where the archive says")
         *_, name, extra = _LOCAL_HEADER.unpack(header)
-        return Slice(self._path, entry.header_offset + _LOCAL_HEADER.size + name + extra, entry.file_size)
+        return Slice(self._open, entry.header_offset + _LOCAL_HEADER.size + name + extra, entry.file_size)
 
     def _chunks(self, file: File) -> Iterator[bytes]:
         with self._slice(file) as content:

@@ -34,7 +34,7 @@ from projections.runs import StoredRun
 from projections.tenancy import Project
 from projections.upload_writer import UploadCut, Wanted, WrongDigest
 from projections.uploads import Uploads
-from service.imports.incoming import Batch, Incoming, IncomingFile, Unreadable
+from service.imports.incoming import Batch, Incoming, IncomingFile, Input, Refused, Unreadable
 from service.imports.report import RunReport
 
 AT_ONCE: Final = 16
@@ -223,6 +223,19 @@ class Importer:
             occurred_at=datetime.now(UTC),
         )
         return await execute(self._ledger, self._project.project_id, run_id, command, request)
+
+
+async def taken(source: Input, importer: Importer | None, progress: Progress) -> AsyncIterator[RunReport]:
+    """Bring an input's runs here one by one, and yield what became of each; without an importer, only read them."""
+    found = source.runs()
+    while (incoming := await asyncio.to_thread(_next, found)) is not None:
+        if isinstance(incoming, Refused):
+            yield RunReport(original=incoming.original, name=incoming.name, why=incoming.why)
+        elif importer is None:
+            origin, created = incoming.imported.origin, incoming.imported.created
+            yield RunReport(original=origin.run, name=created.name, outcome="readable")
+        else:
+            yield await importer.take(incoming, progress)
 
 
 def _met(stored: StoredRun, incoming: Incoming) -> tuple[str, str] | None:

@@ -53,7 +53,7 @@ def opened(where: Where, progress: Progress) -> Source:
         raise Unreadable(f"there is no {path}")
     match where.system or _looks_like(path):
         case "tachograph":
-            archive = Archive(path)
+            archive = Archive.at(path)
             archive.verify(partial(progress, "check"))
             return Source(archive, archive.manifest.project)
         case "tensorboard":

@@ -1,10 +1,14 @@
 """What became of an import: for people, and as JSON."""
 
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from service.timeline import plain
+
+LISTED: Final = 1_000
+"""Runs that an import's kept report names, of those that came and of those that were refused."""
 
 
 class RunReport(msgspec.Struct):
@@ -23,6 +27,48 @@ class RunReport(msgspec.Struct):
     events: int = 0
     artifacts: int = 0
     left_out: list[str] = []
+
+
+class ImportedRun(msgspec.Struct, frozen=True):
+    """What became of one run, without what its deletion would have to erase: its name, and what was left out of it.
+
+    Both are with the run (`imported.left_out`). `why` is that of a refusal.
+    """
+
+    original: str
+    run_id: UUID | None
+    outcome: str
+    why: str
+
+
+class Outcomes(msgspec.Struct):
+    """An import as it is kept: how many runs came to what, and the first of them; `why` it failed as a whole."""
+
+    why: str = ""
+    counts: dict[str, int] = {}
+    points: int = 0
+    lines: int = 0
+    events: int = 0
+    artifacts: int = 0
+    runs: list[ImportedRun] = []
+    refused: list[ImportedRun] = []
+
+    @property
+    def total(self) -> int:
+        """How many runs there were."""
+        return sum(self.counts.values())
+
+    def add(self, one: RunReport) -> None:
+        """Count a run."""
+        self.counts[one.outcome] = self.counts.get(one.outcome, 0) + 1
+        self.points += one.points
+        self.lines += one.lines
+        self.events += one.events
+        self.artifacts += one.artifacts
+        refused = one.outcome == "refused"
+        some = self.refused if refused else self.runs
+        if len(some) < LISTED:
+            some.append(ImportedRun(one.original, one.run_id, one.outcome, one.why if refused else ""))
 
 
 class Report(msgspec.Struct):

@@ -6,9 +6,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests import servers
 from tests.integration.telemetry import World, opened_world
 from tests.object_stores import Place, S3Server, s3_server
-from tests.servers import Database
+from tests.servers import Database, PostgresServer
 
 
 @pytest.fixture
@@ -22,6 +23,15 @@ async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
 async def world(database: Database, tmp_path: Path) -> AsyncIterator[World]:
     async with opened_world(database.url, tmp_path / "parquet") as opened:
         yield opened
+
+
+@pytest.fixture
+async def elsewhere(postgres_server: PostgresServer, tmp_path: Path) -> AsyncIterator[World]:
+    """Another home: a database, a directory for Parquet and an object store of its own."""
+    database = await servers.create_database(postgres_server)
+    async with opened_world(database.url, tmp_path / "elsewhere" / "parquet") as opened:
+        yield opened
+    await servers.drop_database(postgres_server, database)
 
 
 @pytest.fixture(scope="session")

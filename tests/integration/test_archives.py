@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,24 +35,14 @@ from service.imports.archive import Archive
 from service.imports.incoming import Unreadable
 from service.imports.report import RunReport
 from stack.process import ROOT
-from tests import servers
 from tests.api import eventually
 from tests.integration import importing
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch, opened_world
-from tests.servers import Database, PostgresServer
+from tests.servers import Database
 
 BIG = 2**53 + 1
 PAYLOAD_NAN = struct.unpack("<d", struct.pack("<Q", 0x7FF8_0000_DEAD_BEEF))[0]
 ODD = [PAYLOAD_NAN, float("inf"), float("-inf"), -0.0, 5e-324, 0.1 + 0.2, float(np.float32(0.1))]
-
-
-@pytest.fixture
-async def elsewhere(postgres_server: PostgresServer, tmp_path: Path) -> AsyncIterator[World]:
-    """Another home: a database, a directory for Parquet and an object store of its own."""
-    database = await servers.create_database(postgres_server)
-    async with opened_world(database.url, tmp_path / "elsewhere" / "parquet") as opened:
-        yield opened
-    await servers.drop_database(postgres_server, database)
 
 
 async def pack(world: World, run_id: UUID | None = None, *, contents: bool = True) -> bytes:
@@ -66,7 +56,7 @@ async def pack(world: World, run_id: UUID | None = None, *, contents: bool = Tru
 
 
 def opened(path: Path) -> Archive:
-    archive = Archive(path)
+    archive = Archive.at(path)
     archive.verify(lambda _done, _total: None)
     return archive
 
