@@ -28,7 +28,7 @@ from events.run import TRANSITIONS
 from events.sql import load
 from events.telemetry import MetricColumns
 from projections import dead_letters, runs, subscriptions
-from projections.apply import Connection
+from projections.apply import WINDOW_POSITIONS, Connection
 from projections.execute import Request, record
 from projections.subscriptions import Delivery, Subscription
 from workers.crashpoints import crash_point
@@ -39,6 +39,8 @@ log = logging.getLogger("tachograph.alerter")
 READER: Final = "alerter"
 ACTOR: Final = "system:alerter"
 PAGE_EVENTS: Final = 200
+UNASKED: Final = ("alert.fired", "run.deleted")
+"""What is read of a ledger without rules and webhooks: alerts of other ledgers' rules, and what is to be forgotten."""
 DELIVERIES_AT_ONCE: Final = 8
 ATTEMPTS: Final = 10
 BACKOFF_SECONDS: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 7_200.0)
@@ -67,18 +69,26 @@ class Alerter:
         self._held = {letter.ledger_id: letter.position for letter in letters}
 
     async def step(self) -> int:
-        """Take a page of each ledger that is behind, and make what deliveries are due; returns how much it was."""
+        """Take a page of each ledger that is behind, and make the deliveries that are due; returns how much it was."""
         behind = await self._ledger.pool.fetch(load("events.sql", "behind"), READER)
-        passed = sum([await self._take(row["ledger_id"], row["position"]) for row in behind])
+        passed = sum([await self._take(row["ledger_id"], row["position"], row["head"]) for row in behind])
         return passed + await self._deliver_due()
 
     async def stop(self) -> None:
         """Nothing is held."""
 
-    async def _take(self, ledger_id: UUID, after: int) -> int:
+    async def _take(self, ledger_id: UUID, after: int, head: int) -> int:
+        """Take a page of a ledger that ended at `head` when it was looked at; returns how many positions were passed.
+
+        Whatever stands up to there was recorded before the rules and webhooks in force are read.
+        """
         pool = self._ledger.pool
-        page, rules = await self._page(ledger_id, after)
-        if not page:
+        rules = await subscriptions.of_project(pool, ledger_id, "alert_rule")
+        hooks = await subscriptions.of_project(pool, ledger_id, "webhook")
+        head = min(head, after + WINDOW_POSITIONS)
+        types = None if rules or hooks else UNASKED
+        page, reached = await self._page(ledger_id, after, head, payloads=bool(rules), types=types)
+        if reached == after:
             return 0
         fresh: dict[tuple[UUID, UUID], Watch] = {}
         organisation = await self._organisation(ledger_id)
@@ -88,22 +98,21 @@ class Alerter:
                     for fired in await self._fires(rule, recorded, fresh):
                         await self._fire(organisation, fired)
         crash_point("alerter.after_fire")
-        sent = await self._addressed(page, ledger_id, organisation)
-        reached = page[-1].position
+        sent = await self._addressed(page, ledger_id, organisation, hooks)
         if self._held.get(ledger_id, reached + 1) <= reached:
             del self._held[ledger_id]
             await dead_letters.resolve(pool, READER, ledger_id, reached)
         deleted = [recorded.stream for recorded in page if recorded.type == "run.deleted"]
         if not (fresh or deleted or sent):
             await pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
-            return len(page)
+            return reached - after
         async with pool.acquire() as connection, connection.transaction():
             await self._remember(connection, fresh)
             for run_id in deleted:
                 await _forget(connection, run_id)
             await self._enqueue(connection, ledger_id, sent)
             await connection.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
-        return len(page)
+        return reached - after
 
     async def _organisation(self, ledger_id: UUID) -> UUID:
         known = self._organisations.get(ledger_id)
@@ -113,25 +122,29 @@ class Alerter:
             )
         return known
 
-    async def _page(self, ledger_id: UUID, after: int) -> tuple[list[Recorded], list[Subscription]]:
-        """Return the next page, and the rules in force once it was recorded; before an unreadable event it ends."""
-        page = await self._ledger.read(ledger_id, after=after, limit=PAGE_EVENTS, payloads=False)
-        rules = await subscriptions.of_project(self._ledger.pool, ledger_id, "alert_rule")
-        if not rules:
-            return page, rules
-        whole: list[Recorded] = []
+    async def _page(
+        self, ledger_id: UUID, after: int, head: int, *, payloads: bool, types: Sequence[str] | None
+    ) -> tuple[list[Recorded], int]:
+        """Return the next page, of some types perhaps, and how far it goes; before an unreadable event it ends."""
+        ledger = self._ledger
         with contextlib.suppress(CorruptHistory):
-            return await self._ledger.read(ledger_id, after=after, up_to=page[-1].position, limit=PAGE_EVENTS), rules
-        for bare in page:
+            page = await ledger.read(
+                ledger_id, after=after, up_to=head, limit=PAGE_EVENTS, types=types, payloads=payloads
+            )
+            return page, page[-1].position if page else head
+        whole: list[Recorded] = []
+        reached = after
+        for bare in await ledger.read(ledger_id, after=after, up_to=head, limit=PAGE_EVENTS, payloads=False):
             position = bare.position
             try:
-                whole += await self._ledger.read(ledger_id, after=position - 1, up_to=position)
+                whole += await ledger.read(ledger_id, after=position - 1, up_to=position)
             except CorruptHistory as error:
-                if await dead_letters.hold(self._ledger, READER, ledger_id, position, error) != "discarded":
+                if await dead_letters.hold(ledger, READER, ledger_id, position, error) != "discarded":
                     self._held[ledger_id] = position
-                    return whole, rules
+                    return whole, reached
                 whole.append(bare)
-        return whole, rules
+            reached = position
+        return whole, reached
 
     async def _in_scope(self, rule: AlertRuleSet, recorded: Recorded) -> bool:
         if rule.run is not None and rule.run != recorded.stream:
@@ -228,11 +241,10 @@ class Alerter:
             log.info("rule %s fired at position %d of project %s", fired.rule, fired.position, fired.project)
 
     async def _addressed(
-        self, page: Sequence[Recorded], ledger_id: UUID, organisation: UUID
+        self, page: Sequence[Recorded], ledger_id: UUID, organisation: UUID, hooks: Sequence[Subscription]
     ) -> Sequence[tuple[Subscription, Recorded]]:
-        """Return the webhooks that want an event; an alert is told to those of its project."""
+        """Return the webhooks that want an event: `hooks` of its project, and for an alert those of the alert's."""
         pairs: list[tuple[Subscription, Recorded]] = []
-        hooks = await subscriptions.of_project(self._ledger.pool, ledger_id, "webhook")
         for recorded in page:
             if ledger_id == organisation:
                 if recorded.type != "alert.fired":
