@@ -1,15 +1,20 @@
-"""Metrics and logs on their way in: columnar batches, durable when they are answered."""
+"""Metrics and logs on their way in: columnar batches, durable when they are answered.
+
+What these routes take and answer is declared as everywhere, but they answer by themselves: what the framework does
+around a handler costs as much as everything that has to be done for a small batch.
+Source: docs/decisions/0033-cost-of-a-batch.md.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 import msgspec
-from litestar import Response, Router, post
-from litestar.types import Receive
+from litestar import Router, post
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from events.codec import LOGS, METRICS, PACKED, SYSTEM_METRICS
 from events.errors import Erased, Fenced, NotFound, TooLarge
@@ -21,6 +26,7 @@ from service.batches import MAX_BODY_BYTES, Batch
 from service.context import Http, Service
 from service.encodings import inflated
 from service.problems import Malformed, Unsupported
+from service.requests import TypedRequest, header
 
 BODY_SECONDS: Final = 30.0
 
@@ -32,26 +38,25 @@ class Accepted(msgspec.Struct, frozen=True):
     position: int
 
 
-@post("/runs/{run:str}/metrics", status_code=202)
-async def log_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
-    """Record a columnar batch of points; durable when answered, the same again is answered the same.
-
-    JSON, MessagePack, an Arrow IPC stream or a Parquet file, the last two with their key in the query
-    (`epoch, seq, source, stage`); plain, gzip or zstd.
-    """
-    return await _record(request, service, run, METRICS, _metrics)
+Decode = Callable[[bytes, str, Http], Batch]
+"""Makes a batch of a body, its media type and its request."""
 
 
-@post("/runs/{run:str}/system-metrics", status_code=202)
-async def log_system_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
-    """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
-    return await _record(request, service, run, SYSTEM_METRICS, _metrics)
+def answered(kind: str, decode: Decode) -> Callable[[ASGIApp], ASGIApp]:
+    """Return what answers a route's requests in place of the handler that declares it."""
 
+    def instead(app: ASGIApp) -> ASGIApp:  # noqa: ARG001 (the framework gives it by this name)
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            accepted, headers = await _record(TypedRequest(scope, receive, send), kind, decode)
+            body = b'{"accepted":%d,"position":%d}' % (accepted.accepted, accepted.position)
+            fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            fields += [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": 202, "headers": fields})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
 
-@post("/runs/{run:str}/logs", status_code=202)
-async def write_logs(request: Http, service: Service, run: str) -> Response[Accepted]:
-    """Record a batch of log lines, JSON or MessagePack; plain, gzip or zstd."""
-    return await _record(request, service, run, LOGS, _logs)
+        return answer
+
+    return instead
 
 
 def _metrics(raw: bytes, media_type: str, request: Http) -> Batch:
@@ -70,28 +75,43 @@ def _logs(raw: bytes, media_type: str, _: Http) -> Batch:
     return ingest.logs(raw, media_type, time.time_ns() // 1000)
 
 
-async def _record(
-    request: Http, service: Service, run: str, kind: str, decode: Callable[[bytes, str, Http], Batch]
-) -> Response[Accepted]:
-    """Take a batch in as far as there is room for it, and record it."""
-    headers = request.headers  # made anew whenever it is asked for
-    length = headers.get("content-length", "")
+@post("/runs/{run:str}/metrics", status_code=202, middleware=[answered(METRICS, _metrics)])
+async def log_metrics(run: str) -> Accepted:  # type: ignore[empty-body]
+    """Record a columnar batch of points; durable when answered, the same again is answered the same.
+
+    JSON, MessagePack, an Arrow IPC stream or a Parquet file, the last two with their key in the query
+    (`epoch, seq, source, stage`); plain, gzip or zstd.
+    """
+
+
+@post("/runs/{run:str}/system-metrics", status_code=202, middleware=[answered(SYSTEM_METRICS, _metrics)])
+async def log_system_metrics(run: str) -> Accepted:  # type: ignore[empty-body]
+    """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
+
+
+@post("/runs/{run:str}/logs", status_code=202, middleware=[answered(LOGS, _logs)])
+async def write_logs(run: str) -> Accepted:  # type: ignore[empty-body]
+    """Record a batch of log lines, JSON or MessagePack; plain, gzip or zstd."""
+
+
+async def _record(request: Http, kind: str, decode: Decode) -> tuple[Accepted, Mapping[str, str]]:
+    """Take a batch in as far as there is room for it, and record it; returns what is answered, and its headers."""
+    scope = request.scope
+    service: Service = scope["litestar_app"].state.service
+    run: str = scope["path_params"]["run"]
+    length = header(scope, b"content-length") or ""
     size = int(length) if length.isdecimal() else MAX_BODY_BYTES
     _check_size(size)
     with service.admission.admitted(request.user.actor, size) as admitted:
         ledger_id, run_id = await service.address(request, run)
-        raw = await _body(request.receive, headers.get("content-encoding"))
-        batch = decode(raw, headers.get("content-type", "").partition(";")[0].strip().lower(), request)
+        raw = await _body(request.receive, header(scope, b"content-encoding"))
+        batch = decode(raw, (header(scope, b"content-type") or "").partition(";")[0].strip().lower(), request)
         admitted.hold(sum(map(len, batch.payloads)))
         del raw
         if request.user.epoch is not None and request.user.epoch != batch.epoch:
             raise Fenced(f"this token is of epoch {request.user.epoch}, not {batch.epoch}")
         appended = await _append(request, service, run, _proposal(ledger_id, run_id, request.user.actor, kind, batch))
-    return Response(
-        Accepted(batch.points, appended.last),
-        status_code=202,
-        headers={"Tachograph-Position": str(appended.last), **admitted.headers},
-    )
+    return Accepted(batch.points, appended.last), {"tachograph-position": str(appended.last), **admitted.headers}
 
 
 async def _body(receive: Receive, encoding: str | None) -> bytes:
