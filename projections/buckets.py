@@ -87,6 +87,14 @@ def taken(points: Points, chosen: NDArray[np.bool_] | NDArray[np.intp] | slice) 
     return Points(step if points.x is points.step else points.x[chosen], step, points.value[chosen])
 
 
+def kept(points: Points, keep: NDArray[np.bool_]) -> Points:
+    """Return the points that a mask keeps; those that stand together are not copied."""
+    if not keep.any():
+        return taken(points, slice(0))
+    begin, end = int(keep.argmax()), len(keep) - int(keep[::-1].argmax())
+    return taken(points, slice(begin, end) if keep[begin:end].all() else keep)
+
+
 def ordered(points: Points) -> Points:
     """Return the points in order of (x, step, arrival); what is in order already is not sorted."""
     for key in ("step", "x"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import ceil, floor, inf
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +12,11 @@ from msgspec.structs import replace
 from events.codec import microseconds
 from events.sql import load
 from events.telemetry import MetricColumns
+from projections import point_files
 from projections.analytics import Analytics
-from projections.buckets import Points, taken
+from projections.buckets import Points, kept, taken
 from projections.chart_questions import Question
+from projections.point_files import Rows
 from projections.run_points import RunPoints
 from projections.runs import StoredRun
 
@@ -96,8 +99,7 @@ def _staged(batch: MetricColumns, stage: str | None) -> Any:
 def within(points: Points, ours: Window) -> Points:
     if ours.low == LOWEST and ours.high == HIGHEST:
         return points
-    keep = (points.x >= ours.low) & (points.x <= ours.high)
-    return points if keep.all() else taken(points, keep)
+    return kept(points, (points.x >= ours.low) & (points.x <= ours.high))
 
 
 class Reader:
@@ -116,30 +118,40 @@ class Reader:
         self, runs: Sequence[RunPoints], metrics: Sequence[str], stage: str | None
     ) -> Iterator[tuple[int, str, Points]]:
         """Yield what is wanted of metrics in parts, with the run's index; in order of arrival within a step."""
+        windows = [window(run.stored, self._question) for run in runs]
+        if len(runs) == len(metrics) == 1:
+            for points in self.of_one(runs[0], metrics[0], stage, [bounds_of(windows)]):
+                yield 0, metrics[0], _shifted(points, windows[0])
+            return
         files = [(index, path) for index, run in enumerate(runs) for path in self.paths(run)]
         if not files:
             return
-        paths = [path for _, path in files]
-        windows = [window(run.stored, self._question) for run in runs]
-        bounds = bounds_of(windows, stage, self._after)
-        if len(runs) == len(metrics) == 1:
-            sql = self.sql("chart_points", windows[0].column)
-            for part in self._analytics.query(sql, files=paths, metric=metrics[0], **bounds).to_arrow_reader(
-                PART_POINTS
-            ):
-                yield 0, metrics[0], _points(part, windows[0])
-            return
         run_of = np.array([index for index, _ in files])
-        sql = self.sql("chart_points_of_many", windows[0].column)
-        query = self._analytics.query(sql, files=paths, **among(metrics), **bounds)
+        sql = self.sql("chart_points", windows[0].column)
+        query = self._analytics.query(
+            sql, files=[path for _, path in files], **among(metrics), **self.bounds(windows, stage)
+        )
         for part in query.to_arrow_reader(PART_POINTS):
             curve = run_of[part.column(4).to_numpy()] * len(metrics) + part.column(3).to_numpy()
-            for number, points in _split(_points(part, Window("", 0, 0, 0)), curve):
+            for number, points in _split(_points(part), curve):
                 index, metric = divmod(number, len(metrics))
                 ours = windows[index]
                 inside = within(_shifted(points, ours), ours)
                 if len(inside):
                     yield index, metrics[metric], inside
+
+    def of_one(
+        self, run: RunPoints, metric: str, stage: str | None, ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[Points]:
+        """Yield a metric's points in ranges of the x column as it is stored. Raises `Unreadable`."""
+        rows = Rows(metric, window(run.stored, self._question).column, ranges, stage, self._after)
+        for path in self.paths(run):
+            yield from point_files.read(Path(path), rows, PART_POINTS)
+
+    def bounds(self, windows: Sequence[Window], stage: str | None) -> dict[str, Any]:
+        """Return the parameters that narrow a query down to windows and a stage."""
+        low, high = bounds_of(windows)
+        return {"low": low, "high": high, "stage": stage, **({"after": self._after} if self._after else {})}
 
     def sql(self, name: str, column: str) -> str:
         """Return the text of a query over one column as x."""
@@ -147,11 +159,11 @@ class Reader:
         return load("projections.sql", name).replace("{x}", column).replace("{after}", after)
 
 
-def bounds_of(windows: Sequence[Window], stage: str | None, after: int) -> dict[str, Any]:
-    """Return the parameters of what the widest of windows lets in."""
+def bounds_of(windows: Sequence[Window]) -> tuple[int, int]:
+    """Return what the widest of windows lets in, of the column as it is stored."""
     low = min(_clamped_int(one.low, one.origin) for one in windows)
     high = max(_clamped_int(one.high, one.origin) for one in windows)
-    return {"low": low, "high": high, "stage": stage, **({"after": after} if after else {})}
+    return low, high
 
 
 def _clamped_int(bound: int, origin: int) -> int:
@@ -162,9 +174,8 @@ def among(metrics: Sequence[str]) -> dict[str, Any]:
     return {"metrics": list(metrics), "first": min(metrics), "last": max(metrics)}
 
 
-def _points(part: Any, ours: Window) -> Points:
-    step, x = part.column(0).to_numpy(), part.column(1).to_numpy()
-    return Points(x - ours.origin if ours.origin else x, step, part.column(2).to_numpy())
+def _points(part: Any) -> Points:
+    return Points(part.column(1).to_numpy(), part.column(0).to_numpy(), part.column(2).to_numpy())
 
 
 def _shifted(points: Points, ours: Window) -> Points:

@@ -18,7 +18,7 @@ from events.errors import TooLarge
 from projections.analytics import Analytics
 from projections.buckets import Buckets, Points, Series, edges, joined, nothing, ordered, summarised, taken
 from projections.chart_questions import Question
-from projections.chart_reader import HIGHEST, LOWEST, MICROSECONDS, Reader, X, among, bounds_of, window
+from projections.chart_reader import HIGHEST, LOWEST, MICROSECONDS, Reader, X, among, window
 from projections.level_curves import from_levels
 from projections.run_points import RunPoints
 
@@ -41,7 +41,7 @@ def curves(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) 
     `question.buckets` points are rows of their own. Whoever answers from elsewhere than rows (levels of buckets that
     were made before) keeps to that; rows are what answers in the end for a stage, an `after`, or a metric as x.
 
-    Raises `duckdb.IOException` for a file that cannot be read, and `TooLarge`.
+    Raises `duckdb.IOException` and `Unreadable` for a file that cannot be read, and `TooLarge`.
     """
     levels = [from_levels(analytics, question, run) for run in runs]
     rest = iter(_of_rows(analytics, question, [run for run, own in zip(runs, levels, strict=True) if not own]))
@@ -283,7 +283,7 @@ class _Streamed:
     def extents(self) -> Mapping[str, Extent]:
         """Return how many points each metric has and from where to where, of those that have a place."""
         metrics, paths = self._question.metrics, self._reader.paths(self._run)
-        bounds = bounds_of([self._window], self._question.stage, self._question.after)
+        bounds = self._reader.bounds([self._window], self._question.stage)
         if self._question.axis.log:
             bounds["low"] = max(bounds["low"], self._window.origin + 1)
         found: list[tuple[str, int, int, int]] = []

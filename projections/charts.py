@@ -16,6 +16,7 @@ from projections.buckets import Series
 from projections.chart_groups import Band, Group, GroupSeries
 from projections.chart_questions import ChartRefused, Question
 from projections.metrics import metrics_of
+from projections.point_files import Unreadable
 from projections.run_points import Newest, RunPoints
 from projections.runs import StoredRun
 
@@ -117,7 +118,7 @@ class Charts:
     ) -> Answer:
         try:
             return await self._analytics.run(work, *arguments)
-        except duckdb.IOException as error:
+        except (duckdb.IOException, Unreadable) as error:
             await self._read(runs, question)  # says if a run was deleted meanwhile
             raise CorruptHistory(f"a Parquet file of a chart cannot be read: {error}") from error
 

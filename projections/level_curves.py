@@ -7,24 +7,26 @@ read. So every number is as exact as the points' own.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from projections.analytics import Analytics
-from projections.buckets import Buckets, Points, Series
+from projections.buckets import Buckets, Ints, Points, Series
 from projections.chart_questions import Question
 from projections.chart_reader import HIGHEST, LOWEST, Reader, window
 from projections.level_files import WIDEST, LevelFile
 from projections.levels import whole
-from projections.manifest import Segment
 from projections.run_points import RunPoints
 
 log = logging.getLogger("tachograph.charts")
+
+Answer = TypeVar("Answer")
 
 MAX_BARE_ROWS: Final = 1 << 20
 """So many rows of a run may lie in files without levels, which are read beside those with."""
@@ -33,8 +35,58 @@ MAX_BARE_ROWS: Final = 1 << 20
 def from_levels(analytics: Analytics, question: Question, run: RunPoints) -> dict[str, Series]:
     """Return the series that levels can answer for; blocking. What is not there is to be had from the points.
 
-    Raises `duckdb.IOException` for a file of points that cannot be read.
+    Raises `Unreadable` for a file of points that cannot be read.
     """
+
+    def series(curve: _Curve) -> Series | None:
+        extent = curve.extent()
+        if extent is None:
+            return None
+        found = curve.series(Grid.over(*extent, question.buckets))
+        return found if found is not None and found.points > question.buckets else None
+
+    return _answers(analytics, question, run, series)
+
+
+def extents(analytics: Analytics, question: Question, run: RunPoints) -> dict[str, tuple[int, int]]:
+    """Return from which to which step the curves go that levels can answer for; blocking. Raises `Unreadable`."""
+    return _answers(analytics, question, run, _Curve.extent)
+
+
+def pooled(analytics: Analytics, question: Question, run: RunPoints, grids: Mapping[str, "Grid"]) -> dict[str, Series]:
+    """Return the series of `extents`' metrics on given buckets, empty ones too, as `from_levels` does."""
+    return _answers(
+        analytics,
+        replace(question, metrics=tuple(grids)),
+        run,
+        lambda curve: curve.series(grids[curve.metric], every=True),
+    )
+
+
+class Grid(msgspec.Struct, frozen=True):
+    """Buckets of `2**width` steps that hold the steps from `first` to `last`."""
+
+    width: int
+    first: int
+    last: int
+
+    @classmethod
+    def over(cls, first: int, last: int, buckets: int) -> "Grid":
+        """Return the narrowest buckets of which at most so many hold all steps from one to another."""
+        width = (-(-(last - first + 1) // buckets) - 1).bit_length()
+        while (last >> width) - (first >> width) >= buckets:
+            width += 1
+        return cls(min(width, WIDEST), first, last)
+
+    def edges(self) -> Ints:
+        """Return where the buckets but the first begin."""
+        return np.arange((self.first >> self.width) + 1, (self.last >> self.width) + 1, dtype=np.int64) << self.width
+
+
+def _answers(
+    analytics: Analytics, question: Question, run: RunPoints, answer: Callable[["_Curve"], Answer | None]
+) -> dict[str, Answer]:
+    """Return what `answer` makes of each metric of the question, where that is something."""
     asked = question.axis.kind == "step" and not question.axis.log and question.stage is None and not question.after
     bare = sum(file.rows for file in run.files if file.levels_path is None)
     if not asked or bare > MAX_BARE_ROWS or all(file.levels_path is None for file in run.files):
@@ -45,87 +97,81 @@ def from_levels(analytics: Analytics, question: Question, run: RunPoints) -> dic
                 None if file.levels_path is None else opened.enter_context(LevelFile(analytics.root / file.levels_path))
                 for file in run.files
             ]
-            found = {metric: _Curve(analytics, question, run, files, metric).series() for metric in question.metrics}
+            reader = Reader(analytics, question)
+            found = {metric: answer(_Curve(reader, question, run, files, metric)) for metric in question.metrics}
     except (OSError, pa.ArrowException) as error:
         log.warning(
             "run %s: its chart is made of points, since its levels cannot be read: %s", run.stored.run_id, error
         )
         return {}
-    return {metric: series for metric, series in found.items() if series is not None}
+    return {metric: one for metric, one in found.items() if one is not None}
 
 
 class _Curve:
     """One metric of one run."""
 
     def __init__(
-        self,
-        analytics: Analytics,
-        question: Question,
-        run: RunPoints,
-        levels: Sequence[LevelFile | None],
-        metric: str,
+        self, reader: Reader, question: Question, run: RunPoints, levels: Sequence[LevelFile | None], metric: str
     ) -> None:
-        self._analytics = analytics
-        self._question = question
+        self.metric = metric
+        self._reader = reader
         self._run = run
+        self._window = window(run.stored, question)
         self._levels = levels
-        self._metric = metric
+        self._extents = [None if file is None else file.extent(metric) for file in levels]
+        self._bare: dict[int, list[Points]] = {}
+        if any(self._extents):
+            self._bare = {
+                number: list(self._points(number, [(self._window.low, self._window.high)]))
+                for number, extent in enumerate(self._extents)
+                if extent is None
+            }
 
-    def series(self) -> Series | None:
-        """Return the series, or None where levels do not help."""
-        known = [None if file is None else file.extent(self._metric) for file in self._levels]
-        if not any(known):
+    def extent(self) -> tuple[int, int] | None:
+        """Return from which to which step the curve goes at most, or None where levels do not help."""
+        if not any(self._extents):
             return None
-        ours = window(self._run.stored, self._question)
-        bare = [file for file, extent in zip(self._run.files, known, strict=True) if extent is None]
-        outer = list(self._points(bare, ours.low, ours.high)) + self._hot()
-        lows = [extent[0] for extent in known if extent] + [int(points.x.min()) for points in outer]
-        highs = [extent[1] for extent in known if extent] + [int(points.x.max()) for points in outer]
-        first, last = max(ours.low, min(lows)), min(ours.high, max(highs))
-        if first > last:
-            return None
-        width = _width(first, last, self._question.buckets)
-        low = LOWEST if ours.low <= min(lows) else ours.low
-        high = HIGHEST if ours.high >= max(highs) else ours.high
-        return self._series(known, width, first, last, low, high)
+        known = self._outermost()
+        first, last = max(self._window.low, known[0]), min(self._window.high, known[1])
+        return (first, last) if first <= last else None
 
-    def _series(self, known: Sequence[object], width: int, first: int, last: int, low: int, high: int) -> Series | None:
-        buckets = Buckets(np.arange((first >> width) + 1, (last >> width) + 1, dtype=np.int64) << width)
-        begin, end = whole(low, high, width)
-        for file, levels, extent in zip(self._run.files, self._levels, known, strict=True):
+    def _outermost(self) -> tuple[int, int]:
+        outer = [points for parts in self._bare.values() for points in parts] + self._hot()
+        found = [extent for extent in self._extents if extent]
+        found += [(int(points.x.min()), int(points.x.max())) for points in outer]
+        return min(low for low, _ in found), max(high for _, high in found)
+
+    def series(self, grid: Grid, *, every: bool = False) -> Series | None:
+        """Return the curve on given buckets, of which `every` says whether empty ones count; None as in `extent`."""
+        if not any(self._extents):
+            return None
+        lowest, highest = self._outermost()
+        low = LOWEST if self._window.low <= lowest else self._window.low
+        high = HIGHEST if self._window.high >= highest else self._window.high
+        begin, end = whole(low, high, grid.width)
+        ends = [(low, min(begin - 1, high)), (max(end, begin, low), high)]
+        buckets = Buckets(grid.edges())
+        for number, (levels, extent) in enumerate(zip(self._levels, self._extents, strict=True)):
             if extent is None or levels is None:
-                for points in self._points([file], max(begin, LOWEST), min(end - 1, HIGHEST)):
+                for points in self._bare[number]:
                     buckets.add(points)
                 continue
-            rows = levels.read(self._metric, low=low, high=high, widest=width)
+            rows = levels.read(self.metric, low=low, high=high, widest=grid.width)
             if rows is None:
                 return None
             buckets.add_level(rows)
-        for edge in ((low, min(begin - 1, high)), (max(end, begin, low), high)):
-            for points in self._points(self._run.files, *edge):
+            cut = [(a, b) for a, b in ends if a <= b and a <= extent[1] and extent[0] <= b]
+            for points in self._points(number, cut):
                 buckets.add(points)
         for points in self._hot():
             buckets.add(points)
-        series = buckets.series(self._metric)
-        return series if series.points > self._question.buckets else None
+        return buckets.every(self.metric) if every else buckets.series(self.metric)
 
     def _hot(self) -> list[Points]:
-        return self._run.hot.get(self._metric, [])
+        return self._run.hot.get(self.metric, [])
 
-    def _points(self, files: Sequence[Segment], low: int, high: int) -> Iterator[Points]:
-        """Yield the points of files with steps from `low` to `high`, in order."""
-        if not files or low > high:
-            return
-        reader = Reader(self._analytics, msgspec.structs.replace(self._question, start=low, end=high))
-        run = msgspec.structs.replace(self._run, files=tuple(files))
-        for _, _, points in reader.read([run], [self._metric], None):
-            if len(points):
-                yield points
-
-
-def _width(first: int, last: int, buckets: int) -> int:
-    """Return the power of two of steps at which at most so many buckets hold all steps from one to another."""
-    width = (-(-(last - first + 1) // buckets) - 1).bit_length()
-    while (last >> width) - (first >> width) >= buckets:
-        width += 1
-    return min(width, WIDEST)
+    def _points(self, number: int, ranges: Sequence[tuple[int, int]]) -> Iterator[Points]:
+        """Yield the points of a file with steps in the ranges, in order."""
+        if ranges:
+            run = replace(self._run, files=(self._run.files[number],))
+            yield from self._reader.of_one(run, self.metric, None, ranges)

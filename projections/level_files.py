@@ -21,6 +21,8 @@ from projections.levels import EMPTY, LevelRows, coarser, whole
 
 ROW_GROUP_ROWS: Final = 16_384
 
+KEPT_GROUPS: Final = 2
+
 LOWEST: Final = -(1 << 63)
 HIGHEST: Final = (1 << 63) - 1
 WIDEST: Final = 63
@@ -77,9 +79,9 @@ class LevelFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._parquet = pq.ParquetFile(path, read_dictionary=["metric"])
+        self._parquet = pq.ParquetFile(path, read_dictionary=["metric"], pre_buffer=False)
         self._groups = _groups(self._parquet.metadata)
-        self._places: dict[int, pa.Table] = {}
+        self._tables: dict[int, pa.Table] = {}
 
     def __enter__(self) -> "LevelFile":
         return self
@@ -92,55 +94,49 @@ class LevelFile:
 
         None where the metric has no level that is fine enough, or none at all.
         """
-        level, begin, end = self._find(metric, low, high, widest)
+        level, parts = self._find(metric, widest)
         if level is None:
             return None
-        if begin == end:
+        begin, end = (edge >> level for edge in whole(low, high, widest))
+        table = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+        inside = np.searchsorted(table["bucket"].to_numpy(), [max(begin, LOWEST), min(end, HIGHEST)]).tolist()
+        if inside[0] == inside[1]:
             return EMPTY
-        first = 0
-        groups: list[int] = []
-        for number, group in enumerate(self._groups):
-            if group.begin < end and begin < group.begin + group.rows:
-                first = group.begin if not groups else first
-                groups.append(number)
-        table = self._parquet.read_row_groups(groups, columns=list(LevelRows.__struct_fields__))
-        table = table.slice(begin - first, end - begin)
-        return coarser(LevelRows(**{name: table[name].to_numpy() for name in table.column_names}), widest - level)
+        table = table.slice(inside[0], inside[1] - inside[0])
+        rows = LevelRows(**{name: table[name].to_numpy() for name in LevelRows.__struct_fields__})
+        return coarser(rows, widest - level)
 
     def extent(self, metric: str) -> tuple[int, int] | None:
         """Return a metric's first and last step, or None where it has no levels."""
-        rows = self.read(metric, low=LOWEST, high=HIGHEST, widest=WIDEST)
-        return None if rows is None else (int(rows.first_step[0]), int(rows.last_step[-1]))
+        _, parts = self._find(metric, WIDEST)
+        return (parts[0]["first_step"][0].as_py(), parts[-1]["last_step"][-1].as_py()) if parts else None
 
-    def _places_of(self, number: int) -> pa.Table:
-        """Return which buckets a row group has; it is read once."""
-        if number not in self._places:
-            self._places[number] = self._parquet.read_row_group(number, columns=["metric", "level", "bucket"])
-        return self._places[number]
-
-    def _find(self, metric: str, low: int, high: int, widest: int) -> tuple[int | None, int, int]:
-        """Return the highest level that will do, and from where to where in the file its buckets of the range are."""
+    def _find(self, metric: str, widest: int) -> tuple[int | None, list[pa.Table]]:
+        """Return the highest level that will do, and its rows, which stand behind all finer ones'."""
         found: int | None = None
-        places = []
-        for number, group in enumerate(self._groups):
-            if not group.may_hold(metric, widest):
+        parts: list[pa.Table] = []
+        for number in range(len(self._groups) - 1, -1, -1):
+            if not self._groups[number].may_hold(metric, widest):
                 continue
-            table = self._places_of(number)
-            own = np.flatnonzero(pc.equal(table["metric"], metric).to_numpy())
-            levels = table["level"].to_numpy()[own]
-            bucket = table["bucket"].to_numpy()[own]
-            places.append((group.begin + own, levels, bucket))
-        if places:
-            place, levels, bucket = (np.concatenate(column) for column in zip(*places, strict=True))
-            if np.any(levels <= widest):
-                found = int(levels[levels <= widest].max())
-                begin, end = (edge >> found for edge in whole(low, high, widest))
-                place, bucket = place[levels == found], bucket[levels == found]
-                inside = slice(*np.searchsorted(bucket, [max(begin, LOWEST), min(end, HIGHEST)]).tolist())
-                place = place[inside]
-                if len(place):
-                    return found, int(place[0]), int(place[-1]) + 1
-        return found, 0, 0
+            table = self._table(number)
+            level = np.where(pc.equal(table["metric"], metric).to_numpy(), table["level"].to_numpy(), WIDEST + 1)
+            if found is None:
+                found = int(level.max(initial=-1, where=level <= widest))
+                found = None if found < 0 else found
+            own = np.flatnonzero(level == found)
+            if len(own):
+                parts.append(table.slice(own[0], len(own)))
+            if found is not None and (not len(own) or own[0] > 0):
+                break  # what stands before is of a finer level, or another metric
+        return found, parts[::-1]
+
+    def _table(self, number: int) -> pa.Table:
+        """Return a row group. The last two are kept, for there a metric's neighbours and other levels are."""
+        if number not in self._tables:
+            if len(self._tables) == KEPT_GROUPS:
+                del self._tables[next(iter(self._tables))]
+            self._tables[number] = self._parquet.read_row_group(number, use_threads=False)
+        return self._tables[number]
 
 
 class _Group(msgspec.Struct, frozen=True):

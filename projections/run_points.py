@@ -52,6 +52,14 @@ async def newest(reader: Reader, runs: Sequence[StoredRun]) -> list[Newest]:
     return [Newest(row["position"], row["hot"]) for row in rows]
 
 
+class Border(msgspec.Struct, frozen=True):
+    """Where a ledger stands (`head`), its runs' files in order, and the runs that have batches behind theirs."""
+
+    head: int
+    files: Mapping[UUID, tuple[Segment, ...]]
+    hot: frozenset[UUID]
+
+
 async def read(
     ledger: Ledger, runs: Sequence[StoredRun], wanted: Wanted, *, after: int = 0
 ) -> tuple[int, list[RunPoints]]:
@@ -62,20 +70,25 @@ async def read(
     """
     if not runs:
         return 0, []
-    known = await segments(ledger.pool, runs)
+    known = await border(ledger.pool, runs)
     for _ in range(ATTEMPTS):
-        head, files = known
-        tails = await _tails(ledger, runs, files, wanted, after, head)
-        known = await segments(ledger.pool, runs)
-        if tails is not None and known[1] == files:
-            return head, [RunPoints(one, files[one.run_id], *tails[one.run_id]) for one in runs]
+        at = known
+        tails = await _tails(ledger, [one for one in runs if one.run_id in at.hot], at, wanted, after)
+        if at.hot:
+            known = await border(ledger.pool, runs)
+        if tails is not None and known.files == at.files:
+            return at.head, [
+                RunPoints(one, at.files[one.run_id], *(tails.get(one.run_id) or _no_tail(at.files[one.run_id])))
+                for one in runs
+            ]
     raise Busy("the runs' telemetry is being moved; try again")
 
 
-async def segments(reader: Reader, runs: Sequence[StoredRun]) -> tuple[int, dict[UUID, tuple[Segment, ...]]]:
-    """Return where the ledger stands, and each run's files in order."""
+async def border(reader: Reader, runs: Sequence[StoredRun]) -> Border:
+    """Return the border between what runs have in Parquet and what is behind, in one snapshot."""
     ids = [one.run_id for one in runs]
-    rows = await reader.fetch(load("projections.sql", "segments_of_runs"), runs[0].ledger_id, ids, METRICS)
+    sql = load("projections.sql", "segments_of_runs")
+    rows = await reader.fetch(sql, runs[0].ledger_id, ids, METRICS, KINDS[METRICS])
     found: dict[UUID, list[Segment]] = {}
     names = Segment.__struct_fields__
     for row in rows:
@@ -87,32 +100,34 @@ async def segments(reader: Reader, runs: Sequence[StoredRun]) -> tuple[int, dict
     missing = [one for one in ids if one not in found]
     if missing:
         raise NotFound(f"there is no run {missing[0]}")
-    return rows[0]["head"], {run_id: tuple(files) for run_id, files in found.items()}
+    hot = frozenset(row["run_id"] for row in rows if row["hot"])
+    return Border(rows[0]["head"], {run_id: tuple(files) for run_id, files in found.items()}, hot)
 
 
 _Tail = tuple[dict[str, list[Points]], frozenset[str], Newest]
 
 
+def _no_tail(files: tuple[Segment, ...]) -> _Tail:
+    return {}, frozenset(), Newest(through(files), hot=False)
+
+
 async def _tails(
-    ledger: Ledger,
-    runs: Sequence[StoredRun],
-    files: Mapping[UUID, tuple[Segment, ...]],
-    wanted: Wanted,
-    after: int,
-    head: int,
+    ledger: Ledger, runs: Sequence[StoredRun], at: Border, wanted: Wanted, after: int
 ) -> dict[UUID, _Tail] | None:
-    """Return the tails up to the position `head`, or None if a batch lost its payload meanwhile."""
+    """Return the tails up to where the ledger stood, or None if a batch lost its payload meanwhile."""
+    if not runs:
+        return {}
     by_id = {one.run_id: one for one in runs}
     hot: dict[UUID, dict[str, list[Points]]] = {run_id: {} for run_id in by_id}
     names: dict[UUID, set[str]] = {run_id: set() for run_id in by_id}
-    archived = {run_id: through(files[run_id]) for run_id in by_id}
+    archived = {run_id: through(at.files[run_id]) for run_id in by_id}
     begins = {run_id: max(after, archived[run_id]) for run_id in by_id}
     last = dict(archived)
     ledger_id = runs[0].ledger_id
     sql, types = load("projections.sql", "telemetry_of_runs"), KINDS[METRICS]
     while begins:
         rows: list[Any] = await ledger.pool.fetch(
-            sql, ledger_id, list(begins), list(begins.values()), head, types, PAGE_BATCHES
+            sql, ledger_id, list(begins), list(begins.values()), at.head, types, PAGE_BATCHES
         )
         for recorded in await ledger.unsealed(ledger_id, rows):
             if recorded.payload is None:

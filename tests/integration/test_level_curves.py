@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from projections import chart_sources, level_curves
+from projections import chart_sources, level_curves, point_files
 from projections.buckets import Series
 from tests.integration.telemetry import World
 from workers.archive_policy import Policy
@@ -110,6 +110,7 @@ async def test_the_whole_curve_is_drawn_without_reading_its_points(
         raise AssertionError("points were read")
 
     monkeypatch.setattr(type(world.analytics), "query", never)
+    monkeypatch.setattr(point_files, "read", never)
     (series,) = await world.chart(run_id, ["loss"], buckets=100)
     assert asked == ["loss"]
     assert series.max.tolist() == [float(min(256 * (n + 1), BATCH) - 1) for n in range(len(series.max))]
