@@ -7,10 +7,11 @@ not claimed by its deadline is given again, perhaps to another worker; the claim
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -41,6 +42,9 @@ WORKER_ALIVE_SECONDS: Final = 15.0
 KILL_MARGIN_SECONDS: Final = 10.0
 LOOKED_AT: Final = 1_000
 """How many runs of each organisation's queue are looked at in a step; the others are behind these."""
+MANY_RUNS: Final = 100
+REST_SECONDS: Final = 1.0
+"""After a look at `MANY_RUNS` or more, how long before the next where no worker and nothing that is held changed."""
 
 _beat: Final = msgspec.json.Decoder(Beat)
 _ORDERED: Final = Wait(Reason.ORDERED)
@@ -81,12 +85,15 @@ class Scheduler:
         self._needs: dict[UUID, tuple[int, StoredRun]] = {}
         self._said: dict[UUID, Wait] = {}
         self._ended: dict[UUID, float] = {}
+        self._supply: tuple[Sequence[Host], Sequence[asyncpg.Record]] = ((), ())
+        self._rest_until = 0.0
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Begin to listen to the workers."""
         await queue.forget(self._ledger.pool)
         self._said.clear()
+        self._rest_until = 0.0
         self._subscription = await self._nats.subscribe("tachograph.heartbeats.*", cb=self._hear)
 
     async def stop(self) -> None:
@@ -122,13 +129,21 @@ class Scheduler:
 
     async def _start_queued(self, workers: Mapping[UUID, Worker]) -> int:
         now = self._clock()
+        hosts = [
+            Host(w.worker_id, w.organisation_id, Counter(slot.kind for slot in w.slots), self._takes(w))
+            for w in workers.values()
+            if w.lost_at is None
+        ]
+        if now < self._rest_until and (hosts, await self._held()) == self._supply:
+            return 0
         waiting = await self._waiting()
+        self._supply = hosts, await self._held() if waiting else ()
         self._assigned = {
             run_id: assignment
             for run_id, assignment in self._assigned.items()
             if run_id in waiting and assignment.until > now and assignment.epoch == waiting[run_id][1].run.epoch
         }
-        placement = await self._placement(workers.values(), waiting) if waiting else None
+        placement = await self._placement(waiting) if waiting else None
         waits: dict[UUID, Wait] = {}
         given = 0
         for run_id, (queued, stored) in waiting.items():
@@ -147,6 +162,7 @@ class Scheduler:
             waits[run_id] = _ORDERED
             given += 1
         await self._say(waits)
+        self._rest_until = now + REST_SECONDS if MANY_RUNS <= len(waits) == len(waiting) else 0.0
         return given
 
     async def _waiting(self) -> dict[UUID, tuple[Queued, StoredRun]]:
@@ -170,16 +186,15 @@ class Scheduler:
                 )
         return found
 
-    async def _placement(
-        self, workers: Iterable[Worker], waiting: Mapping[UUID, tuple[Queued, StoredRun]]
-    ) -> Placement:
+    async def _held(self) -> Sequence[asyncpg.Record]:
+        """Return the runs that hold slots, or may still hold them."""
+        rows: Sequence[asyncpg.Record] = await self._ledger.pool.fetch(load("projections.sql", "slots_held"))
+        return rows
+
+    async def _placement(self, waiting: Mapping[UUID, tuple[Queued, StoredRun]]) -> Placement:
         """Return what is in use now, orders under way included."""
         pool = self._ledger.pool
-        hosts = [
-            Host(w.worker_id, w.organisation_id, Counter(slot.kind for slot in w.slots), self._takes(w))
-            for w in workers
-            if w.lost_at is None
-        ]
+        hosts, held = self._supply
         bounds: dict[UUID, list[Bound]] = {}
         for org in await tenancy.organisations(pool):
             bounds[org.organisation_id] = [
@@ -191,7 +206,7 @@ class Scheduler:
             bounds[project.project_id] = bounds_of("project", project.project_id, project.limits)
         exhausted = await self._balances.exhausted(self._clock())
         placement = Placement(hosts, bounds, exhausted)
-        for row in await pool.fetch(load("projections.sql", "slots_held")):
+        for row in held:
             placement.takes_up(row["organisation_id"], row["ledger_id"], row["held"], row["worker_id"])
         for run_id, assignment in self._assigned.items():
             queued, _ = waiting[run_id]

@@ -22,6 +22,7 @@ from projections.credits import Credits
 from projections.execute import asked_by, record
 from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
 from tests.servers import Database, NatsServer
+from workers import scheduler as scheduling
 from workers.balances import LOOK_SECONDS
 from workers.orders import CLAIM_SECONDS, KILL_REPEAT_SECONDS
 from workers.scheduler import WORKER_ALIVE_SECONDS, Scheduler
@@ -254,6 +255,28 @@ async def test_priority_goes_first_and_every_queued_run_says_why_it_waits(fleet:
     await fleet.claim(high, worker)
     await desk.orders()
     assert await reasons(fleet) == [(exotic, "no_worker"), (low, "no_free_slots")]
+
+
+async def test_a_long_queue_is_looked_at_again_when_a_worker_or_a_slot_changes_or_after_a_while(
+    fleet: Fleet, desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scheduling, "MANY_RUNS", 2)
+    worker = await fleet.worker("w")
+    first, second = await fleet.queued(), await fleet.queued()
+    assert await desk.orders() == []
+    later = await fleet.queued(priority=1)
+    assert await desk.orders() == []
+    assert await reasons(fleet) == [(later, None), (first, "workers_away"), (second, "workers_away")]
+    desk.clock.now += scheduling.REST_SECONDS
+    assert await desk.orders() == []
+    assert (later, "workers_away") in await reasons(fleet)
+    desk.hear(worker)
+    assert starts(await desk.orders()) == [(worker, later)], "a worker came"
+    await fleet.claim(later, worker)
+    assert await desk.orders() == []
+    await fleet.do(later, ReportStarted(epoch=1))
+    await fleet.do(later, EndRun(epoch=1, status=Status.COMPLETED))
+    assert starts(await desk.orders()) == [(worker, first)], "a slot is free"
 
 
 async def test_an_order_says_the_epoch_that_it_follows(fleet: Fleet, desk: Desk):
