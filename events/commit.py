@@ -93,17 +93,16 @@ class Prepared(msgspec.Struct, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What `append.sql` said of one proposal."""
+    """What became of one proposal: where it stands, or why it was refused (see `append.sql`).
 
-    proposal: int
-    verdict: str
-    at: int | None
-    last: int | None
-    recorded_at: datetime | None
-    salt: bytes | None
-    request: bytes | None
-    version: int | None
-    epoch: int | None
+    `stored` is what `ledger.stored` says of a duplicate.
+    """
+
+    first: int
+    last: int
+    recorded_at: datetime
+    refusal: str | None = None
+    stored: asyncpg.Record | None = None
 
 
 Commit = Callable[[UUID, Sequence[Prepared]], Awaitable[list[Verdict]]]

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -52,6 +53,8 @@ NEAR_EVENTS: Final = 5_000
 """Over a longer span than this, one stream is read by its own indexes."""
 LAST: Final = 1 << 62
 
+_STORED: Final = "select * from ledger.stored($1, $2, $3, $4, $5, $6, $7)"
+
 F = TypeVar("F", bound=Fact)
 
 
@@ -91,10 +94,13 @@ class Ledger:
         if commits is None:
             commits = self._commits[proposal.ledger_id] = GroupCommit(proposal.ledger_id, self._commit, self._rest)
         verdict = await commits.submit(prepared)
-        if new_key is not None and (verdict.verdict == "appended" or salt == verdict.salt):
+        stored = verdict.stored
+        if new_key is not None and (verdict.refusal is None or (stored is not None and stored["salt"] == salt)):
             self.keyring.remember(*new_key)
-        repeated = verdict.verdict == "duplicate"
-        appended = _judge(verdict, proposal, await self.key(proposal.ledger_id, proposal.stream) if repeated else None)
+        if stored is None:
+            appended = _appended(verdict, proposal)
+        else:
+            appended = _repeated(stored, proposal, await self.key(proposal.ledger_id, proposal.stream))
         self._nudge(proposal.ledger_id, telemetry=proposal.seq is not None)
         return appended
 
@@ -108,13 +114,11 @@ class Ledger:
 
         Raises `IdReused` when the id came with another request, `Erased` when it can no longer be told.
         """
-        row = await self.pool.fetchrow(
-            "select * from ledger.stored($1, null, true, $2, null, null, null)", ledger_id, event_id
-        )
+        row = await self.pool.fetchrow(_STORED, ledger_id, None, True, event_id, None, None, None)
         if row is None:
             return None
         same_request(row["salt"], row["request"], request)
-        return Appended(row["at"], row["last"], row["recorded_at"], row["version"], repeated=True)
+        return _as_stored(row)
 
     async def head(self, ledger_id: UUID) -> tuple[int, bytes]:
         """Return a ledger's last position and chain value. Raises `NotFound`."""
@@ -300,8 +304,8 @@ class Ledger:
         if connection is None:
             connection = self._held[ledger_id] = await self.pool.acquire()
         try:
-            rows = await connection.fetch(
-                "select * from ledger.append($1, $2, $3, $4, $5, $6)",
+            outcome = await connection.fetchval(
+                "select ledger.append($1, $2, $3, $4, $5, $6)",
                 ledger_id,
                 [one.columns for one in group],
                 [event for one in group for event in one.events],
@@ -309,12 +313,29 @@ class Ledger:
                 list(inline),
                 [msgspec.json.encode(rows).decode() for rows in inline.values()],
             )
+            return await _verdicts(connection, ledger_id, group, outcome)
         except BaseException:
             await self._rest(ledger_id)
             raise
-        if not rows:
-            raise NotFound("there is no such ledger")
-        return sorted((Verdict(*row) for row in rows), key=lambda verdict: verdict.proposal)
+
+
+async def _verdicts(
+    connection: PoolConnectionProxy, ledger_id: UUID, group: Sequence[Prepared], outcome: asyncpg.Record | None
+) -> list[Verdict]:
+    """Return what became of each proposal of a group; where a duplicate stands is asked for."""
+    if outcome is None:
+        raise NotFound("there is no such ledger")
+    last, recorded_at, refusals = outcome
+    verdicts = []
+    for one, refusal in zip(group, refusals or repeat(None, len(group)), strict=True):
+        before, stored = last, None
+        if refusal is None:
+            last += len(one.events)
+        elif refusal == "duplicate":
+            first = (one.stream, one.seq is None, one.first_id, one.epoch, one.source, one.seq)
+            stored = await connection.fetchrow(_STORED, ledger_id, *first)
+        verdicts.append(Verdict(before + 1, last, recorded_at, refusal, stored))
+    return verdicts
 
 
 async def _ahead(read: Callable[[int], Awaitable[list[F]]], after: int) -> AsyncIterator[list[F]]:
@@ -330,25 +351,30 @@ async def _ahead(read: Callable[[int], Awaitable[list[F]]], after: int) -> Async
         await asyncio.gather(following, return_exceptions=True)
 
 
-def _judge(verdict: Verdict, proposal: Proposal, key: DataKey | None) -> Appended:
-    match verdict.verdict:
-        case "appended" | "duplicate":
-            repeated = verdict.verdict == "duplicate"
-            if repeated and proposal.seq is None:
-                same_request(verdict.salt, verdict.request, proposal.request)
-            elif repeated:
-                same_batch(verdict.salt, verdict.request, proposal.request, key)
-            assert verdict.at is not None
-            assert verdict.last is not None
-            assert verdict.recorded_at is not None
-            version = verdict.version if proposal.seq is None else None
-            if not repeated and proposal.expected_version is not None:
-                version = proposal.expected_version + len(proposal.drafts)
-            return Appended(verdict.at, verdict.last, verdict.recorded_at, version, repeated)
+def _repeated(stored: asyncpg.Record, proposal: Proposal, key: DataKey | None) -> Appended:
+    """Return where a proposal that was recorded before stands. Raises `IdReused`, or `Erased`."""
+    if proposal.seq is None:
+        same_request(stored["salt"], stored["request"], proposal.request)
+    else:
+        same_batch(stored["salt"], stored["request"], proposal.request, key)
+    return _as_stored(stored)
+
+
+def _as_stored(row: asyncpg.Record) -> Appended:
+    return Appended(row["at"], row["last"], row["recorded_at"], row["version"], repeated=True)
+
+
+def _appended(verdict: Verdict, proposal: Proposal) -> Appended:
+    """Return where a proposal stands, or raise why it was refused."""
+    match verdict.refusal:
+        case None:
+            expected = proposal.expected_version
+            version = None if expected is None else expected + len(proposal.drafts)
+            return Appended(verdict.first, verdict.last, verdict.recorded_at, version, repeated=False)
         case "conflict":
-            raise VersionConflict(f"decided on version {proposal.expected_version}, it is at {verdict.version}")
+            raise VersionConflict(f"decided on version {proposal.expected_version}, which is not the latest")
         case "fenced":
-            raise Fenced(f"epoch {proposal.epoch} is not the run's latest attempt ({verdict.epoch})")
+            raise Fenced(f"epoch {proposal.epoch} is not the run's latest attempt")
         case "closed":
             raise Rejected("the run has not started", state="queued", asked="log", allowed=("start",))
         case "erased":

@@ -5,12 +5,12 @@
 -- telemetry. The caller sees to it that telemetry stands before lifecycle, that a stream has at most one lifecycle
 -- proposal, and that no id or telemetry key occurs twice.
 --
--- Returns one row a proposal:
---   appended   `at` is the first event's position, `last` the last one's
---   duplicate  stored before: `at`, `last`, salt and request digest of the first event tell whether it is the same
+-- Returns NULL where there is no such ledger; else the ledger's position before, the time of what was appended behind
+-- it without a gap, and one entry a proposal, NULL for each that was appended; no entries if all were:
+--   duplicate  stored before: `ledger.stored` tells where, and whether it is the same
 --   conflict   the stream is at another version        fenced   the epoch is not the latest attempt's
 --   closed     the run takes no telemetry yet          erased   the stream was deleted
---   unknown    there is no such stream (zero rows: there is no such ledger)
+--   unknown    there is no such stream
 --
 -- At the lines `-- point:` tests stop their copy of it, to try what several appends at once can do to each other.
 do $$ begin   -- once; another column takes a migration
@@ -29,41 +29,36 @@ end $$;
 create or replace function ledger.append(
     p_ledger_id uuid, p_proposals ledger.proposal[], p_events ledger.proposed_event[],
     p_states projection.run_state[], p_inline text[], p_inline_rows jsonb[]
-) returns table (proposal integer, verdict text, at bigint, last bigint, recorded_at timestamptz,
-                 salt bytea, request bytea, version integer, epoch integer)
-language plpgsql as $$
+) returns ledger.outcome language plpgsql as $$
 #variable_conflict use_column
 declare
-    v_head      ledger.head;
-    v_one       ledger.proposal;
-    v_verdicts  text[];
-    v_written   integer;
+    v_before    bigint;
     v_next      bigint;
     v_hash      bytea;
     v_now       timestamptz;
     v_now_us    bytea;
-    v_event     integer := 0;   -- the last one looked at
-    v_position  bigint[] := array_fill(null::bigint, array[cardinality(p_events)]);
-    v_chain     bytea[];
-    v_version   integer[];
-    v_telemetry boolean := false;
+    v_refusals  text[];   -- one a proposal; NULL as long as none is refused
+    v_refused   boolean[];   -- one an event
     v_created   boolean := false;
     v_changed   boolean := false;
-    v_new_keys  boolean := false;
+    v_telemetry boolean := (p_proposals[1]).expected is null;
+    v_lifecycle boolean := (p_proposals[cardinality(p_proposals)]).expected is not null;
+    v_position  bigint[];   -- one an event, NULL if refused
+    v_chain     bytea[];
+    v_written   integer;
 begin
     -- point: called
-    select * into v_head from ledger.head h where h.ledger_id = p_ledger_id for update;
+    select h.position, h.position, h.chain, h.recorded_at into v_before, v_next, v_hash, v_now
+    from ledger.head h where h.ledger_id = p_ledger_id for update;
     if not found then
-        return;
+        return null;
     end if;
     -- point: locked
-    v_next := v_head.position;
-    v_hash := v_head.chain;
-    v_now := greatest(clock_timestamp(), v_head.recorded_at);
+    v_now := greatest(clock_timestamp(), v_now);
     v_now_us := int8send((extract(epoch from v_now) * 1000000)::bigint);
 
     -- `offset 0` has each looked up by its index: else a planner may make a hash over the whole ledger.
-    if (p_proposals[1]).expected is null then
+    if v_telemetry then
         select array_agg(
             case when h.gate = 2 then 'erased'
                  when exists (select from ledger.event e
@@ -73,67 +68,45 @@ begin
                      then 'duplicate'
                  when h.stream is null then 'unknown'
                  when h.gate = 0 then 'closed'
-                 when h.epoch <> p.epoch then 'fenced'
-                 else 'appended' end order by p.ordinality)
-        into v_verdicts
+                 when h.epoch <> p.epoch then 'fenced' end order by p.ordinality)
+        into v_refusals
         from rows from (unnest(p_proposals)) with ordinality p
         left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
         where p.expected is null;
     end if;
-    if (p_proposals[cardinality(p_proposals)]).expected is not null then
-        select v_verdicts || array_agg(
+    if v_lifecycle then
+        select v_refusals || array_agg(
             case when exists (select from ledger.event e
                               where e.ledger_id = p_ledger_id and e.event_id = p.event_id and e.version is not null
                               offset 0)
                      then 'duplicate'
                  when coalesce(h.version, 0) <> p.expected then 'conflict'
-                 when p.epoch < coalesce(h.epoch, 0) then 'fenced'
-                 else 'appended' end order by p.ordinality)
-        into v_verdicts
+                 when p.epoch < coalesce(h.epoch, 0) then 'fenced' end order by p.ordinality),
+               bool_or(p.expected = 0), bool_or(p.expected > 0)
+        into v_refusals, v_created, v_changed
         from rows from (unnest(p_proposals)) with ordinality p
         left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
         where p.expected is not null;
     end if;
 
-    for i in 1 .. cardinality(p_proposals) loop
-        v_one := p_proposals[i];
-        if v_verdicts[i] = 'appended' then
-            proposal := i;
-            verdict := 'appended';
-            at := v_next + 1;
-            last := v_next + v_one.events;
-            recorded_at := v_now;
-            return next;
-            for k in 1 .. v_one.events loop
-                v_event := v_event + 1;
-                v_next := v_next + 1;
-                v_hash := sha256(v_hash || int8send(v_next) || v_now_us || (p_events[v_event]).body);
-                v_position[v_event] := v_next;
-                v_chain[v_event] := v_hash;
-            end loop;
-            if v_one.expected is null then
-                v_telemetry := true;
-            else
-                v_version[i] := v_one.expected + v_one.events;
-                v_created := v_created or v_one.expected = 0;
-                v_changed := v_changed or v_one.expected > 0;
-                v_new_keys := v_new_keys or v_one.key is not null;
-            end if;
-        else
-            v_event := v_event + v_one.events;
-            return query
-            select i, v_verdicts[i], d.at, d.last, d.recorded_at, d.salt, d.request, coalesce(d.version, h.version),
-                   h.epoch
-            from (select) one
-            left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = v_one.stream
-            left join lateral ledger.stored(p_ledger_id, v_one.stream, v_one.expected is not null, v_one.event_id,
-                                            v_one.epoch, v_one.source, v_one.seq) d on v_verdicts[i] = 'duplicate';
-        end if;
+    if array_remove(v_refusals, null) = '{}' then
+        v_refusals := null;
+    else
+        select array_agg(v_refusals[p.ordinality] is not null order by p.ordinality) into v_refused
+        from rows from (unnest(p_proposals)) with ordinality p, generate_series(1, p.events);
+    end if;
+
+    for i in 1 .. cardinality(p_events) loop
+        continue when v_refused[i];
+        v_next := v_next + 1;
+        v_hash := sha256(v_hash || int8send(v_next) || v_now_us || (p_events[i]).body);
+        v_position[i] := v_next;
+        v_chain[i] := v_hash;
     end loop;
 
     -- point: judged
-    if v_next = v_head.position then
-        return;
+    if v_next = v_before then
+        return (v_before, v_now, v_refusals)::ledger.outcome;
     end if;
 
     insert into ledger.event
@@ -150,7 +123,7 @@ begin
         where v_position[e.ordinality] is not null and e.version is null;
     end if;
 
-    if v_version is not null then
+    if v_lifecycle then
         insert into ledger.payload
         select p_ledger_id, v_position[e.ordinality], e.stream, e.salt, e.request, e.ciphertext
         from rows from (unnest(p_events)) with ordinality e
@@ -158,24 +131,22 @@ begin
 
         if v_changed then
             update ledger.stream h
-            set version = v_version[p.ordinality], epoch = p.epoch, gate = p.gate
+            set version = p.expected + p.events, epoch = p.epoch, gate = p.gate
             from rows from (unnest(p_proposals)) with ordinality p
             where h.ledger_id = p_ledger_id and h.stream = p.stream and p.expected > 0
-              and v_version[p.ordinality] is not null;
+              and v_refusals[p.ordinality] is null;
         end if;
 
         if v_created then
             insert into ledger.stream
-            select p_ledger_id, p.stream, v_version[p.ordinality], p.epoch, p.gate
+            select p_ledger_id, p.stream, p.events, p.epoch, p.gate
             from rows from (unnest(p_proposals)) with ordinality p
-            where p.expected = 0 and v_version[p.ordinality] is not null;
-        end if;
+            where p.expected = 0 and v_refusals[p.ordinality] is null;
 
-        if v_new_keys then
             insert into ledger.data_key
             select p_ledger_id, p.stream, p.key
             from rows from (unnest(p_proposals)) with ordinality p
-            where v_version[p.ordinality] is not null and p.key is not null;
+            where p.expected = 0 and v_refusals[p.ordinality] is null;
         end if;
 
         if cardinality(p_states) > 0 then
@@ -195,17 +166,34 @@ begin
     -- point: written
     update ledger.head h set position = v_next, chain = v_hash, recorded_at = v_now where h.ledger_id = p_ledger_id;
     -- point: done
+    return (v_before, v_now, v_refusals)::ledger.outcome;
 end $$;
 
--- As the release before calls it, whose states of runs all come as JSON.
+-- As the release before calls it: states of runs come as JSON, and each proposal gets a row of its own.
 create or replace function ledger.append(
     p_ledger_id uuid, p_proposals ledger.proposal[], p_events ledger.proposed_event[],
     p_inline text[], p_inline_rows jsonb[]
 ) returns table (proposal integer, verdict text, at bigint, last bigint, recorded_at timestamptz,
                  salt bytea, request bytea, version integer, epoch integer)
-language sql as $$
-    select * from ledger.append(p_ledger_id, p_proposals, p_events, '{}', p_inline, p_inline_rows);
-$$;
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_outcome ledger.outcome := ledger.append(p_ledger_id, p_proposals, p_events, '{}', p_inline, p_inline_rows);
+begin
+    return query
+    select p.ordinality::integer, coalesce(p.refusal, 'appended'), coalesce(d.at, p.last - p.events + 1),
+           coalesce(d.last, p.last), coalesce(d.recorded_at, case when p.refusal is null then v_outcome.recorded_at end),
+           d.salt, d.request, coalesce(d.version, h.version), h.epoch
+    from (select q.*, v_outcome.refusals[q.ordinality] as refusal,
+                 case when v_outcome.refusals[q.ordinality] is null
+                     then v_outcome.position + sum(q.events) filter (where v_outcome.refusals[q.ordinality] is null)
+                          over (order by q.ordinality) end as last
+          from rows from (unnest(p_proposals)) with ordinality q
+          where v_outcome.position is not null) p
+    left join ledger.stream h on h.ledger_id = p_ledger_id and h.stream = p.stream
+    left join lateral ledger.stored(p_ledger_id, p.stream, p.expected is not null, p.event_id, p.epoch, p.source, p.seq) d
+        on p.refusal = 'duplicate';
+end $$;
 
 -- Before a table has statistics, a planner takes a ledger's id to narrow it down to a row or so, and may then scan a
 -- whole ledger where it should look up one event. Tell it that the id narrows nothing, until it has counted for itself.
