@@ -154,12 +154,17 @@ begin
         end if;
 
         for i in 1 .. cardinality(p_inline) loop
-            if p_inline[i] = 'projection.project_run' then   -- a frequent one; written out, its plan is kept
-                perform projection.project_run(p_ledger_id, v_now, v_position, p_inline_rows[i]);
-            else
-                execute format('select %s($1, $2, $3, $4)', p_inline[i])
-                using p_ledger_id, v_now, v_position, p_inline_rows[i];
-            end if;
+            case p_inline[i]   -- the frequent ones are written out, so that their plans are kept
+                when 'projection.project_run' then
+                    perform projection.project_run(p_ledger_id, v_now, v_position, p_inline_rows[i]);
+                when 'projection.project_transition' then
+                    perform projection.project_transition(p_ledger_id, v_now, v_position, p_inline_rows[i]);
+                when 'projection.project_demand' then
+                    perform projection.project_demand(p_ledger_id, v_now, v_position, p_inline_rows[i]);
+                else
+                    execute format('select %s($1, $2, $3, $4)', p_inline[i])
+                    using p_ledger_id, v_now, v_position, p_inline_rows[i];
+            end case;
         end loop;
     end if;
 
