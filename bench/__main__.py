@@ -16,10 +16,10 @@ from rich.console import Console
 
 from bench import p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, picture, report, results, scaling
 from bench.harness import Result, Void
-from bench.ports import free_port
 from bench.probes import probe
 from bench.results import Section
 from stack.errors import StackError
+from stack.ports import free_port
 from stack.system import Stack
 
 PAGE: Final = Path(__file__).with_name("RESULTS.md")

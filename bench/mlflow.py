@@ -24,7 +24,7 @@ import asyncpg
 from bench.client import RefusedError
 from bench.harness import Void
 from bench.http import Connection
-from bench.ports import free_port
+from stack.ports import free_port
 from stack.postgres import Postgres
 
 ROOT: Final = Path(__file__).resolve().parent.parent

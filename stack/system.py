@@ -19,11 +19,11 @@ from typing import Final, Self
 from stack.errors import ProcessFailed, StackError
 from stack.home import Home, write_private
 from stack.nats import Nats
+from stack.ports import HOST
 from stack.postgres import Postgres
 from stack.process import ROOT, Process, Say, rotate, tail
 from stack.warden import Warden
 
-HOST: Final = "127.0.0.1"
 READY_SECONDS: Final = 60.0
 BOOTSTRAP_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 4.6

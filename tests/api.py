@@ -24,6 +24,7 @@ from projections.execute import asked_by, record
 from service.auth import key_of
 from stack import Process
 from stack.home import Home
+from stack.ports import free_port
 from stack.process import ROOT
 from stack.system import OURS_ALONE
 from stack.warden import Warden
@@ -34,7 +35,8 @@ T = TypeVar("T")
 
 Json = dict[str, Any]
 
-SECONDS = 30.0
+SECONDS = 120.0
+"""How long something may take that takes a moment on a quiet machine; nothing waits for it to pass."""
 
 
 def until(look: Callable[[], T | None], what: str, seconds: float = SECONDS) -> T:
@@ -169,7 +171,7 @@ def serving(
     home = Home(parent / f"api-{uuid7()}")
     home.prepare()
     home.ensure_master_key()
-    port = servers.free_port()
+    port = free_port()
     variables = _environment(home, port, database, nats, environment or {})
     key = _bootstrap(variables)
     warden = Warden()

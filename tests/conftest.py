@@ -12,6 +12,7 @@ import pytest
 pytest.register_assert_rewrite("tests.api", "tests.fault.checks", "tests.fault.load", "tests.integration.telemetry")
 
 from stack import Nats, Postgres, Stack
+from stack.ports import free_port
 from tests import servers
 from tests.servers import Database, NatsServer, PostgresServer
 
@@ -102,7 +103,7 @@ def start_stack(own_home: Path) -> Iterator[Callable[..., Stack]]:
     started: list[Stack] = []
 
     def start(home: Path | None = None, port: int | None = None, **options: Any) -> Stack:
-        stack = Stack(home or own_home / f"stack-{len(started)}", port or servers.free_port(), **options)
+        stack = Stack(home or own_home / f"stack-{len(started)}", port or free_port(), **options)
         started.append(stack)
         stack.start()
         return stack

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx
 
 from events.ids import uuid7
-from tests import servers
+from stack.ports import free_port
 from tests.api import until
 
 START_SECONDS = 120.0
@@ -49,7 +49,7 @@ class S3Server:
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
     """Run an S3 server until the end of the block."""
-    server = S3Server(servers.free_port())
+    server = S3Server(free_port())
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.url.rpartition(":")[2]]
     process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -176,9 +175,3 @@ async def wipe_jetstream(server: NatsServer) -> None:
             await jetstream.delete_stream(stream.config.name)
     finally:
         await client.close()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,13 +1,15 @@
 """A recording peer on loopback, for what a real service will not do on demand: refuse, stall, fail, cut off."""
 
+import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,9 @@ import msgspec
 import pytest
 
 Answer = tuple[int, dict[str, Any]]
+
+PORTS = range(20_000, 32_000)
+"""Below those of outgoing connections, one of which could take a peer's while it is away."""
 
 RUN = {
     "id": "run-1",
@@ -89,7 +94,7 @@ class Peer:
             block_on_close = False
             allow_reuse_address = True
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        self._server = _bound(Server, Handler, [port] if port else random.SystemRandom().sample(PORTS, 100))
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -117,6 +122,14 @@ class Peer:
             for name, series in body["series"].items():
                 stored.setdefault(name, []).extend(zip(series["step"], series["value"], strict=True))
         return stored
+
+
+def _bound(server: type[ThreadingHTTPServer], handler: type, ports: Sequence[int]) -> ThreadingHTTPServer:
+    """Return a server on the first of the ports that is free."""
+    for port in ports[:-1]:
+        with contextlib.suppress(OSError):
+            return server(("127.0.0.1", port), handler)
+    return server(("127.0.0.1", ports[-1]), handler)
 
 
 def default(seen: Seen) -> dict[str, Any]:
@@ -161,7 +174,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def until() -> Callable[..., None]:
     """Wait for a condition, with a deadline."""
 
-    def wait(condition: Callable[[], object], seconds: float = 15.0, what: str = "") -> None:
+    def wait(condition: Callable[[], object], seconds: float = 120.0, what: str = "") -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:

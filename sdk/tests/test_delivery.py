@@ -44,7 +44,7 @@ def test_batches_arrive_once_in_order_and_the_end_says_how_many(peer, until):
     recorder = recorder_to(peer.url)
     expected = fill(recorder, 100, until)
     recorder.buffer.add_lines("log", ["hello"])
-    delivery = recorder.close({"epoch": 1, "status": "completed"}, 10)
+    delivery = recorder.close({"epoch": 1, "status": "completed"}, 120)
     assert peer.points() == expected
     assert delivery == (True, 100, 1, 0, 0, 0, 0, None)
     sequence = [seen.body["seq"] for seen in peer.seen if seen.path.endswith(("/metrics", "/logs"))]
@@ -61,7 +61,7 @@ def test_failures_in_passing_are_repeated_with_the_same_bytes(peer, until):
     peer.answer = lambda seen: next(answers, (200, {}))
     recorder = recorder_to(peer.url)
     expected = fill(recorder, 50, until)
-    delivery = recorder.close({"epoch": 1, "status": "completed"}, 20)
+    delivery = recorder.close({"epoch": 1, "status": "completed"}, 120)
     assert delivery.complete
     assert peer.points() == expected
     assert len(peer.to("/metrics")) > delivery.points_delivered / 10 + 10
@@ -83,7 +83,7 @@ def test_an_answer_that_got_lost_is_asked_for_again(peer, until):
     peer.answer = answer
     recorder = recorder_to(peer.url)
     expected = fill(recorder, 20, until)
-    assert recorder.close(None, 10).complete
+    assert recorder.close(None, 120).complete
     assert peer.points() == expected
 
 
@@ -97,7 +97,7 @@ def test_logging_does_not_wait_for_a_service_that_hangs(peer):
     assert not release.is_set()
     assert time.monotonic() - started < 20
     release.set()
-    assert recorder.close(None, 20).complete
+    assert recorder.close(None, 120).complete
     assert peer.points() == {"x": [(number, float(number)) for number in range(50_000)]}
 
 
@@ -109,7 +109,7 @@ def test_an_outage_is_said_once_and_outlasted_on_disk(peer, peer_at, until, capl
     until(lambda: list((tmp_path / "home" / "spool").glob("*.spool")))
     assert sum("cannot deliver now" in record.message for record in caplog.records) == 1
     back = peer_at(port)
-    delivery = recorder.close({"epoch": 1, "status": "completed"}, 20)
+    delivery = recorder.close({"epoch": 1, "status": "completed"}, 120)
     assert delivery.complete
     assert back.points() == expected
     assert "answers again" in caplog.text
@@ -152,7 +152,7 @@ def test_a_file_in_use_is_left_alone(peer, until, monkeypatch, tmp_path):
     until(lambda: list(spool.glob("*.spool")))
     assert len(tachograph.sync(url=peer.url).skipped) == 1
     release.set()
-    assert recorder.close(None, 10).complete
+    assert recorder.close(None, 120).complete
 
 
 @pytest.mark.parametrize("status", [409, 410, 404])
@@ -198,7 +198,7 @@ def test_one_refused_batch_does_not_stop_the_others(peer, until, caplog):
     for name in ("a", "bad", "b"):
         recorder.buffer.add({name: 1.0}, 1, None)
         until(lambda: not recorder.buffer._points)
-    delivery = recorder.close({"epoch": 1, "status": "completed"}, 10)
+    delivery = recorder.close({"epoch": 1, "status": "completed"}, 120)
     assert (delivery.complete, delivery.points_delivered, delivery.points_dropped) == (False, 2, 1)
     assert sum("refused" in record.message for record in caplog.records) == 1
 
@@ -209,7 +209,7 @@ def test_dropped_points_leave_no_gap_in_the_numbers_and_are_said(peer, until, ca
     recorder = recorder_to(peer.url, outbox_bytes=1_000, spool_bytes=2_000)
     fill(recorder, 600, until, batches=60)
     release.set()
-    delivery = recorder.close({"epoch": 1, "status": "completed"}, 20)
+    delivery = recorder.close({"epoch": 1, "status": "completed"}, 120)
     assert delivery.points_delivered + delivery.points_dropped == 600
     assert delivery.points_dropped > 0
     assert not delivery.complete
@@ -227,7 +227,7 @@ def test_changes_keep_their_place_and_the_best_value_is_summed_up(peer, until):
     for step, value in enumerate([0.5, math.nan, 0.9, 0.7]):
         recorder.buffer.add({"acc": value, "loss": 1.0}, step, None)
     recorder.buffer.set_progress({"done": 3.0, "total": 4.0})
-    recorder.close({"epoch": 1, "status": "completed"}, 10)
+    recorder.close({"epoch": 1, "status": "completed"}, 120)
     assert peer.to("/primary-metric")[0].body == {"name": "acc", "mode": "max"}
     assert peer.to("/progress")[-1].body == {"epoch": 1, "done": 3.0, "total": 4.0}
     patches = [seen.body for seen in peer.seen if seen.method == "PATCH"]

@@ -22,7 +22,7 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_run_that_nobody_finished_ends_as_its_process_does(script, peer, ending):
     program = script(f"import sys, tachograph\nrun = tachograph.init('p')\nrun.log(x=1.0)\n{ending}\n", peer.url)
-    _, errors = program.communicate(timeout=30)
+    _, errors = program.communicate(timeout=120)
     code, status, told = ENDINGS[ending]
     assert program.returncode == code, errors
     (finish,) = peer.to("/finish")
@@ -45,7 +45,7 @@ def test_an_exit_that_was_caught_is_no_end(script, peer):
         """,
         peer.url,
     )
-    program.communicate(timeout=30)
+    program.communicate(timeout=120)
     assert peer.to("/finish")[0].body["status"] == "completed"
 
 
@@ -73,7 +73,7 @@ IN_A_LOOP = """
     run = tachograph.init("p")
     print("ready", flush=True)
     stops = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while stops == 0 and time.monotonic() < deadline:
         try:
             while time.monotonic() < deadline:
@@ -94,7 +94,7 @@ def stopping(seen):
 def test_a_stop_from_the_service_ends_a_program_that_sleeps(script, peer):
     peer.answer = stopping
     program = script(WAITING, peer.url)
-    output, errors = program.communicate(timeout=30)
+    output, errors = program.communicate(timeout=120)
     assert "stopped: killed_by_user" in output
     assert program.returncode == 1
     assert errors == "tachograph: the run was stopped: killed_by_user\n"
@@ -104,7 +104,7 @@ def test_a_stop_from_the_service_ends_a_program_that_sleeps(script, peer):
 def test_a_stop_comes_once(script, peer):
     peer.answer = stopping
     program = script(IN_A_LOOP, peer.url)
-    output, errors = program.communicate(timeout=90)
+    output, errors = program.communicate(timeout=120)
     assert "stops: 1 True" in output, errors
     assert len(peer.to("/heartbeat")) > 2
     assert peer.to("/finish")[0].body["status"] == "killed"
@@ -118,7 +118,7 @@ def test_a_stop_reaches_the_main_thread_from_a_run_of_another(script, peer):
         thread = threading.Thread(target=tachograph.init, args=("p",))
         thread.start()
         thread.join()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         try:
             while time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -127,7 +127,7 @@ def test_a_stop_reaches_the_main_thread_from_a_run_of_another(script, peer):
         """,
         peer.url,
     )
-    output, errors = program.communicate(timeout=90)
+    output, errors = program.communicate(timeout=120)
     assert "stopped" in output, errors
     assert peer.to("/finish")[0].body["status"] == "killed"
 
@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_while_nobody_asked_stops_its_program(script, peer
 
     peer.answer = answer
     program = script(WAITING, peer.url)
-    output, _ = program.communicate(timeout=30)
+    output, _ = program.communicate(timeout=120)
     assert "stopped: killed" in output
     assert not peer.to("/finish")
 
@@ -150,7 +150,7 @@ def test_sigterm_ends_a_tracked_run_as_killed(script, peer):
     wait_for_output(program, "ready")
     program.send_signal(signal.SIGTERM)
     program.send_signal(signal.SIGTERM)  # a launcher and the process group both pass it on
-    output, errors = program.communicate(timeout=30)
+    output, errors = program.communicate(timeout=120)
     assert "stopped: terminated" in output, errors
     assert peer.to("/finish")[0].body["status"] == "killed"
     assert peer.points() == {"x": [(1, 1.0)]}
@@ -169,7 +169,7 @@ def test_sigterm_while_a_run_is_finishing_waits_until_that_is_done(script, peer,
         return (200, {})
 
     peer.answer = answer
-    output, _ = program.communicate(timeout=30)
+    output, _ = program.communicate(timeout=120)
     assert program.returncode == -signal.SIGTERM
     assert output == ""
     assert peer.to("/finish")[0].body["status"] == "completed"
@@ -179,7 +179,7 @@ def test_sigterm_lets_a_managed_run_deliver_and_leaves_the_end_to_the_worker(scr
     program = script(WAITING, peer.url, TACHOGRAPH_RUN_ID="run-7", TACHOGRAPH_RUN_TOKEN="tgr_t", TACHOGRAPH_EPOCH="1")
     wait_for_output(program, "ready")
     program.send_signal(signal.SIGTERM)
-    program.communicate(timeout=30)
+    program.communicate(timeout=120)
     assert peer.points() == {"x": [(1, 1.0)]}
     assert not peer.to("/finish")
 
@@ -192,7 +192,7 @@ def test_a_handler_of_the_programs_own_decides_what_sigterm_does(script, peer):
         signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
         with tachograph.init("p") as run:
             print("ready", flush=True)
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 100
             while not asked and time.monotonic() < deadline:
                 time.sleep(0.01)
             print("wrapping up", run.stop_requested, flush=True)
@@ -202,7 +202,7 @@ def test_a_handler_of_the_programs_own_decides_what_sigterm_does(script, peer):
     )
     wait_for_output(program, "ready")
     program.send_signal(signal.SIGTERM)
-    output, errors = program.communicate(timeout=30)
+    output, errors = program.communicate(timeout=120)
     assert "wrapping up True" in output, errors
     assert "<lambda>" in output
     assert peer.to("/finish")[0].body["status"] == "killed"
@@ -214,7 +214,7 @@ def test_ctrl_c_ends_a_run_as_killed(script, peer):
     )
     wait_for_output(program, "ready")
     program.send_signal(signal.SIGINT)
-    _, errors = program.communicate(timeout=30)
+    _, errors = program.communicate(timeout=120)
     assert "KeyboardInterrupt" in errors
     assert peer.to("/finish")[0].body["status"] == "killed"
 
@@ -224,22 +224,25 @@ def test_a_child_that_is_terminated_dies_as_it_did_before(script, peer):
         """
         import multiprocessing, time, tachograph
 
+        fork = multiprocessing.get_context("fork")
+        ready = fork.Event()
+
         def work():
-            print("ready", flush=True)
-            time.sleep(60)
+            ready.set()
+            time.sleep(100)
 
         if __name__ == "__main__":
             with tachograph.init("p") as run:
-                child = multiprocessing.get_context("fork").Process(target=work)
+                child = fork.Process(target=work)
                 child.start()
-                time.sleep(0.3)
+                ready.wait(100)
                 child.terminate()
-                child.join(30)
+                child.join(100)
                 print("code", child.exitcode, flush=True)
         """,
         peer.url,
     )
-    output, errors = program.communicate(timeout=60)
+    output, errors = program.communicate(timeout=120)
     assert f"code {-signal.SIGTERM}" in output, errors
     assert [seen.body["status"] for seen in peer.to("/finish")] == ["completed"]
 
@@ -249,7 +252,7 @@ def test_a_hard_kill_tells_nothing(script, peer, until):
     wait_for_output(program, "ready")
     until(lambda: peer.to("/metrics"))
     program.kill()
-    program.communicate(timeout=30)
+    program.communicate(timeout=120)
     assert not peer.to("/finish")
 
 
@@ -268,7 +271,7 @@ def test_a_service_that_is_gone_does_not_hold_the_program_long(script, peer, tmp
     peer.answer = lambda seen: None
     peer.close()
     started = time.monotonic()
-    _, errors = program.communicate("one\ntwo\n", timeout=60)
+    _, errors = program.communicate("one\ntwo\n", timeout=120)
     assert time.monotonic() - started < 50
     assert program.returncode == 0, errors
     assert "2 points" in errors
@@ -290,6 +293,6 @@ def test_sigint_that_is_ignored_stays_ignored(script, peer):
         """,
         peer.url,
     )
-    output, errors = program.communicate(timeout=30)
+    output, errors = program.communicate(timeout=120)
     assert output == "True\n", errors
     assert peer.to("/finish")[0].body["status"] == "completed"

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from stack import Stack
+from stack.ports import free_port
 from stack.process import ROOT
 from tests.api import Project, accepted
-from tests.servers import free_port
 
 SECONDS = 180
 

@@ -16,8 +16,8 @@ from nats.js.api import RawStreamMsg
 from events import bus
 from events.keys import Keyring
 from stack import Process, Stack
+from stack.ports import free_port
 from stack.process import tail
-from tests import servers
 from tests.api import Project, accepted, until
 from tests.fault import messages
 from tests.fault.clock import Clock
@@ -228,7 +228,7 @@ def running_cluster() -> Iterator[Cluster]:
     try:
         with (
             places(home) as found,
-            Stack(home, servers.free_port(), roles=ROLES, environment=EAGER) as stack,
+            Stack(home, free_port(), roles=ROLES, environment=EAGER) as stack,
         ):
             cluster = Cluster(stack, found)
             with cluster.api:

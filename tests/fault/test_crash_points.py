@@ -20,9 +20,10 @@ from events.sweep import Method, SweepCreated, decide
 from events.trials import trial_id
 from projections import artifacts, dead_letters, subscriptions, sweeps, workflows
 from projections.execute import asked_by, execute, record
+from stack.ports import free_port
 from stack.process import ROOT
 from tests import servers
-from tests.api import eventually
+from tests.api import SECONDS, eventually
 from tests.fault import messages
 from tests.fault.deaths import Stage
 from tests.integration.telemetry import opened_world
@@ -229,7 +230,7 @@ async def test_an_alert_fires_once_and_its_delivery_is_not_forgotten_when_the_al
     )
     await world.ledger.open(organisation, organisation, "organisation")
     rule = AlertRuleSet(project=world.ledger_id, name="r", condition=EventHappens(types=("run.completed",)))
-    nobody = WebhookSet(project=world.ledger_id, url=f"http://127.0.0.1:{servers.free_port()}/", types=("alert.fired",))
+    nobody = WebhookSet(project=world.ledger_id, url=f"http://127.0.0.1:{free_port()}/", types=("alert.fired",))
     for event in (rule, nobody):
         identity = uuid7()
         row = subscriptions.row(identity, event, version=1)
@@ -303,5 +304,5 @@ def test_every_step_in_the_code_is_named_and_every_name_is_a_step() -> None:
 
 async def test_a_name_that_is_no_step_is_refused(stage: Stage) -> None:
     child = await stage.start("relay", "relay.after_lunch")
-    assert await asyncio.wait_for(child.wait(), 60) == 2
+    assert await asyncio.wait_for(child.wait(), SECONDS) == 2
     assert "TACHOGRAPH_CRASH_AT" in (stage.home / "role.log").read_text()

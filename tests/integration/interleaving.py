@@ -30,7 +30,7 @@ from tests.integration.histories import ACTOR, MASTER_KEY, Project
 
 ACTORS: Final = 4
 STOPS: Final = 40
-PATIENCE_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 120.0
 ALLOWED: Final = (VersionConflict, Fenced, Rejected)
 
 _STOPPING: Final = """

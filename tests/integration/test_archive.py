@@ -19,6 +19,7 @@ from events.ids import uuid7
 from events.run_events import RunTelemetryArchived
 from projections import level_files
 from projections.execute import asked_by, execute
+from tests.api import SECONDS
 from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer
 from workers.archive_policy import Policy, from_environment
@@ -186,7 +187,7 @@ async def test_a_death_at_any_step_neither_loses_nor_doubles_a_point(
         sys.executable, "-c", CHILD, database.url, str(world.root), MASTER_KEY.hex(),
         env={**os.environ, "TACHOGRAPH_CRASH_AT": point},
     )  # fmt: skip
-    assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(child.wait(), SECONDS) == -signal.SIGKILL
     assert len(world.files()) == files
     assert await world.pool.fetchval("select count(*) from segment") == counted
     for policy in (LATER, AT_ONCE):

@@ -35,7 +35,7 @@ from service.imports.archive import Archive
 from service.imports.incoming import Unreadable
 from service.imports.report import RunReport
 from stack.process import ROOT
-from tests.api import eventually
+from tests.api import SECONDS, eventually
 from tests.integration import importing
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch, opened_world
 from tests.servers import Database
@@ -404,7 +404,9 @@ def environment_of(world: World, database: Database, directory: Path) -> dict[st
 def service(world: World, database: Database, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service", *arguments]
     environment = environment_of(world, database, directory)
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
 
 
 async def test_an_import_that_is_killed_goes_on(

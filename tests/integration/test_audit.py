@@ -22,6 +22,7 @@ from events.ledger import Ledger
 from projections.execute import asked_by, execute
 from projections.verification import Places, Report, audit
 from stack.process import ROOT
+from tests.api import SECONDS
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, opened_world
 from tests.servers import Database, NatsServer
 from workers.heads import Heads
@@ -342,7 +343,7 @@ def command_line(audited: Audited, home: Path, nats: NatsServer, *options: str) 
     }
     return subprocess.run(
         [sys.executable, "-m", "service", "verify", *options],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 
 

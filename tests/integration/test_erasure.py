@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -18,7 +19,7 @@ from events.types import StoreReceipt
 from projections.verification import Places, audit
 from stack import Nats, Postgres
 from tests import servers
-from tests.api import Api, Json, Project, accepted, serving, until
+from tests.api import SECONDS, Api, Json, Project, accepted, serving, until
 from tests.integration.telemetry import AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer
 from workers.archiver import Archiver
@@ -84,6 +85,15 @@ def holding(home: Path, mark: str) -> set[str]:
     return found
 
 
+async def relayed(api: Api, project: Project) -> bool:
+    """Say whether all of a project's history is on JetStream."""
+    connection = await asyncpg.connect(api.database.superuser_url)
+    position = "select position from ledger.cursor where reader = 'relay' and ledger_id = $1"
+    found = await connection.fetchval(position, UUID(project.id))
+    await connection.close()
+    return bool(found == project.head()["position"])
+
+
 async def settled(api: Api) -> None:
     """Let the planner count, and write everything to disk."""
     connection = await asyncpg.connect(api.database.superuser_url)
@@ -106,6 +116,7 @@ def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
 
     until(summarised, "the metrics are summarised")
     until(archived, "the telemetry is in Parquet")
+    until(lambda: asyncio.run(relayed(api, project)), "all is published")
     asyncio.run(settled(api))
     before = holding(own_home, MARK)
     assert any(name.startswith("postgres/base/") for name in before)
@@ -142,6 +153,7 @@ def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
 CHILD = """
 import asyncio, sys
 from pathlib import Path
+from uuid import UUID
 from events import bus
 from events.database import open_pool
 from events.keys import Keyring
@@ -229,7 +241,7 @@ async def test_a_purge_that_died_is_finished_once(
         sys.executable, "-c", CHILD, database.url, str(world.root), MASTER_KEY.hex(), nats.url(),
         env={**os.environ, "TACHOGRAPH_CRASH_AT": f"purge.after_{step}"},
     )  # fmt: skip
-    assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(child.wait(), SECONDS) == -signal.SIGKILL
     await drained(Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE))
     stored = await world.stored(run_id)
     assert stored.run.receipt is not None

@@ -18,7 +18,7 @@ import pytest
 
 from events.ids import uuid7
 from projections.objects import ObjectStore
-from tests import servers
+from stack.ports import free_port
 from tests.api import Api, Json, Project, accepted, refused, serving, until
 from tests.object_stores import Place, S3Server
 from tests.servers import NatsServer, PostgresServer
@@ -413,7 +413,7 @@ def test_without_its_object_store_the_record_goes_on(
 ) -> None:
     environment = {
         **os.environ, "TACHOGRAPH_OBJECT_STORE": "s3://nowhere", "AWS_ACCESS_KEY_ID": "id-31b9",
-        "AWS_SECRET_ACCESS_KEY": "secret-31b9", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{servers.free_port()}",
+        "AWS_SECRET_ACCESS_KEY": "secret-31b9", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
     }  # fmt: skip
     with serving(postgres_server, nats_server, servers_home, environment=environment) as api:
         ready = accepted(httpx.get(f"{api.url}/readyz"))

@@ -7,7 +7,7 @@ import pytest
 
 from events.settings import SettingsError
 from projections.objects import ObjectStore, StoreUnavailable
-from tests import servers
+from stack.ports import free_port
 from tests.object_stores import Place
 
 
@@ -68,7 +68,7 @@ async def test_a_store_that_is_away_is_said_without_its_credentials(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers.free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id-77aa")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-77aa")
     objects = ObjectStore.at("s3://nowhere")

@@ -27,6 +27,7 @@ from projections.archived_metrics import ArchivedMetrics
 from projections.metrics import Metrics
 from projections.rebuild import ASYNCHRONOUS, NOT_PROJECTED, PROJECTIONS, RebuildRefusedError, rebuild
 from stack.process import ROOT
+from tests.api import SECONDS
 from tests.integration.histories import opened_project
 from tests.integration.telemetry import MASTER_KEY, World, metric_batch
 from tests.servers import Database
@@ -237,7 +238,7 @@ async def test_the_command_line_reports(
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "service", "rebuild", *options],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
 
     done = run("--all")

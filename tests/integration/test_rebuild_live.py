@@ -14,7 +14,7 @@ import pytest
 
 from projections.rebuild import PROJECTIONS
 from stack.process import ROOT
-from tests.api import Api, accepted, eventually, serving
+from tests.api import SECONDS, Api, accepted, eventually, serving
 from tests.servers import NatsServer, PostgresServer
 
 WRITERS = 3
@@ -83,7 +83,7 @@ def rebuild(api: Api, *options: str) -> subprocess.CompletedProcess[str]:
     variables = api.processes["service"].environment
     return subprocess.run(
         [sys.executable, "-m", "service", "rebuild", *options],
-        cwd=ROOT, env={**os.environ, **(variables or {})}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env={**os.environ, **(variables or {})}, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 
 

@@ -25,13 +25,12 @@ from events.telemetry import MetricColumns
 from events.types import Mode
 from projections.execute import asked_by, execute
 from stack import Nats
-from tests.api import accepted, serving, until
+from tests.api import SECONDS, accepted, serving, until
 from tests.integration.telemetry import World, opened_world
 from tests.servers import Database, NatsServer, PostgresServer
 from workers.relay import READER, Relay
 
 STREAMS = ("EVENTS", "TELEMETRY")
-SECONDS = 30
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from projections.restore import Restorer
 from service import downloads
 from service.routes import replay as routes
 from stack.process import ROOT
+from tests.api import SECONDS
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World, metric_batch
 from tests.servers import Database
 
@@ -146,7 +147,7 @@ class Shell:
         if out:
             command = ["bash", "-c", f'"$@" > {out}', "_", *command]
         return subprocess.run(
-            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
 
 

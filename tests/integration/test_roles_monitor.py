@@ -14,13 +14,12 @@ from events.ids import uuid7
 from events.types import Cause, Liveness, Status
 from projections import incidents, tenancy
 from stack import Nats
-from tests.api import until
+from tests.api import SECONDS, until
 from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
 from tests.servers import Database, NatsServer
 from workers.lost_workers import LOST_SECONDS
 from workers.monitor import LATE_STEP_SECONDS, Monitor
 
-SECONDS = 30
 UNRESPONSIVE, CRASHED = 15, 45
 
 

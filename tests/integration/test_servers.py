@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
 
 from events import bus
+from tests.api import SECONDS
 from tests.servers import Database, NatsServer
 
 
@@ -75,14 +76,14 @@ async def test_a_worker_may_not_publish(nats: NatsServer, subject: str):
     async with client_of(nats.url("worker")) as (client, refused):
         await client.publish(subject, b"{}")
         await client.flush()
-        assert "permissions violation" in str(await asyncio.wait_for(refused.get(), 5)).lower()
+        assert "permissions violation" in str(await asyncio.wait_for(refused.get(), SECONDS)).lower()
 
 
 async def test_a_worker_may_not_listen(nats: NatsServer):
     async with client_of(nats.url("worker")) as (client, refused):
         await client.subscribe("tachograph.>")
         await client.flush()
-        assert "permissions violation" in str(await asyncio.wait_for(refused.get(), 5)).lower()
+        assert "permissions violation" in str(await asyncio.wait_for(refused.get(), SECONDS)).lower()
 
 
 async def test_a_worker_beats_and_consumes_its_commands(nats: NatsServer):
@@ -92,7 +93,7 @@ async def test_a_worker_beats_and_consumes_its_commands(nats: NatsServer):
         await worker.jetstream().add_consumer("COMMANDS", config)
         await roles.jetstream().publish("tachograph.commands.7", b"start")
         subscription = await worker.jetstream().pull_subscribe_bind("worker-7", "COMMANDS")
-        (message,) = await subscription.fetch(1, timeout=5)
+        (message,) = await subscription.fetch(1, timeout=SECONDS)
         assert message.data == b"start"
         await message.ack_sync()
         await worker.publish("tachograph.heartbeats.7", b"{}")

@@ -13,12 +13,9 @@ import httpx
 import pytest
 
 from service import stream, tails
-from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving
 from tests.integration.telemetry import World
 from tests.servers import NatsServer, PostgresServer
-
-SECONDS = 30
-STOP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +191,7 @@ async def test_a_stopping_service_says_good_bye_to_its_listeners(
         for _ in listeners:
             async with asyncio.timeout(SECONDS):
                 await started.acquire()
-        assert await asyncio.to_thread(api.processes["service"].stop, STOP_SECONDS), "it had to be killed"
+        assert await asyncio.to_thread(api.processes["service"].stop, SECONDS), "it had to be killed"
         for events in await asyncio.gather(*listeners):
             assert events == ["project.created", "goodbye"]
         assert "Finished server process" in api.processes["service"].log.read_text()

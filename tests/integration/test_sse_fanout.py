@@ -11,10 +11,8 @@ import pytest
 
 from service import tails
 from service.tails import Follower, Told
-from tests.api import Api, Json, Project, accepted, refused, serving, until
+from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving, until
 from tests.servers import NatsServer, PostgresServer
-
-SECONDS = 30
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from stack import Nats, Postgres, Process, Stack, process
+from stack.ports import free_port
 from stack.process import BACKOFF_SECONDS
 from stack.warden import Warden
-from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW_MACHINE_SECONDS = 60.0

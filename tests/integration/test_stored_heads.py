@@ -13,8 +13,8 @@ from events.heads import Signer, read_heads
 from projections import stored_heads
 from projections.execute import asked_by, execute
 from projections.objects import ObjectStore
+from stack.ports import free_port
 from stack.process import ROOT
-from tests import servers
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World
 from tests.object_stores import Place
 from tests.servers import Database, NatsServer
@@ -94,7 +94,7 @@ async def test_a_store_that_is_away_costs_no_head_and_gets_the_newest_later(
 ) -> None:
     await world.started_run()
     with monkeypatch.context() as there:
-        there.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers.free_port()}")
+        there.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         there.setenv("AWS_ACCESS_KEY_ID", "x")
         there.setenv("AWS_SECRET_ACCESS_KEY", "x")
         exporting = Exporting(world, tmp_path, ObjectStore.at("s3://away"))

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from events import bus, codec
 from stack.process import ROOT
+from tests.api import SECONDS
 from tests.integration.telemetry import World
 from tests.servers import NatsServer
 from workers.relay import READER, Relay
-
-SECONDS = 30
 
 
 @contextmanager

@@ -25,14 +25,12 @@ from events.streams import COMMANDS, commands_consumer
 from projections import dead_letters
 from projections.execute import asked_by, execute
 from stack import Nats
-from tests.api import Api, Project, accepted, refused, serving, until
+from tests.api import SECONDS, Api, Project, accepted, refused, serving, until
 from tests.integration.telemetry import World, opened_world
 from tests.servers import Database, NatsServer, PostgresServer
 from workers.gpu.commands import Commands
 from workers.purge import erase_messages, find_messages
 from workers.relay import READER, Relay
-
-SECONDS = 30
 
 
 @pytest.fixture
@@ -147,7 +145,7 @@ async def test_a_consumer_that_drifted_is_put_right_and_keeps_its_place(client: 
     subscription = await orders._subscribe()
     found = (await subscription.consumer_info()).config
     assert (found.ack_wait, found.max_deliver, found.max_ack_pending) == (30.0, 100, 256)
-    assert [message.data for message in await subscription.fetch(16, timeout=5)] == [b"1", b"2"]
+    assert [message.data for message in await subscription.fetch(16, timeout=SECONDS)] == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("relay_was", ["running", "restarted"])

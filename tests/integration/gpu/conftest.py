@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from stack import Stack
-from tests import servers
+from stack.ports import free_port
 from tests.gate import Gate
 from tests.integration.gpu.system import Gates, System
 from workers.gpu.process import Shim
@@ -24,7 +24,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "AWS_SECRET_ACCESS_KEY": "the object store's",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    with Stack(tmp_path_factory.mktemp("gpu-worker"), servers.free_port(), environment=environment) as stack:
+    with Stack(tmp_path_factory.mktemp("gpu-worker"), free_port(), environment=environment) as stack:
         yield stack
 
 

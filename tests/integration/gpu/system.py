@@ -13,10 +13,10 @@ import asyncpg
 import tachograph
 from stack import Process, Stack
 from tests import api
+from tests.api import SECONDS
 from tests.gate import Gate
 from workers.gpu.records import RunDirectory
 
-SECONDS = 60.0
 COUNTING = """
 import sys, time
 for i in range({lines}):
@@ -29,7 +29,7 @@ sys.exit({code})
 
 def until(happened: Callable[[], object], what: str) -> None:
     """Look again and again until it has happened."""
-    api.until(happened, what, SECONDS)
+    api.until(happened, what)
 
 
 class Gates(NamedTuple):
@@ -96,7 +96,7 @@ class System:
             self._restart(before)
 
     def _restart(self, environment: dict[str, str]) -> None:
-        assert self.worker.stop(10.0), "the worker did not stop in time"
+        assert self.worker.stop(SECONDS), "the worker did not stop in time"
         self.worker.environment = environment
         self.worker.start()
 

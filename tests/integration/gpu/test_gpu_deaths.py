@@ -43,7 +43,7 @@ def test_a_run_that_ended_without_a_worker_is_reported_by_the_next_one(system: S
     run = system.python(source)
     until(lambda: system.printed(run), "the program runs")
     worker = system.worker
-    assert worker.stop(3.0), "the worker did not stop in time"
+    assert worker.stop(SECONDS), "the worker did not stop in time"
     assert processes_of(run)
     mark.touch()
     until(lambda: not processes_of(run), "the program ends")
@@ -57,7 +57,7 @@ def test_a_run_killed_while_its_worker_was_away_is_ended_by_the_next_one(system:
     run = system.python("import time; print('up'); time.sleep(600)")
     until(lambda: system.printed(run), "the program runs")
     worker = system.worker
-    assert worker.stop(3.0)
+    assert worker.stop(SECONDS)
     system.client.kill(run, grace_seconds=1)
     worker.start()
     assert system.wait(run)["status"] == "killed"
@@ -69,7 +69,7 @@ def test_a_worker_whose_attempt_was_given_up_ends_its_process(system: System) ->
     run = system.python("import time; print('up'); time.sleep(600)")
     until(lambda: system.printed(run), "the program runs")
     worker = system.worker
-    assert worker.stop(3.0)
+    assert worker.stop(SECONDS)
     system.client.kill(run, grace_seconds=0)
     assert system.wait(run)["status"] == "killed"
     assert processes_of(run)
@@ -125,7 +125,7 @@ async def _orders(nats: Nats, run: str) -> list[tuple[str, Order]]:
     found = []
     with contextlib.suppress(TimeoutError):
         while True:
-            message = await subscription.next_msg(timeout=1.0)
+            message = await subscription.next_msg(timeout=1.0 if found else SECONDS)
             order = msgspec.json.decode(message.data, type=Order)
             if str(order.run_id) == run:
                 found.append((message.subject, order))

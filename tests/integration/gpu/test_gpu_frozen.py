@@ -14,7 +14,7 @@ from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"beat_seconds": 2.0, "unresponsive_seconds": 6.0, "crashed_seconds": 9.0}
+QUICK = {"beat_seconds": 2.0, "unresponsive_seconds": 8.0, "crashed_seconds": 9.0}
 """Shorter than the 10 s for which the worker waits for one answer."""
 
 SLEEPING = "import time; print('up'); time.sleep(600)"

@@ -1,13 +1,12 @@
 """What a run's program is given, how it ends, and what is reported of it."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tachograph
-from tests.integration.gpu.system import SECONDS, System, until
+from tests.integration.gpu.system import System, until
 from workers.gpu.process import processes_of
 
 
@@ -101,16 +100,27 @@ def test_a_run_that_will_not_go_is_killed_with_all_it_started(system: System) ->
     until(lambda: not processes_of(run), "its processes are gone")
 
 
-def test_more_runs_than_slots_wait_for_their_turn(system: System) -> None:
-    source = "import os, time\nprint(os.environ['TACHOGRAPH_RUN_ID'], flush=True)\ntime.sleep(0.5)"
+def test_more_runs_than_slots_wait_for_their_turn(system: System, tmp_path: Path) -> None:
+    mark = tmp_path / "go"
+    source = (
+        "import os, time\n"
+        "print(os.environ['TACHOGRAPH_RUN_ID'], flush=True)\n"
+        f"while not os.path.exists({str(mark)!r}): time.sleep(0.02)"
+    )
     runs = [system.python(source) for _ in range(5)]
-    most = 0
-    deadline = time.monotonic() + SECONDS
-    while any(system.client.run(run)["status"] not in tachograph.FINAL for run in runs):
-        assert time.monotonic() < deadline
-        most = max(most, sum(1 for run in runs if any(_is_program(pid) for pid in processes_of(run))))
-        time.sleep(0.02)
-    assert 1 <= most <= 2
+
+    def programs() -> int:
+        return sum(1 for run in runs if any(_is_program(pid) for pid in processes_of(run)))
+
+    until(lambda: programs() == 2, "as many run as there are slots")
+    assert sum(system.client.run(run)["status"] == "queued" for run in runs) == 3
+    mark.touch()
+
+    def all_ended() -> bool:
+        assert programs() <= 2
+        return all(system.client.run(run)["status"] in tachograph.FINAL for run in runs)
+
+    until(all_ended, "all have had their turn")
     assert [system.client.run(run)["status"] for run in runs] == ["completed"] * 5
     assert [system.texts(run) for run in runs] == [[run] for run in runs]
 
@@ -123,15 +133,21 @@ def _is_program(pid: int) -> bool:
         return False
 
 
-def test_a_run_says_what_it_uses_of_the_machine(system: System) -> None:
-    run = system.python("import time; x = bytearray(40_000_000); time.sleep(2.5)")
-    ended = system.wait(run)
-    assert ended["synced"]
-    until(lambda: system.client.metrics(run), "the figures are summed up")
-    found = {one["name"]: one for one in system.client.metrics(run)}
+def test_a_run_says_what_it_uses_of_the_machine(system: System, tmp_path: Path) -> None:
+    mark = tmp_path / "go"
+    run = system.python(
+        f"import os, time; x = bytearray(40_000_000)\nwhile not os.path.exists({str(mark)!r}): time.sleep(0.02)"
+    )
+
+    def figures() -> dict[str, tachograph.MetricSummary]:
+        return {one["name"]: one for one in system.client.metrics(run)}
+
+    until(lambda: figures().get("system/cpu_percent", {"count": 0})["count"] >= 3, "figures come while it runs")
+    mark.touch()
+    assert system.wait(run)["synced"]
+    found = figures()
     assert found["system/memory_bytes"]["max"] > 40_000_000
     assert found["system/processes"]["max"] >= 2
-    assert found["system/cpu_percent"]["count"] >= 3
     assert found["system/cpu_percent"]["first_step"] == 0
 
 

@@ -9,7 +9,7 @@ from tests.fault.places import Disk, Unavailable, small_disk
 from tests.integration.gpu.system import Gates, System, until
 from workers.gpu.process import processes_of
 
-QUICK = {"beat_seconds": 2.0, "unresponsive_seconds": 6.0, "crashed_seconds": 9.0}
+QUICK = {"beat_seconds": 2.0, "unresponsive_seconds": 8.0, "crashed_seconds": 12.0}
 COUNTED = 500
 
 
