@@ -122,6 +122,29 @@ def test_a_kill_stops_the_program(client, project, script, system, until):
         client.run(run_id)
 
 
+def test_what_a_deletion_would_take_is_told_before(client, project, tmp_path, until):
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    with tachograph.init(project) as run:
+        run.log(x=1.0)
+        run.log(x=2.0)
+        client.save_artifact(run.id, tmp_path / "w.bin", kind="model")
+        told = client.deletion(run.id)
+        assert (told["run"], told["state"], told["possible"]) == (run.id, "running", False)
+        assert "cannot delete a run that is running" in told["detail"]
+    until(lambda: client.deletion(run.id)["save_first"][1]["objects"] == 2)
+    told = client.deletion(run.id)
+    assert (told["state"], told["possible"]) == ("completed", True)
+    artifacts, metrics, configuration = told["save_first"]
+    assert (artifacts["what"], artifacts["objects"], artifacts["bytes"]) == ("artifacts", 1, len(b"weights"))
+    assert (metrics["what"], configuration["what"]) == ("metrics", "configuration")
+    assert client.run(run.id)["status"] == "completed", "nothing was deleted by asking"
+    client.delete(run.id)
+    with pytest.raises(tachograph.Gone):
+        client.deletion(run.id)
+    with pytest.raises(tachograph.NotFound):
+        client.deletion(project)
+
+
 def test_a_new_process_takes_a_run_over_and_the_old_one_is_refused(client, project, until, caplog):
     old = tachograph.init(project, external_id="mine", liveness=QUICK)
     old.log(x=1.0)
