@@ -33,7 +33,7 @@ def attributes(recorded: Recorded) -> dict[str, Any]:
         "type": recorded.type,
         "subject": f"{_SUBJECTS.get(kind, kind + 's')}/{recorded.stream}",
         "time": recorded.occurred_at,
-        "dataschema": f"/schema/events/{recorded.type}.v{recorded.schema_version}.json",
+        "dataschema": None if recorded.type in TELEMETRY else _schema(recorded),
         "ledger": str(recorded.ledger_id),
         "position": recorded.position,
         "version": recorded.version,
@@ -47,6 +47,11 @@ def attributes(recorded: Recorded) -> dict[str, Any]:
         "commitment": recorded.commitment.hex(),
     }
     return {name: value for name, value in every.items() if value is not None}
+
+
+def _schema(recorded: Recorded) -> str:
+    """Return where the service has the JSON Schema of an event's data; columns have none."""
+    return f"/schema/events/{recorded.type}.v{recorded.schema_version}.json"
 
 
 def document(recorded: Recorded) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from service.routes import (
     quotas,
     replay,
     runs,
+    schemas,
     sweeps,
     system,
     telemetry,
@@ -112,7 +113,7 @@ def create_app(settings: Settings) -> Litestar:
         ],
     )
     app = Litestar(
-        route_handlers=[system.ROOT, api],
+        route_handlers=[system.ROOT, schemas.ROUTES, api],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         request_class=TypedRequest,

@@ -1,0 +1,21 @@
+"""The JSON Schemas of events, where their `dataschema` says."""
+
+from typing import Final
+
+from litestar import Response, Router, get
+
+from events.errors import NotFound
+from service.migrate import ROOT
+
+SCHEMAS: Final = {path.name: path.read_bytes() for path in (ROOT / "schemas" / "events").glob("*.json")}
+
+
+@get("/schema/events/{name:str}", exclude_from_auth=True, tags=["system"], media_type="application/schema+json")
+async def event_schema(name: str) -> Response[bytes]:
+    """Return the JSON Schema of an event's data, `<type>.v<version>.json`."""
+    if name not in SCHEMAS:
+        raise NotFound(f"no event has the schema {name!r}")
+    return Response(SCHEMAS[name])
+
+
+ROUTES = Router(path="", route_handlers=[event_schema])
