@@ -64,7 +64,7 @@ def _busy(steps: Steps, chance: Chance) -> Values:
 
 
 def _filling(steps: Steps, _: Chance) -> Values:
-    return 6e9 + 1e6 * (steps % 5_000)
+    return np.float64(6e9) + np.float64(1e6) * (steps % 5_000)
 
 
 def _warming(steps: Steps, chance: Chance) -> Values:

@@ -48,7 +48,7 @@ def _roles() -> psutil.Process:
 
 
 def _cpu(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:2])
+    return float(sum(process.cpu_times()[:2]))
 
 
 async def _open(ledger: Ledger) -> UUID:

@@ -125,7 +125,9 @@ class Ours:
         workflows = [
             UUID(self._client.ask("POST", path, {"name": f"workflow-{number}"})["id"]) for number in range(WORKFLOWS)
         ]
-        rows, found, summaries = [], [], []
+        rows: list[tuple[Any, ...]] = []
+        found: list[tuple[Any, ...]] = []
+        summaries: list[tuple[Any, ...]] = []
         for run_id, at, run, held, best in corpus(workflows):
             key = (self.project, run_id)
             ended = None if run.status is Status.RUNNING else at

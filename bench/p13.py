@@ -14,7 +14,7 @@ from uuid import uuid4
 import asyncpg
 
 from bench.client import Client
-from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
+from bench.harness import Comparison, Contestant, Result, Sample, Stopwatch, Void, judged, rounds
 from bench.mlflow import Mlflow, mlflow
 from stack.system import Stack
 
@@ -104,7 +104,7 @@ async def for_a_time(calls: list[Once]) -> Sample:
         return watch.sample(sum(done))
 
 
-def creating(peer: Mlflow) -> Callable[[], object]:
+def creating(peer: Mlflow) -> Contestant:
     """Return what creates runs in MLflow, four clients, with a parameter or two as ours have."""
     tags = [{"key": "mlflow.runName", "value": "bench"}]
     clients = [peer.client() for _ in range(CLIENTS)]

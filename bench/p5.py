@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from bench.database import own_database
-from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
+from bench.harness import Comparison, Contestant, Result, Sample, Stopwatch, Void, judged, rounds
 from events.database import open_pool
 from events.ids import uuid7
 from events.keys import Keyring
@@ -173,7 +173,7 @@ async def run(postgres: Postgres) -> tuple[list[Result], list[str]]:
         reader = await asyncpg.connect(postgres.url(database=database))
         corpus = Corpus(pool, reader)
         await corpus.record()
-        contestants = {
+        contestants: dict[str, Contestant] = {
             "SELECT of events": partial(corpus.read, WHOLE),
             "replay": corpus.replay,
             "verify": corpus.verify,

@@ -90,6 +90,8 @@ async def storm(url: str, clients: int) -> AsyncIterator[list[StormClient]]:
     """Open connections to a server, and close them again."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
+    assert parts.hostname is not None
+    assert parts.port is not None
     opened = [(await loop.create_connection(StormClient, parts.hostname, parts.port))[1] for _ in range(clients)]
     try:
         yield opened

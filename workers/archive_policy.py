@@ -1,6 +1,5 @@
 """When telemetry goes to Parquet, in files of what size, and what is kept how long."""
 
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import accumulate, takewhile
@@ -8,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from events.settings import SettingsError
+from events.settings import numbers
 from projections.manifest import Segment
 
 
@@ -85,15 +84,4 @@ def _fitting(files: Sequence[Segment], most_bytes: int) -> Sequence[Segment]:
 
 def from_environment() -> Policy:
     """Read the policy's variables. Raises `SettingsError` naming the one that is no number above zero."""
-    given = {}
-    for field in msgspec.structs.fields(Policy):
-        name = f"TACHOGRAPH_ARCHIVE_{field.name.upper()}"
-        text = os.environ.get(name)
-        if text:
-            try:
-                given[field.name] = msgspec.convert(text, field.type, strict=False)
-            except msgspec.ValidationError:
-                raise SettingsError(f"{name} is a number, not {text!r}") from None
-            if not given[field.name] > 0:
-                raise SettingsError(f"{name} is more than zero, not {text}")
-    return Policy(**given)
+    return numbers(Policy, "TACHOGRAPH_ARCHIVE")
