@@ -143,15 +143,18 @@ class Admission:
 
     def _headers(self, bucket: _Bucket) -> Mapping[str, str]:
         """Say what is left, and in how many seconds everything will be there again."""
-        limits = self._limits
-        quotas = (("requests", bucket.requests, limits.requests), ("bytes", bucket.bytes, limits.bytes))
-        left = [
-            f'"{name}";r={max(0, int(rest))};t={math.ceil((quota - rest) / quota * WINDOW_SECONDS)}'
-            for name, rest, quota in quotas
-        ]
-        return {"RateLimit-Policy": self._policy, "RateLimit": ", ".join(left)}
+        requests = _left("requests", bucket.requests, self._limits.requests)
+        return {
+            "RateLimit-Policy": self._policy,
+            "RateLimit": f"{requests}, {_left('bytes', bucket.bytes, self._limits.bytes)}",
+        }
 
     def _forget(self, now: float) -> None:
         """Drop the buckets that are full again, once there are many."""
         if len(self._buckets) >= KNOWN_KEYS:
             self._buckets = {key: one for key, one in self._buckets.items() if now - one.at < WINDOW_SECONDS}
+
+
+def _left(name: str, rest: float, quota: int) -> str:
+    """Say what is left of a quota, and in how many seconds it will be whole again."""
+    return f'"{name}";r={max(0, int(rest))};t={math.ceil((quota - rest) / quota * WINDOW_SECONDS)}'

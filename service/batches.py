@@ -26,6 +26,8 @@ MAX_BODY_BYTES: Final = 8 << 20
 MAX_AHEAD_US: Final = 86_400 * 10**6
 EXACT: Final = 1 << 53
 """Every integer up to here is a float64; of the larger ones, some are."""
+FEW: Final = 64
+"""Of so many numbers Python tells the extremes faster than numpy begins to."""
 POINTS_PER_EVENT: Final = 16_000
 LOG_BYTES_PER_EVENT: Final = 384 << 10
 
@@ -91,6 +93,14 @@ def of_logs(key: Key, columns: LogColumns, path: str, received_us: int, *, timed
     )
 
 
+def extremes(column: NDArray[np.int64] | NDArray[np.float64]) -> tuple[float, float]:
+    """Return the least and the greatest of a column's numbers; where some are NaN, of the others or NaN."""
+    if len(column) > FEW:
+        return column.min(), column.max()
+    numbers = column.tolist()
+    return min(numbers), max(numbers)
+
+
 def check_points(points: int, path: str) -> None:
     """Refuse a batch of no points, or of too many."""
     if points == 0:
@@ -144,7 +154,8 @@ def _is_float(number: int) -> bool:
 def _wrong_time(times: NDArray[np.int64], received_us: int) -> int | None:
     """Return where a time is that only a clock that is far off can say: before 1970, or in the future; late is none."""
     latest = received_us + MAX_AHEAD_US
-    if times.min() >= 0 and times.max() <= latest:
+    least, greatest = extremes(times)
+    if least >= 0 and greatest <= latest:
         return None
     return int(np.flatnonzero((times < 0) | (times > latest))[0])
 

@@ -95,7 +95,7 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
     """Decode a metrics body. Raises `Invalid`, or msgspec's errors, naming the JSON path and the limit."""
     body: MetricsBody | LooseMetricsBody
     try:
-        body = _decode(LooseMetricsBody if b'"NaN"' in raw or b'Infinity"' in raw else MetricsBody, raw, media_type)
+        body = _decode(MetricsBody, raw, media_type)
     except msgspec.ValidationError:
         body = _decode(LooseMetricsBody, raw, media_type)
     names = tuple(body.series)
@@ -148,7 +148,8 @@ def _check_integers(body: LooseMetricsBody) -> None:
 def _rounds(value: bytes) -> bool:
     """Whether among the numbers may be what was an integer of more bits than a float64 has."""
     numbers = np.frombuffer(value, "<f8")
-    if numbers.min() > -EXACT and numbers.max() < EXACT:  # neither is so where one is NaN
+    least, greatest = batches.extremes(numbers)
+    if least > -EXACT and greatest < EXACT:  # not so where they are NaN
         return False
     magnitude = np.abs(numbers)
     return bool(((magnitude >= EXACT) & (magnitude != np.inf)).any())

@@ -22,10 +22,7 @@ def transcoded(app: ASGIApp) -> ASGIApp:
     """Speak MessagePack with those who ask for it."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or any(part in scope["path"] for part in FILES):
-            await app(scope, receive, send)
-            return
-        if not any(b"msgpack" in value for _, value in scope["headers"]):
+        if scope["type"] != ScopeType.HTTP or not _speaks(scope):
             await app(scope, receive, send)
             return
         headers = dict(scope["headers"])
@@ -37,6 +34,14 @@ def transcoded(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send)
 
     return middleware
+
+
+def _speaks(scope: Scope) -> bool:
+    """Whether MessagePack is sent or asked for, and what is sent or asked for is no file."""
+    for _, value in scope["headers"]:
+        if b"msgpack" in value:
+            return not any(part in scope["path"] for part in FILES)
+    return False
 
 
 async def _json_body(scope: Scope, receive: Receive) -> Receive:
