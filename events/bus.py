@@ -18,6 +18,7 @@ import msgspec
 from msgspec import structs
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
 from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
@@ -283,7 +284,7 @@ async def _at_once(jetstream: JetStreamContext, window: Sequence[Message], tails
     if before is not None:
         numbered[0][2]["Nats-Expected-Last-Sequence"] = str(before.last_seq)
     for subject, body, headers in numbered[:-1]:
-        await client.publish(subject, body, headers=headers)
+        await _send(client, subject, body, headers)
     subject, body, headers = numbered[-1]
     headers["Nats-Batch-Commit"] = "1"
     answer = await client.request(subject, body, timeout=PUBLISH_SECONDS, headers=headers)
@@ -292,6 +293,23 @@ async def _at_once(jetstream: JetStreamContext, window: Sequence[Message], tails
         log.info("a batch of %d messages was refused: %s", len(window), said.error)
         return None
     return said
+
+
+async def _send(client: Client, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Hand a message to the client as it will stand on the wire; the client itself takes five times as long for that.
+
+    What is not as plain as ours are, is left to the client. Source: the NATS client protocol, HPUB.
+    """
+    head = "NATS/1.0\r\n" + "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) + "\r\n"
+    lines = len(headers) + 2
+    if (head.count("\n"), head.count("\r")) != (lines, lines) or not (head.isascii() and client.is_connected):
+        await client.publish(subject, body, headers=dict(headers))
+        return
+    size = len(head)
+    if len(body) > client.max_payload:
+        raise MaxPayloadError
+    line = f"HPUB {subject} {size} {size + len(body)}\r\n"
+    await client._send_command(b"%b%b%b\r\n" % (line.encode(), head.encode(), body))  # noqa: SLF001
 
 
 __all__ = [
