@@ -19,6 +19,7 @@ from events.ledger import Draft, Ledger, Proposal
 from events.run_events import RunCreated
 from events.telemetry import MetricColumns
 from events.types import Mode, Status
+from projections.archive_store import Directory
 from projections.execute import asked_by, execute
 from projections.objects import ObjectStore
 from stack.postgres import Postgres
@@ -79,7 +80,7 @@ class Archive:
 
     async def archiver(self, policy: Policy) -> Archiver:
         """Return an archiver that has started."""
-        archiver = Archiver(self._ledger, self.root, self._objects, policy=policy)
+        archiver = Archiver(self._ledger, Directory(self.root), self._objects, policy=policy)
         await archiver.start()
         return archiver
 

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import duckdb
+
+from projections.archive_store import Store
 
 Result = TypeVar("Result")
 
@@ -16,14 +17,14 @@ MEMORY_BYTES: Final = 1 << 30
 
 
 class Analytics:
-    """A DuckDB that may read below `root`; `run` takes blocking work off the event loop."""
+    """A DuckDB that may read what is held of `store`; `run` takes blocking work off the event loop."""
 
     def __init__(
-        self, root: Path, *, threads: int = THREADS, queries: int = QUERIES, memory_bytes: int = MEMORY_BYTES
+        self, store: Store, *, threads: int = THREADS, queries: int = QUERIES, memory_bytes: int = MEMORY_BYTES
     ) -> None:
-        self.root = root.resolve()
+        self.store = store
         self._connection = duckdb.connect(config={"threads": threads, "memory_limit": f"{memory_bytes >> 20}MiB"})
-        directory = str(self.root).replace("'", "''")
+        directory = str(store.readable.resolve()).replace("'", "''")
         for setting in (
             f"set allowed_directories = ['{directory}/']",
             "set temp_directory = ''",

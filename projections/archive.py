@@ -5,11 +5,8 @@ order in which they arrived. A file is written beside its final name, flushed, a
 half of one, and none counts that the manifest does not name.
 """
 
-import hashlib
 import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -267,26 +264,19 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def measure_run(root: Path, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
-    """Return how many files a run has, and their bytes."""
-    directory = root / run_directory(ledger_id, run_id)
-    sizes = [file.stat().st_size for file in directory.iterdir()] if directory.exists() else []
-    return len(sizes), sum(sizes)
+class File(msgspec.Struct, frozen=True):
+    """A file as the ledger has it: its path below the root, its size, its hexadecimal SHA-256.
 
+    Of levels that an older release archived the manifest does not say that: None.
+    """
 
-def remove_run(root: Path, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
-    """Remove all files of a run; returns how many objects and bytes went."""
-    directory = root / run_directory(ledger_id, run_id)
-    if not directory.exists():
-        return 0, 0
-    sizes = [file.stat().st_size for file in directory.iterdir()]
-    shutil.rmtree(directory)
-    flush_directory(directory.parent)
-    return len(sizes), sum(sizes)
+    path: str
+    bytes: int
+    sha256: str | None
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A file below the Parquet root, as its name tells; `path` is relative to the root."""
+    """A file of ours that is there, as its name tells; `path` is relative to the root."""
 
     ledger_id: UUID
     run_id: UUID
@@ -294,39 +284,16 @@ class Found(msgspec.Struct, frozen=True):
     path: str
 
 
-def files_older_than(root: Path, age_seconds: float) -> Iterator[Found]:
-    """Yield our files below the root, temporary ones too, that nobody has written to for that long."""
-    latest = time.time() - age_seconds
-    for file in root.glob("ledger=*/run=*/*"):
-        found = _found(root, file)
-        if found is not None and _modified(file) <= latest:
-            yield found
-
-
-def _found(root: Path, file: Path) -> Found | None:
-    name = file.name.removeprefix(".").removesuffix(TEMPORARY)
+def named(path: str) -> Found | None:
+    """Return what the name of a file below the root says, or None where the file is none of ours."""
     try:
+        ledger, run, name = path.split("/")
+        name = name.removeprefix(".").removesuffix(TEMPORARY)
         return Found(
-            UUID(file.parent.parent.name.removeprefix("ledger=")),
-            UUID(file.parent.name.removeprefix("run=")),
+            UUID(ledger.removeprefix("ledger=")),
+            UUID(run.removeprefix("run=")),
             UUID(name.removesuffix(".parquet").partition("-")[2]),
-            str(file.relative_to(root)),
+            path,
         )
     except ValueError:
         return None
-
-
-def _modified(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
-
-
-def is_whole(root: Path, path: str, size: int, sha256: str) -> bool:
-    """Tell whether a file of the manifest is there, byte by byte."""
-    try:
-        with (root / path).open("rb") as file:
-            return os.fstat(file.fileno()).st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except FileNotFoundError:
-        return False

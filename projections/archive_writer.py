@@ -126,18 +126,19 @@ class Files(msgspec.Struct, frozen=True):
             return None
         return LevelFile(path=str(one.path.relative_to(root)), rows=one.rows, sha256=one.sha256, bytes=one.bytes)
 
+    def paths(self, root: Path) -> list[str]:
+        """Return where both are, relative to `root`."""
+        return [str(one.path.relative_to(root)) for one in self.written]
+
     def publish(self) -> None:
         """Give both their names, durably; the data's last."""
-        for one in (self.levels, self.data):
-            if one is not None:
-                archive.publish(one.temporary, one.path)
+        for one in self.written:
+            archive.publish(one.temporary, one.path)
 
-    def remove(self) -> None:
-        """Remove both, under whatever name they have."""
-        for one in (self.data, self.levels):
-            if one is not None:
-                one.path.unlink(missing_ok=True)
-                one.temporary.unlink(missing_ok=True)
+    @property
+    def written(self) -> Sequence[Written]:
+        """Both, the data last."""
+        return [one for one in (self.levels, self.data) if one is not None]
 
 
 class MetricsWriter:

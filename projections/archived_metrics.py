@@ -5,7 +5,6 @@ out the same, bit for bit.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -14,15 +13,16 @@ from events import codec
 from events.ledger import Fact
 from events.telemetry import MetricColumns
 from projections.apply import Connection
+from projections.archive_store import Store
 from projections.metrics import Metrics
 from projections.restore import WINDOW_ROWS, Restorer
 
 
 class ArchivedMetrics(Metrics):
-    """`Metrics`, with the files below `root` for the batches that Postgres does not have any more."""
+    """`Metrics`, with the files of `store` for the batches that Postgres does not have any more."""
 
-    def __init__(self, root: Path, *, window_rows: int = WINDOW_ROWS) -> None:
-        self._restorer = Restorer(root, window_rows=window_rows)
+    def __init__(self, store: Store, *, window_rows: int = WINDOW_ROWS) -> None:
+        self._restorer = Restorer(store, window_rows=window_rows)
 
     async def columns(
         self, connection: Connection, ledger_id: UUID, batches: Sequence[Fact]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from math import ceil, floor, inf
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +13,7 @@ from events.sql import load
 from events.telemetry import MetricColumns
 from projections import point_files
 from projections.analytics import Analytics
+from projections.archive import File
 from projections.buckets import Points, kept, taken
 from projections.chart_questions import Question
 from projections.point_files import Rows
@@ -110,9 +110,9 @@ class Reader:
         self._question = question
         self._after = question.after
 
-    def paths(self, run: RunPoints) -> list[str]:
+    def files(self, run: RunPoints) -> list[File]:
         """Return the files that may hold wanted points."""
-        return [str(self._analytics.root / one.path) for one in run.files if one.last_position > self._after]
+        return [one.file for one in run.files if one.last_position > self._after]
 
     def read(
         self, runs: Sequence[RunPoints], metrics: Sequence[str], stage: str | None
@@ -123,30 +123,32 @@ class Reader:
             for points in self.of_one(runs[0], metrics[0], stage, [bounds_of(windows)]):
                 yield 0, metrics[0], _shifted(points, windows[0])
             return
-        files = [(index, path) for index, run in enumerate(runs) for path in self.paths(run)]
+        files = [(index, file) for index, run in enumerate(runs) for file in self.files(run)]
         if not files:
             return
         run_of = np.array([index for index, _ in files])
         sql = self.sql("chart_points", windows[0].column)
-        query = self._analytics.query(
-            sql, files=[path for _, path in files], **among(metrics), **self.bounds(windows, stage)
-        )
-        for part in query.to_arrow_reader(PART_POINTS):
-            curve = run_of[part.column(4).to_numpy()] * len(metrics) + part.column(3).to_numpy()
-            for number, points in _split(_points(part), curve):
-                index, metric = divmod(number, len(metrics))
-                ours = windows[index]
-                inside = within(_shifted(points, ours), ours)
-                if len(inside):
-                    yield index, metrics[metric], inside
+        with self._analytics.store.held([file for _, file in files]) as root:
+            paths = [str(root / file.path) for _, file in files]
+            query = self._analytics.query(sql, files=paths, **among(metrics), **self.bounds(windows, stage))
+            for part in query.to_arrow_reader(PART_POINTS):
+                curve = run_of[part.column(4).to_numpy()] * len(metrics) + part.column(3).to_numpy()
+                for number, points in _split(_points(part), curve):
+                    index, metric = divmod(number, len(metrics))
+                    ours = windows[index]
+                    inside = within(_shifted(points, ours), ours)
+                    if len(inside):
+                        yield index, metrics[metric], inside
 
     def of_one(
         self, run: RunPoints, metric: str, stage: str | None, ranges: Sequence[tuple[int, int]]
     ) -> Iterator[Points]:
         """Yield a metric's points in ranges of the x column as it is stored. Raises `Unreadable`."""
         rows = Rows(metric, window(run.stored, self._question).column, ranges, stage, self._after)
-        for path in self.paths(run):
-            yield from point_files.read(Path(path), rows, PART_POINTS)
+        files = self.files(run)
+        with self._analytics.store.held(files) as root:
+            for file in files:
+                yield from point_files.read(root / file.path, rows, PART_POINTS)
 
     def bounds(self, windows: Sequence[Window], stage: str | None) -> dict[str, Any]:
         """Return the parameters that narrow a query down to windows and a stage."""

@@ -282,17 +282,18 @@ class _Streamed:
 
     def extents(self) -> Mapping[str, Extent]:
         """Return how many points each metric has and from where to where, of those that have a place."""
-        metrics, paths = self._question.metrics, self._reader.paths(self._run)
+        metrics, files = self._question.metrics, self._reader.files(self._run)
         bounds = self._reader.bounds([self._window], self._question.stage)
         if self._question.axis.log:
             bounds["low"] = max(bounds["low"], self._window.origin + 1)
+        one = len(metrics) == 1
         found: list[tuple[str, int, int, int]] = []
-        if paths and len(metrics) == 1:
-            sql = self._reader.sql("chart_extent_of_one", self._window.column)
-            found = self._analytics.query(sql, files=paths, metric=metrics[0], **bounds).fetchall()
-        elif paths:
-            sql = self._reader.sql("chart_extent", self._window.column)
-            found = self._analytics.query(sql, files=paths, **among(metrics), **bounds).fetchall()
+        if files:
+            sql = self._reader.sql("chart_extent_of_one" if one else "chart_extent", self._window.column)
+            asked = {"metric": metrics[0]} if one else among(metrics)
+            with self._analytics.store.held(files) as root:
+                paths = [str(root / file.path) for file in files]
+                found = self._analytics.query(sql, files=paths, **asked, **bounds).fetchall()
         origin = self._window.origin
         extents = {metric: (count, low - origin, high - origin) for metric, count, low, high in found if count}
         for metric, points in self._hot():

@@ -118,7 +118,7 @@ class Charts:
     ) -> Answer:
         try:
             return await self._analytics.run(work, *arguments)
-        except (duckdb.IOException, Unreadable) as error:
+        except (duckdb.IOException, Unreadable, FileNotFoundError) as error:
             await self._read(runs, question)  # says if a run was deleted meanwhile
             raise CorruptHistory(f"a Parquet file of a chart cannot be read: {error}") from error
 

@@ -1,6 +1,6 @@
 """What a run logged, or what happened to it, as record batches: in order, up to a position, in constant memory.
 
-    async for batch in exported(ledger, root, Wanted(ledger_id=…, run_id=…, table="metrics", up_to=head)): ...
+    async for batch in exported(ledger, store, Wanted(ledger_id=…, run_id=…, table="metrics", up_to=head)): ...
 
 Telemetry is read file by file, and behind the files batch by batch from Postgres. The archiver may move the border
 meanwhile: a page of Postgres is read first, and then looked up in the manifest, so that what left it is found there.
@@ -9,7 +9,6 @@ Within a file rows are sorted by (metric, step); logs and events stand in the or
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -22,6 +21,8 @@ from events import cloudevents, codec
 from events.ledger import Ledger, Recorded
 from projections import archive, manifest
 from projections.apply import TelemetryMovedError
+from projections.archive import File
+from projections.archive_store import Store
 from projections.manifest import Segment
 
 Table = Literal["metrics", "logs", "events"]
@@ -66,7 +67,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Sequence[str] = ()
 
 
-async def exported(ledger: Ledger, root: Path, wanted: Wanted) -> AsyncIterator[pa.RecordBatch]:
+async def exported(ledger: Ledger, store: Store, wanted: Wanted) -> AsyncIterator[pa.RecordBatch]:
     """Yield a run's rows; see `SCHEMAS`.
 
     Raises `NotFound`, `Erased` once the run was deleted, and `TelemetryMovedError` for a batch that is nowhere.
@@ -84,7 +85,7 @@ async def exported(ledger: Ledger, root: Path, wanted: Wanted) -> AsyncIterator[
         file = next((one for one in files if one.last_position > after), None)
         if file is not None:  # what left Postgres before the page was read is in a file by now
             try:
-                async for rows in _file(root, file, wanted, after):
+                async for rows in _file(store, file, wanted, after):
                     yield rows
             except FileNotFoundError as error:  # merged away meanwhile, or really missing
                 if file.path == missing:
@@ -101,9 +102,9 @@ async def exported(ledger: Ledger, root: Path, wanted: Wanted) -> AsyncIterator[
         after = due[-1].position
 
 
-async def _file(root: Path, file: Segment, wanted: Wanted, after: int) -> AsyncIterator[pa.RecordBatch]:
+async def _file(store: Store, file: Segment, wanted: Wanted, after: int) -> AsyncIterator[pa.RecordBatch]:
     """Yield a file's rows in (after, up_to]. An open file stays whole, whoever removes its name."""
-    batches = await asyncio.to_thread(_opened, root / file.path, wanted)
+    batches = await asyncio.to_thread(_opened, store, file.file, wanted)
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         if after >= file.first_position or file.last_position > wanted.up_to:
             position = batch["position"]
@@ -112,10 +113,12 @@ async def _file(root: Path, file: Segment, wanted: Wanted, after: int) -> AsyncI
             yield batch
 
 
-def _opened(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
+def _opened(store: Store, file: File, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     schema = SCHEMAS[wanted.table]
     words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    return _rows(pq.ParquetFile(path, read_dictionary=words, pre_buffer=False), schema, wanted.metrics)
+    with store.held([file]) as root:
+        parquet = pq.ParquetFile(root / file.path, read_dictionary=words, pre_buffer=False)
+    return _rows(parquet, schema, wanted.metrics)
 
 
 def _rows(parquet: pq.ParquetFile, schema: pa.Schema, metrics: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from msgspec.structs import replace
 
+from events.errors import CorruptHistory
 from projections.analytics import Analytics
 from projections.buckets import Buckets, Ints, Points, Series
 from projections.chart_questions import Question
@@ -93,13 +94,12 @@ def _answers(
         return {}
     try:
         with ExitStack() as opened:
-            files = [
-                None if file.levels_path is None else opened.enter_context(LevelFile(analytics.root / file.levels_path))
-                for file in run.files
-            ]
+            levels = [file.levels for file in run.files]
+            root = opened.enter_context(analytics.store.held(filter(None, levels)))
+            files = [None if one is None else opened.enter_context(LevelFile(root / one.path)) for one in levels]
             reader = Reader(analytics, question)
             found = {metric: answer(_Curve(reader, question, run, files, metric)) for metric in question.metrics}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, CorruptHistory) as error:
         log.warning(
             "run %s: its chart is made of points, since its levels cannot be read: %s", run.stored.run_id, error
         )

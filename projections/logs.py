@@ -101,7 +101,7 @@ class Logs:
         )
         try:
             archived = await self._analytics.run(self._archived, files, wanted, len(hot))
-        except duckdb.IOException as error:
+        except (duckdb.IOException, FileNotFoundError) as error:
             await manifest.segments(self._ledger.pool, stored.ledger_id, stored.run_id, manifest.LOGS)
             raise CorruptHistory(f"a Parquet file of run {stored.run_id} cannot be read: {error}") from error
         lines = archived + hot
@@ -124,15 +124,16 @@ class Logs:
 
     def _query(self, files: Sequence[Segment], wanted: Wanted, limit: int) -> list[LogLine]:
         sql = load("projections.sql", "log_lines").replace("{order}", "desc" if wanted.last else "asc")
-        rows: list[tuple[Any, ...]] = self._analytics.query(
-            sql,
-            files=[str(self._analytics.root / file.path) for file in files],
-            position=wanted.after[0],
-            line=wanted.after[1],
-            stream=wanted.stream,
-            search=wanted.search,
-            limit=limit,
-        ).fetchall()
+        with self._analytics.store.held([file.file for file in files]) as root:
+            rows: list[tuple[Any, ...]] = self._analytics.query(
+                sql,
+                files=[str(root / file.path) for file in files],
+                position=wanted.after[0],
+                line=wanted.after[1],
+                stream=wanted.stream,
+                search=wanted.search,
+                limit=limit,
+            ).fetchall()
         lines = [LogLine(*row) for row in rows]
         return lines[::-1] if wanted.last else lines
 

@@ -17,6 +17,7 @@ from events.ledger import Ledger
 from events.sql import load
 from events.telemetry import LogColumns, MetricColumns
 from events.types import Status
+from projections.archive import File
 from projections.runs import Reader
 
 METRICS: Final = "metrics"
@@ -36,7 +37,7 @@ Taken = TypeVar("Taken")
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A Parquet file of a run; `path` is relative to the Parquet root, as is `levels_path` where it has levels."""
+    """A Parquet file of a run; paths are relative to the root of the archive, `levels_path` is None without levels."""
 
     segment_id: UUID
     path: str
@@ -46,6 +47,18 @@ class Segment(msgspec.Struct, frozen=True):
     bytes: int
     sha256: str
     levels_path: str | None = None
+    levels_bytes: int | None = None
+    levels_sha256: str | None = None
+
+    @property
+    def file(self) -> File:
+        """The file itself."""
+        return File(self.path, self.bytes, self.sha256)
+
+    @property
+    def levels(self) -> File | None:
+        """The file of its levels."""
+        return None if self.levels_path is None else File(self.levels_path, self.levels_bytes or 0, self.levels_sha256)
 
 
 def through(segments: tuple[Segment, ...]) -> int:

@@ -1,4 +1,4 @@
-"""Runs into an archive: `async for chunk in Packer(ledger, objects, root, Wanted(…)).chunks(): send(chunk)`.
+"""Runs into an archive: `async for chunk in Packer(ledger, objects, store, Wanted(…)).chunks(): send(chunk)`.
 
 Three passes over each run's history, so that memory grows with the number of files alone. Everything is as of one
 position, whatever happens meanwhile; a run that is deleted meanwhile ends the archive, which then has no manifest and
@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -26,6 +25,7 @@ from events.run_events import RunArtifactSaved, RunHistoryImported, RunImported
 from events.sql import load
 from events.types import Origin, PastEvent, Status
 from projections import artifacts, pack_columns, runs
+from projections.archive_store import Store
 from projections.artifacts import Artifact
 from projections.encoders import ParquetEncoder, Sink
 from projections.objects import ObjectStore
@@ -73,10 +73,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Packer:
     """One archive under way; `packed` counts runs."""
 
-    def __init__(self, ledger: Ledger, objects: ObjectStore, root: Path, wanted: Wanted) -> None:
+    def __init__(self, ledger: Ledger, objects: ObjectStore, store: Store, wanted: Wanted) -> None:
         self._ledger = ledger
         self._objects = objects
-        self._root = root
+        self._store = store
         self._wanted = wanted
         self._sink = Sink()
         self._zip = zipfile.ZipFile(self._sink, "w", zipfile.ZIP_STORED)
@@ -190,7 +190,7 @@ class Packer:
         wanted = Range(
             ledger_id=self._wanted.project.project_id, run_id=run_id, up_to=self._wanted.position, types=types
         )
-        return Replay(self._ledger, Restorer(self._root), wanted)
+        return Replay(self._ledger, Restorer(self._store), wanted)
 
     async def _events(self, run_id: UUID, lifecycle: "_Lifecycle") -> AsyncGenerator[bytes]:
         """Yield the lifecycle as lines; of a run that was imported, first what its own ledger had said."""

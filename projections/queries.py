@@ -13,7 +13,7 @@ import logging
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -23,9 +23,11 @@ import msgspec
 
 from events.errors import LedgerError, TooLarge, Unavailable
 from events.ledger import Ledger
+from projections.archive_store import Store, holding
 from projections.query_limits import Limits, QueryRefused, QueryTooHungry, QueryTooSlow, TooManyQueries
 from projections.query_process import Answer, Parameters, Refused, Result, Statement, Tables, Views, frame
 from projections.query_results import Format
+from projections.query_tables import Part
 from projections.query_tables import Tables as Contents
 from projections.query_views import COLUMNS, VIEWS
 
@@ -35,15 +37,17 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 AHEAD: Final = 1
 """Processes that wait for a query, once there was one: an idle system pays for none."""
 
+UNREADABLE: Final = "a file of the project could not be read, as when a run was just deleted; try again"
+
 _answers: Final = msgspec.msgpack.Decoder(Answer)
 
 
 class Queries:
     """Runs queries; at most `limits.at_once` at a time, `limits.project_at_once` of one project."""
 
-    def __init__(self, ledger: Ledger, parquet: Path, limits: Limits) -> None:
+    def __init__(self, ledger: Ledger, store: Store, limits: Limits) -> None:
         self._ledger = ledger
-        self._parquet = parquet
+        self._store = store
         self._limits = limits
         self._ahead: list[asyncio.Task[Process]] = []
         self._running: Counter[UUID] = Counter()
@@ -98,12 +102,21 @@ class Queries:
         try:
             known = await self._asked(process, Statement(sql, parameters, form, self._limits, tuple(VIEWS)))
             assert isinstance(known, Views)
-            contents = await self._contents(ledger_id, known.names)
-            result = await self._asked(process, contents)
-            assert isinstance(result, Result)
-            return result.content
+            return await self._read(process, ledger_id, known.names)
+        except FileNotFoundError as error:
+            log.warning("a query's file is missing: %s", error)
+            raise Unavailable(UNREADABLE) from error
         finally:
             await _ended(process)
+
+    async def _read(self, process: Process, ledger_id: UUID, names: Sequence[str]) -> bytes:
+        """Hand over what the views consist of, files last, and return the answer."""
+        reading = Contents(self._ledger, ledger_id, datetime.now(UTC), self._limits)
+        parts = {name: await reading.read(name) for name in names}
+        async with holding(self._store, [file for part in parts.values() for file in part.files]) as root:
+            result = await self._asked(process, _tables(root, ledger_id, parts))
+        assert isinstance(result, Result)
+        return result.content
 
     async def _taken(self) -> Process:
         """Return a process that waits, and start another in its place."""
@@ -117,16 +130,6 @@ class Queries:
             raise
         except OSError as error:
             raise Unavailable(f"no process for the query could be started: {error.strerror}") from error
-
-    async def _contents(self, ledger_id: UUID, names: Sequence[str]) -> Tables:
-        reading = Contents(self._ledger, ledger_id, datetime.now(UTC), self._limits)
-        parts = {name: await reading.read(name) for name in names}
-        return Tables(
-            directory=str(self._parquet / f"ledger={ledger_id}"),
-            streams={name: part.stream for name, part in parts.items()},
-            files={name: list(part.files) for name, part in parts.items()},
-            columns=COLUMNS,
-        )
 
     async def _asked(self, process: Process, message: Statement | Tables) -> Answer:
         """Send a message and return the answer to it. Raises what a refusal means."""
@@ -151,6 +154,17 @@ class Queries:
         return QueryTooHungry(detail, limit=bound)
 
 
+def _tables(root: Path, ledger_id: UUID, parts: Mapping[str, Part]) -> Tables:
+    """Return what the process is told; files lie below the ledger's directory."""
+    directory = f"ledger={ledger_id}"
+    return Tables(
+        directory=str(root / directory),
+        streams={name: part.stream for name, part in parts.items()},
+        files={name: [file.path.removeprefix(f"{directory}/") for file in part.files] for name, part in parts.items()},
+        columns=COLUMNS,
+    )
+
+
 def _error(refused: Refused) -> LedgerError:
     kind: Literal["statement", "memory", "rows", "file"] = refused.kind
     match kind:
@@ -162,7 +176,7 @@ def _error(refused: Refused) -> LedgerError:
             )
         case "file":
             log.warning("a query could not read a file: %s", refused.detail)
-            return Unavailable("a file of the project could not be read, as when a run was just deleted; try again")
+            return Unavailable(UNREADABLE)
         case "statement":
             return QueryRefused(refused.detail)
 

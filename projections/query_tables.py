@@ -19,6 +19,7 @@ from events import cloudevents, codec
 from events.ledger import Ledger, Recorded
 from events.sql import load
 from projections import archive, manifest
+from projections.archive import File
 from projections.credits import as_of, decoded
 from projections.query_limits import Limits, QueryRefused
 from projections.query_views import VIEWS, stream, table
@@ -33,10 +34,10 @@ _json: Final = msgspec.json.Encoder()
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What a view consists of: an Arrow IPC stream, and Parquet files relative to the ledger's directory."""
+    """What a view consists of: an Arrow IPC stream, and files of the archive."""
 
     stream: bytes
-    files: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
 
 
 class Tables:
@@ -97,13 +98,12 @@ class Tables:
 
     async def _telemetry(self, kind: str) -> Part:
         hot = [one async for one in self._tail(kind)]
-        files: list[str] = []
+        files: list[File] = []
         through: dict[UUID, int] = {}
-        prefix = f"ledger={self._ledger_id}/"
         for row in await self._ledger.pool.fetch(load("projections.sql", "query_files"), self._ledger_id, kind):
             through[row["run_id"]] = max(through.get(row["run_id"], 0), row["last_position"] or 0)
             if row["path"] is not None:
-                files.append(row["path"].removeprefix(prefix))
+                files.append(File(row["path"], row["bytes"], row["sha256"]))
         if len(files) > self._limits.files:
             raise QueryRefused(
                 f"the view {kind} consists of {len(files)} files, over the {self._limits.files} that one query reads",

@@ -1,6 +1,6 @@
 """A history told again, event by event in the order of the ledger: lifecycle, metrics, logs, and the state after each.
 
-    replay = Replay(ledger, Restorer(root), Wanted(ledger_id=…, run_id=…, after=0, up_to=head))
+    replay = Replay(ledger, Restorer(store), Wanted(ledger_id=…, run_id=…, after=0, up_to=head))
     async for step in replay.steps(): ...
 
 Telemetry whose payload has moved comes back from Parquet; what a deletion erased is told without its contents. Memory

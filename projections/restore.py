@@ -1,6 +1,6 @@
 """Batches of telemetry given back from Parquet, after their payloads have left Postgres.
 
-    batch = await Restorer(root).batch(pool, ledger_id, recorded)      # the points or lines that stood at that position
+    batch = await Restorer(store).batch(pool, ledger_id, recorded)     # the points or lines that stood at that position
 
 A file of metrics is sorted by (metric, step), so a batch comes back with its series by name and its steps in order;
 points whose steps are equal keep the order in which they arrived. Nothing else differs: no point, no bit of a value.
@@ -8,7 +8,6 @@ points whose steps are equal keep the order in which they arrived. Nothing else 
 
 import asyncio
 from collections import OrderedDict
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +24,8 @@ from events.sql import load
 from events.telemetry import STREAMS, LogColumns, MetricColumns
 from projections import manifest
 from projections.apply import TelemetryMovedError
+from projections.archive import File
+from projections.archive_store import Store
 from projections.runs import Reader
 
 WINDOW_ROWS: Final = 2_000_000
@@ -54,8 +55,8 @@ class Window(msgspec.Struct, frozen=True):
 class Restorer:
     """Gives batches back, best asked for in order; holds at most `cache_bytes` of files and one window more."""
 
-    def __init__(self, root: Path, *, window_rows: int = WINDOW_ROWS, cache_bytes: int = CACHE_BYTES) -> None:
-        self._root = root
+    def __init__(self, store: Store, *, window_rows: int = WINDOW_ROWS, cache_bytes: int = CACHE_BYTES) -> None:
+        self._store = store
         self._window_rows = window_rows
         self._cache_bytes = cache_bytes
         self._windows: OrderedDict[tuple[UUID, str], Window] = OrderedDict()
@@ -92,8 +93,9 @@ class Restorer:
                 missing = file["path"]  # merged away meanwhile, or really missing
 
     def _read(self, file: asyncpg.Record, kind: str, position: int) -> Window:
-        path = self._root / file["path"]
-        with pq.ParquetFile(path, read_dictionary=_DICTIONARIES[kind], pre_buffer=False) as parquet:
+        with self._store.held([File(file["path"], file["bytes"], file["sha256"])]) as root:
+            opened = pq.ParquetFile(root / file["path"], read_dictionary=_DICTIONARIES[kind], pre_buffer=False)
+        with opened as parquet:
             if parquet.metadata.num_rows <= self._window_rows:
                 first, last, table = file["first_position"], file["last_position"], parquet.read()
             else:

@@ -145,7 +145,7 @@ def _segment(event: RunTelemetryArchived) -> dict[str, Any]:
     row = msgspec.structs.asdict(event)
     levels = row.pop("levels")
     if levels is not None:
-        row |= {"levels_path": levels.path, "levels_bytes": levels.bytes}
+        row |= {"levels_path": levels.path, "levels_bytes": levels.bytes, "levels_sha256": levels.sha256}
     return row
 
 

@@ -9,10 +9,8 @@ not looked at.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -24,8 +22,9 @@ from nats.js import JetStreamContext
 from events.heads import SignedHead, check_heads
 from events.ledger import Ledger
 from events.run_events import RunTelemetryArchived
-from events.types import LevelFile
 from events.verification import FirstBad, Progress, verify
+from projections.archive import File
+from projections.archive_store import Store
 from projections.refold import check_inline
 from projections.transport import SAMPLE_MESSAGES, check_transport
 
@@ -39,10 +38,10 @@ _PAGE_EVENTS: Final = 100
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the copies are: the application role's database URL, the Parquet root, JetStream if it can be asked."""
+    """Where the copies are: the application role's database URL, the archive, JetStream if it can be asked."""
 
     database_url: str
-    parquet: Path
+    archive: Store
     jetstream: JetStreamContext | None = None
     sample: int | None = SAMPLE_MESSAGES
     """How many of each JetStream stream's newest messages are compared; None: all."""
@@ -86,7 +85,7 @@ async def audit(
     if not report.verified:
         return report
     report = replace(report, head=max((head.position for head in heads), default=None))
-    files, bad = await check_files(ledger, ledger_id, places.parquet, progress=lambda at, end: say("files", at, end))
+    files, bad = await check_files(ledger, ledger_id, places.archive, progress=lambda at, end: say("files", at, end))
     report = replace(report, files=files)
     if bad is not None:
         return _bad(report, bad)
@@ -115,7 +114,7 @@ def _bad(report: Report, bad: FirstBad | None) -> Report:
 
 
 async def check_files(
-    ledger: Ledger, ledger_id: UUID, root: Path, *, progress: Progress | None = None
+    ledger: Ledger, ledger_id: UUID, store: Store, *, progress: Progress | None = None
 ) -> tuple[int, FirstBad | None]:
     """Return how many archived files have the bytes that their event says, and the first that has not."""
     checked = after = 0
@@ -128,11 +127,9 @@ async def check_files(
             event: RunTelemetryArchived = recorded.event()
             if event.segment in replaced:
                 continue  # another file stands for it, which is checked
-            files: list[RunTelemetryArchived | LevelFile] = [event]
-            if event.levels is not None:
-                files.append(event.levels)
-            for file in files:
-                differs = await asyncio.to_thread(_file_differs, root, file)
+            for one in (event, event.levels) if event.levels is not None else (event,):
+                file = File(one.path, one.bytes, one.sha256)
+                differs = await asyncio.to_thread(store.differs, file)
                 if differs is not None and not await _is_deleted(ledger, ledger_id, recorded.stream):
                     return checked, FirstBad(recorded.position, f"{file.path} {differs}")
                 checked += 1
@@ -152,20 +149,6 @@ async def _replaced(ledger: Ledger, ledger_id: UUID) -> set[UUID]:
                 replaced.update(recorded.event().replaces)
         after = page[-1].position
     return replaced
-
-
-def _file_differs(root: Path, file: RunTelemetryArchived | LevelFile) -> str | None:
-    path = root / file.path
-    if not path.resolve().is_relative_to(root.resolve()):
-        return "lies outside the archive"
-    try:
-        with path.open("rb") as opened:
-            if path.stat().st_size != file.bytes:
-                return f"has {path.stat().st_size} bytes, not {file.bytes}"
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "is missing"
-    return None if digest == file.sha256 else "has another SHA-256 than was recorded"
 
 
 async def _is_deleted(ledger: Ledger, ledger_id: UUID, stream: UUID) -> bool:

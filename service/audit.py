@@ -21,7 +21,7 @@ from events.heads import HeadRefused, SignedHead, Signer, read_heads
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
-from projections import stored_heads
+from projections import archive_store, stored_heads
 from projections.objects import ObjectStore
 from projections.transport import SAMPLE_MESSAGES
 from projections.verification import Places, Report, audit
@@ -98,7 +98,7 @@ async def verify_project(
         nats = await _connected(settings.nats_url)
         places = Places(
             database_url=settings.database_url,
-            parquet=settings.parquet,
+            archive=archive_store.opened(settings),
             jetstream=None if nats is None else nats.jetstream(),
             sample=None if whole else SAMPLE_MESSAGES,
         )

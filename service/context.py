@@ -19,7 +19,7 @@ from events.ledger import Ledger
 from events.refusals import actions
 from events.settings import Settings
 from events.types import Resources, Status
-from projections import artifact_limits, credits, query_limits, queue, runs, tenancy
+from projections import archive_store, artifact_limits, credits, query_limits, queue, runs, tenancy
 from projections.analytics import Analytics
 from projections.charts import Charts
 from projections.credits import RunCost
@@ -72,11 +72,12 @@ class Service:
         self.objects = ObjectStore.at(settings.object_store)
         self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
         self.imports = Jobs(self.ledger, self.objects, self.uploads)
-        self.analytics = Analytics(settings.parquet)
+        self.archive = archive_store.opened(settings)
+        self.analytics = Analytics(self.archive)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
         self.listing = Listing(pool, sets)
-        self.queries = Queries(self.ledger, settings.parquet, query_limits.from_environment())
+        self.queries = Queries(self.ledger, self.archive, query_limits.from_environment())
         self.stopping = asyncio.Event()
         self.downloads: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}

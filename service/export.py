@@ -20,7 +20,7 @@ from events.errors import NotFound
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
-from projections import archive, tenancy
+from projections import archive, archive_store, tenancy
 from projections.objects import ObjectStore
 from projections.pack import Packer, Wanted
 from service import VERSION
@@ -80,7 +80,7 @@ async def _export(settings: Settings, options: argparse.Namespace) -> Exported:
             contents=options.artifacts,
             software=SOFTWARE,
         )
-        packer = Packer(ledger, ObjectStore.at(settings.object_store), settings.parquet, wanted)
+        packer = Packer(ledger, ObjectStore.at(settings.object_store), archive_store.opened(settings), wanted)
         name = options.output or f"{(project if run is None else run.run).name}.zip".replace("/", "_")
         with Bar() as bar:
             size = await _write(packer, name, bar, await packer.expected())

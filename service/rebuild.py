@@ -6,13 +6,14 @@ Exit status: 0 rebuilt is what was live, 1 something differed (and is right now,
 import argparse
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, SettingsError, from_environment
+from projections import archive_store
 from projections.apply import Projection
+from projections.archive_store import Store
 from projections.archived_metrics import ArchivedMetrics
 from projections.rebuild import PROJECTIONS, Rebuilt, rebuild
 from service.bar import Bar
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 async def _rebuild(settings: Settings, names: Sequence[str], bar: Bar, *, swap: bool) -> list[Rebuilt]:
     if settings.owner_database_url is None:
         raise SettingsError("TACHOGRAPH_OWNER_DATABASE_URL is not set; tables are rebuilt as the owning role")
+    store = archive_store.opened(settings)
     pool = await open_pool(settings.database_url, name="rebuild", size=4)
     try:
         ledger = Ledger(pool, Keyring.from_file(settings.master_key))
@@ -44,7 +46,7 @@ async def _rebuild(settings: Settings, names: Sequence[str], bar: Bar, *, swap: 
             await rebuild(
                 ledger,
                 settings.owner_database_url,
-                projection(name, settings.parquet),
+                projection(name, store),
                 swap=swap,
                 progress=bar.of(name),
             )
@@ -54,9 +56,9 @@ async def _rebuild(settings: Settings, names: Sequence[str], bar: Bar, *, swap: 
         await pool.close()
 
 
-def projection(name: str, parquet: Path) -> Projection:
+def projection(name: str, store: Store) -> Projection:
     """Return the projection as a rebuild needs it: with the archive for what is no longer in Postgres."""
-    return ArchivedMetrics(parquet) if name == ArchivedMetrics.name else PROJECTIONS[name]
+    return ArchivedMetrics(store) if name == ArchivedMetrics.name else PROJECTIONS[name]
 
 
 def said(report: Rebuilt) -> str:

@@ -20,7 +20,7 @@ from events.errors import NotFound
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
-from projections import runs
+from projections import archive_store, runs
 from projections.replay import Replay, Wanted
 from projections.restore import Restorer
 from projections.runs import StoredRun
@@ -110,7 +110,7 @@ async def _tell(settings: Settings, asked: Asked) -> int:
             ledger, ledger_id, None if run is None else run.run_id,
             start=asked.start, after=asked.after, until=asked.until, types=asked.types,
         )  # fmt: skip
-        replay = Replay(ledger, Restorer(settings.parquet), wanted)
+        replay = Replay(ledger, Restorer(archive_store.opened(settings)), wanted)
         if asked.target is not None:
             say(await republish(replay, asked.target, wanted.up_to), asked.target)
             return 0

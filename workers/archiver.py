@@ -31,6 +31,7 @@ from events.run_events import RunTelemetryArchived
 from events.sql import load
 from events.types import Status
 from projections import archive, manifest, runs
+from projections.archive_store import Store
 from projections.archive_writer import Files, MetricsWriter, write_logs
 from projections.execute import asked_by, execute
 from projections.objects import ObjectStore, StoreUnavailable
@@ -85,7 +86,7 @@ class Archiver:
     def __init__(
         self,
         ledger: Ledger,
-        root: Path,
+        store: Store,
         objects: ObjectStore,
         *,
         jetstream: JetStreamContext | None = None,
@@ -94,13 +95,13 @@ class Archiver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
-        self._root = root
+        self._store = store
         self._objects = objects
         self._policy = policy or from_environment()
         self._now = now
         self._clock = clock
-        self._merger = Merger(ledger, root, self._policy, ACTOR)
-        self._purge = Purge(ledger, root, objects, jetstream, ACTOR)
+        self._merger = Merger(ledger, store, self._policy, ACTOR)
+        self._purge = Purge(ledger, store, objects, jetstream, ACTOR)
         self._tail: dict[UUID, int] = {}
         self._cursors: dict[UUID, int] = {}
         self._waiting: dict[Key, Waiting] = {}
@@ -111,7 +112,7 @@ class Archiver:
 
     async def start(self) -> None:
         """Begin from the stored cursors; partitions first."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        self._store.root.mkdir(parents=True, exist_ok=True)
         for memory in (self._tail, self._cursors, self._waiting, self._failures):
             memory.clear()
         self._ended.clear()
@@ -172,7 +173,7 @@ class Archiver:
     async def upkeep(self) -> None:
         """Do what is due now and then: partitions made and dropped, orphans and stale uploads swept."""
         await partitions.create(self._ledger.pool)
-        await partitions.drop_archived(self._ledger.pool, self._root, self._policy.keep)
+        await partitions.drop_archived(self._ledger.pool, self._store, self._policy.keep)
         await self.sweep()
         self._grown.update(await self._merger.scattered())
         await self._sweep_artifacts(orphans=True)
@@ -189,7 +190,7 @@ class Archiver:
 
     async def sweep(self) -> int:
         """Remove files that are not in the manifest and that nobody can still be about to record."""
-        found = await asyncio.to_thread(lambda: list(archive.files_older_than(self._root, self._policy.orphan_seconds)))
+        found = await asyncio.to_thread(lambda: list(self._store.older_than(self._policy.orphan_seconds)))
         removed = 0
         files = iter(found)
         while some := list(islice(files, SWEEP_FILES)):
@@ -203,7 +204,7 @@ class Archiver:
             )
             for row in rows:
                 log.warning("removing %s, which no manifest names", row["path"])
-                (self._root / row["path"]).unlink(missing_ok=True)
+                await asyncio.to_thread(self._store.remove, [row["path"]])
                 crash_point("archiver.after_sweep")
             removed += len(rows)
         return removed
@@ -336,10 +337,9 @@ class Archiver:
         ledger_id, run_id, kind = key
         segment = uuid7()
         relative = archive.segment_path(ledger_id, run_id, kind, segment)
-        path = self._root / relative
-        files = await asyncio.to_thread(_written, kind, batches, path)
+        files = await asyncio.to_thread(_written, kind, batches, self._store.root / relative)
         crash_point("archiver.after_write")
-        await asyncio.to_thread(files.publish)
+        await asyncio.to_thread(self._store.publish, files)
         crash_point("archiver.after_rename")
         archived = RunTelemetryArchived(
             segment=segment,
@@ -350,13 +350,13 @@ class Archiver:
             last_position=batches[-1][0],
             sha256=files.data.sha256,
             bytes=files.data.bytes,
-            levels=files.level_file(self._root),
+            levels=files.level_file(self._store.root),
         )
         try:
             await execute(self._ledger, ledger_id, run_id, RecordArchive(archived=archived), asked_by(ACTOR))
         except Rejected as refusal:
             log.info("run %s: %s; removing %s", run_id, refusal, relative)
-            await asyncio.to_thread(files.remove)
+            await asyncio.to_thread(self._store.remove, files.paths(self._store.root))
             crash_point("archiver.after_refusal")
             return False
         crash_point("archiver.after_manifest")

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -21,8 +20,10 @@ from events.run import ENDED
 from events.run_events import RunTelemetryArchived
 from events.sql import load
 from projections import archive, manifest, runs
+from projections.archive import File
+from projections.archive_store import Store
+from projections.archive_writer import Files
 from projections.execute import asked_by, execute
-from projections.manifest import Segment
 from projections.merging import merge_logs, merge_metrics
 from workers.archive_policy import Policy, to_merge
 from workers.crashpoints import crash_point
@@ -36,9 +37,9 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class Merger:
     """Keeps the files of runs few."""
 
-    def __init__(self, ledger: Ledger, root: Path, policy: Policy, actor: str) -> None:
+    def __init__(self, ledger: Ledger, store: Store, policy: Policy, actor: str) -> None:
         self._ledger = ledger
-        self._root = root
+        self._store = store
         self._policy = policy
         self._actor = actor
         self._removed_to = _LONG_AGO
@@ -65,12 +66,9 @@ class Merger:
             return 0
         segment = uuid7()
         relative = archive.segment_path(ledger_id, run_id, kind, segment)
-        paths = [self._root / file.path for file in chosen]
-        await asyncio.to_thread(_check, self._root, chosen)
-        merge = merge_logs if kind == manifest.LOGS else merge_metrics
-        written = await asyncio.to_thread(merge, paths, self._root / relative)
+        written = await asyncio.to_thread(_merged, self._store, kind, [file.file for file in chosen], relative)
         crash_point("archiver.after_merge_write")
-        await asyncio.to_thread(written.publish)
+        await asyncio.to_thread(self._store.publish, written)
         crash_point("archiver.after_merge_rename")
         archived = RunTelemetryArchived(
             segment=segment,
@@ -81,7 +79,7 @@ class Merger:
             last_position=chosen[-1].last_position,
             sha256=written.data.sha256,
             bytes=written.data.bytes,
-            levels=written.level_file(self._root),
+            levels=written.level_file(self._store.root),
             replaces=tuple(file.segment_id for file in chosen),
         )
         command = RecordMerge(archived=archived, merges=stored.run.merges.get(kind, 0))
@@ -89,7 +87,7 @@ class Merger:
             await execute(self._ledger, ledger_id, run_id, command, asked_by(self._actor))
         except Rejected as refusal:
             log.info("run %s: %s; removing %s", run_id, refusal, relative)
-            await asyncio.to_thread(written.remove)
+            await asyncio.to_thread(self._store.remove, written.paths(self._store.root))
             crash_point("archiver.after_refusal")
             return 0
         crash_point("archiver.after_merge")
@@ -102,24 +100,18 @@ class Merger:
             load("projections.sql", "replaced_files"), self._removed_to, self._policy.linger_seconds, REMOVED_AT_ONCE
         ):
             for row in rows:
-                for path in filter(None, (row["path"], row["levels_path"])):
-                    file = self._root / path
-                    if await asyncio.to_thread(_removed, file):
-                        removed += 1
-                        crash_point("archiver.after_removal")
+                paths = list(filter(None, (row["path"], row["levels_path"])))
+                if found := await asyncio.to_thread(self._store.remove, paths):
+                    removed += found
+                    crash_point("archiver.after_removal")
             self._removed_to = rows[-1]["replaced_at"]
         return removed
 
 
-def _check(root: Path, files: Sequence[Segment]) -> None:
+def _merged(store: Store, kind: str, files: Sequence[File], relative: str) -> Files:
     for file in files:
-        if not archive.is_whole(root, file.path, file.bytes, file.sha256):
+        if not store.is_whole(file):
             raise CorruptHistory(f"{file.path} is not the file that was recorded")
-
-
-def _removed(file: Path) -> bool:
-    try:
-        file.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    merge = merge_logs if kind == manifest.LOGS else merge_metrics
+    with store.held(files) as root:
+        return merge([root / file.path for file in files], store.root / relative)

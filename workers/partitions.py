@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import asyncpg
 
 from events.sql import load
-from projections import archive
+from projections.archive import File
+from projections.archive_store import Store
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")
@@ -32,14 +32,14 @@ async def create(pool: asyncpg.Pool) -> None:
         log.exception("telemetry partitions were not created")
 
 
-async def drop_archived(pool: asyncpg.Pool, root: Path, keep: timedelta) -> Sequence[str]:
+async def drop_archived(pool: asyncpg.Pool, store: Store, keep: timedelta) -> Sequence[str]:
     """Drop the partitions that ended over `keep` ago and are wholly in Parquet; returns their names.
 
     A run whose files are not all there, byte by byte, keeps its batches. A partition that is in use
     is left for the next time.
     """
     rows = await pool.fetch(load("projections.sql", "archived_streams"), datetime.now(UTC) - keep)
-    whole = await asyncio.to_thread(_whole, root, rows)
+    whole = await asyncio.to_thread(_whole, store, rows)
     try:
         async with pool.acquire() as connection, connection.transaction():
             await connection.execute("set local lock_timeout = '2s'")
@@ -60,13 +60,13 @@ async def drop_archived(pool: asyncpg.Pool, root: Path, keep: timedelta) -> Sequ
     return names
 
 
-def _whole(root: Path, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
+def _whole(store: Store, rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     whole = []
     for row in rows:
         lost = [
             path
             for path, size, digest in zip(row["paths"], row["sizes"], row["digests"], strict=True)
-            if not archive.is_whole(root, path, size, digest)
+            if not store.is_whole(File(path, size, digest))
         ]
         if lost:
             log.error("run %s: its Parquet files are not whole, its batches stay: %s", row["stream"], lost)

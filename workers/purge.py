@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -27,7 +26,8 @@ from events.ledger import SURVIVES_ERASURE, Ledger
 from events.sql import load
 from events.streams import STREAMS
 from events.types import StoreReceipt
-from projections import archive, artifacts
+from projections import artifacts
+from projections.archive_store import Store
 from projections.execute import asked_by, execute
 from projections.objects import ObjectStore
 from projections.runs import StoredRun
@@ -77,7 +77,7 @@ class Purge:
     def __init__(
         self,
         ledger: Ledger,
-        root: Path,
+        store: Store,
         objects: ObjectStore,
         jetstream: JetStreamContext | None,
         actor: str,
@@ -85,7 +85,7 @@ class Purge:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
-        self._root = root
+        self._store = store
         self._objects = objects
         self._jetstream = jetstream
         self._actor = actor
@@ -105,10 +105,9 @@ class Purge:
         await pool.execute(load("projections.sql", "note_erased"), ledger_id, run_id)
         self._ledger.keyring.forget(run_id)
         crash_point("purge.after_erase")
-        await self._note(
-            stored, "parquet", *await asyncio.to_thread(archive.measure_run, self._root, ledger_id, run_id)
-        )
-        await asyncio.to_thread(archive.remove_run, self._root, ledger_id, run_id)
+        found = await asyncio.to_thread(self._store.measure_run, ledger_id, run_id)
+        await self._note(stored, "parquet", *found)
+        await asyncio.to_thread(self._store.remove_run, ledger_id, run_id)
         crash_point("purge.after_files")
         if await pool.fetchval(load("projections.sql", "close_uploads"), ledger_id, run_id):
             return False

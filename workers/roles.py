@@ -19,7 +19,7 @@ from events.database import open_pool, wait_until_there
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings
-from projections import health
+from projections import archive_store, health
 from projections.health import Said
 from projections.objects import ObjectStore
 from workers.alerter import Alerter
@@ -44,7 +44,7 @@ ROLES: Final[Mapping[str, Build]] = {
     "relay": lambda ledger, nats, settings: Relay(ledger, nats.jetstream(), monitor_url=settings.nats_monitor_url),
     "projector": lambda ledger, _nats, _: Projector(ledger),
     "archiver": lambda ledger, nats, settings: Archiver(
-        ledger, settings.parquet, ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
+        ledger, archive_store.opened(settings), ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
     ),
     "scheduler": lambda ledger, nats, settings: Scheduler(
         ledger, nats, nats.jetstream(), start_seconds=settings.start_seconds

@@ -13,7 +13,7 @@ with asked as materialized (
     from run r where r.ledger_id = $1 and r.run_id = any($2)
 )
 select h.position as head, a.run_id, a.status, a.hot, s.segment_id, s.path, s.rows, s.first_position, s.last_position,
-       s.bytes, s.sha256, s.levels_path
+       s.bytes, s.sha256, s.levels_path, s.levels_bytes, s.levels_sha256
 from ledger.head h
 cross join asked a
 left join segment s on s.ledger_id = $1 and s.run_id = a.run_id and s.kind = $3

@@ -60,7 +60,7 @@ async def export_run(
     wanted = Wanted(
         ledger_id=stored.ledger_id, run_id=stored.run_id, table=table, up_to=up_to, metrics=_names(table, metric)
     )
-    rows = exported(service.ledger, service.settings.parquet, wanted)
+    rows = exported(service.ledger, service.archive, wanted)
     chunks = _encoded(form, SCHEMAS[table], rows)
     return download(request, service, chunks, MEDIA_TYPES[form], f"{stored.run.name}-{table}.{form}")
 
@@ -99,7 +99,7 @@ async def _archive(
     wanted = Archive(
         project=project, run_id=run_id, position=position, chain=chain.hex(), contents=contents, software=SOFTWARE
     )
-    packer = Packer(service.ledger, service.objects, service.settings.parquet, wanted)
+    packer = Packer(service.ledger, service.objects, service.archive, wanted)
     return download(request, service, packer.chunks(), ARCHIVE_MEDIA_TYPE, f"{name}.zip")
 
 
@@ -117,7 +117,7 @@ async def _of_all(service: Service, wanted: Wanted) -> AsyncIterator[pa.RecordBa
     while page := await service.pool.fetch(sql, wanted.ledger_id, after, PAGE_RUNS):
         for (after,) in page:
             try:
-                async for batch in exported(service.ledger, service.settings.parquet, replace(wanted, run_id=after)):
+                async for batch in exported(service.ledger, service.archive, replace(wanted, run_id=after)):
                     yield _with_run(batch, str(after))
             except Erased:
                 continue  # deleted since it was listed

@@ -152,7 +152,7 @@ async def verify_project(
             head.expect(known.project_id, public_key)
     places = Places(
         database_url=service.settings.database_url,
-        parquet=service.settings.parquet,
+        archive=service.archive,
         jetstream=service.nats.jetstream() if service.nats is not None and service.nats.is_connected else None,
     )
     return Response(await audit(service.ledger, known.project_id, places, heads=heads))

@@ -79,7 +79,7 @@ async def _stream(
     wanted = await resolve(
         service.ledger, ledger_id, run_id, start=start, after=after, until=until, types=types_of(types)
     )
-    restorer = Restorer(service.settings.parquet, window_rows=WINDOW_ROWS, cache_bytes=CACHE_BYTES)
+    restorer = Restorer(service.archive, window_rows=WINDOW_ROWS, cache_bytes=CACHE_BYTES)
     replay = Replay(service.ledger, restorer, wanted)
     leave = enter(service, request.user.actor)
     chunks = _chunks(service.stopping, replay, leave)

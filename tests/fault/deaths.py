@@ -140,7 +140,7 @@ class Stage:
 
     def archiver(self, policy: Policy = FINALLY) -> Archiver:
         return Archiver(
-            self.world.ledger, self.world.root, self.world.objects, jetstream=self.client.jetstream(), policy=policy
+            self.world.ledger, self.world.store, self.world.objects, jetstream=self.client.jetstream(), policy=policy
         )
 
     async def caught_up(self, *roles: Loop) -> None:
@@ -209,7 +209,7 @@ class Stage:
         await self._check_projections()
         places = Places(
             database_url=self.database.url,
-            parquet=self.world.root,
+            archive=self.world.store,
             jetstream=self.client.jetstream(),
             sample=None,
         )
@@ -267,5 +267,5 @@ class Stage:
         for name in PROJECTIONS:
             if name == "metrics" and self.discarded:
                 continue  # what somebody discarded is in the ledger still, and a rebuild takes it
-            report = await rebuild(self.world.ledger, self.database.owner_url, projection(name, self.world.root))
+            report = await rebuild(self.world.ledger, self.database.owner_url, projection(name, self.world.store))
             assert report.differences == []

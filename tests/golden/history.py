@@ -31,6 +31,7 @@ from events.sql import load
 from events.telemetry import LogColumns, MetricColumns
 from events.verification import verify
 from projections import credits, metrics, runs, subscriptions, sweeps, tenancy
+from projections.archive_store import Directory
 from projections.execute import Request, asked_by, execute, record
 from projections.objects import ObjectStore
 from service.bootstrap import ORGANISATION, first_key
@@ -238,7 +239,8 @@ class History:
         await self.pool.execute(load("events.sql", "move_cursor"), "relay", self.ledger_id, head)
 
     async def archive(self) -> None:
-        archiver = Archiver(self.ledger, self.root, ObjectStore.at(self.root.with_name("objects")), policy=AT_ONCE)
+        objects = ObjectStore.at(self.root.with_name("objects"))
+        archiver = Archiver(self.ledger, Directory(self.root), objects, policy=AT_ONCE)
         await archiver.start()
         while await archiver.step():
             pass

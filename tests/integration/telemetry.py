@@ -23,6 +23,7 @@ from events.telemetry import STREAMS, LogColumns, MetricColumns
 from events.types import Mode, Status
 from projections import runs, tenancy
 from projections.analytics import Analytics
+from projections.archive_store import Directory
 from projections.artifact_limits import Limits
 from projections.artifacts import Artifact
 from projections.buckets import Series
@@ -55,7 +56,8 @@ class World:
         self.objects = ObjectStore.at(root.with_name("objects"))
         self.ledger = Ledger(pool, Keyring(MASTER_KEY))
         self.ledger_id = uuid7()
-        self.analytics = Analytics(root, threads=2, queries=2)
+        self.store = Directory(root)
+        self.analytics = Analytics(self.store, threads=2, queries=2)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
         self.organisation_id = uuid7()
@@ -140,7 +142,7 @@ class World:
         return await self.log(run_id, codec.LOGS, log_batch(texts, stream=stream))
 
     def archiver(self, policy: Policy = AT_ONCE) -> Archiver:
-        return Archiver(self.ledger, self.root, self.objects, policy=policy)
+        return Archiver(self.ledger, self.store, self.objects, policy=policy)
 
     async def archive(self, policy: Policy = AT_ONCE) -> None:
         """Archive whatever waits, with an archiver that has just started."""

@@ -155,6 +155,7 @@ from pathlib import Path
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
+from projections.archive_store import Directory
 from projections.objects import ObjectStore
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
@@ -162,7 +163,8 @@ from workers.archiver import Archiver
 async def main(url, root, master):
     pool = await open_pool(url, name="child")
     archiver = Archiver(
-        Ledger(pool, Keyring(bytes.fromhex(master))), Path(root), ObjectStore.at(Path(root).with_name("objects")),
+        Ledger(pool, Keyring(bytes.fromhex(master))), Directory(Path(root)),
+        ObjectStore.at(Path(root).with_name("objects")),
         policy=Policy(age_seconds=1e-9, tail_seconds=1e-9)
     )
     await archiver.start()
@@ -339,7 +341,7 @@ async def test_a_purge_removes_the_runs_messages_once_the_relay_has_passed_its_d
         await world.delete(run_id)
         for stream, run in (("events", run_id), ("events", uuid7()), ("telemetry", run_id)):
             await jetstream.publish(f"tachograph.{stream}.{world.ledger_id}.{run}.type", b"secret")
-        archiver = Archiver(world.ledger, world.root, world.objects, jetstream=jetstream, policy=AT_ONCE)
+        archiver = Archiver(world.ledger, world.store, world.objects, jetstream=jetstream, policy=AT_ONCE)
         await drained(archiver)
         assert (await world.stored(run_id)).run.receipt is None
         await world.pool.execute(

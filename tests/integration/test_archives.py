@@ -52,7 +52,7 @@ async def pack(world: World, run_id: UUID | None = None, *, contents: bool = Tru
     wanted = Wanted(
         project=project, run_id=run_id, position=position, chain=chain.hex(), contents=contents, software="test"
     )
-    return b"".join([chunk async for chunk in Packer(world.ledger, world.objects, world.root, wanted).chunks()])
+    return b"".join([chunk async for chunk in Packer(world.ledger, world.objects, world.store, wanted).chunks()])
 
 
 def opened(path: Path) -> Archive:
@@ -275,7 +275,7 @@ async def test_an_archive_is_as_of_one_position(world: World) -> None:
     project = await tenancy.project_by_id(world.pool, world.ledger_id)
     assert project is not None
     wanted = Wanted(project=project, position=position, chain=chain.hex(), software="test")
-    after = b"".join([chunk async for chunk in Packer(world.ledger, world.objects, world.root, wanted).chunks()])
+    after = b"".join([chunk async for chunk in Packer(world.ledger, world.objects, world.store, wanted).chunks()])
     told = content(after)
     assert len(told) == 2
     assert content(before).items() <= told.items()

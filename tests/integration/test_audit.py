@@ -67,7 +67,7 @@ class Audited:
         world = self.world
         for head in heads:
             head.expect(world.ledger_id, self.signer.public_key)
-        places = Places(database_url=self.database.url, parquet=world.root, jetstream=self.jetstream, sample=sample)
+        places = Places(database_url=self.database.url, archive=world.store, jetstream=self.jetstream, sample=sample)
         return await audit(Ledger(world.pool, Keyring(MASTER_KEY)), world.ledger_id, places, heads=heads)
 
     async def head(self) -> SignedHead:

@@ -158,6 +158,7 @@ from events import bus
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
+from projections.archive_store import Directory
 from projections.objects import ObjectStore
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
@@ -166,7 +167,8 @@ async def main(url, root, master, nats):
     pool = await open_pool(url, name="child")
     client = await bus.connect(nats, name="child")
     archiver = Archiver(
-        Ledger(pool, Keyring(bytes.fromhex(master))), Path(root), ObjectStore.at(Path(root).with_name("objects")),
+        Ledger(pool, Keyring(bytes.fromhex(master))), Directory(Path(root)),
+        ObjectStore.at(Path(root).with_name("objects")),
         jetstream=client.jetstream(),
         policy=Policy(age_seconds=1e-9, tail_seconds=1e-9),
     )
@@ -242,7 +244,7 @@ async def test_a_purge_that_died_is_finished_once(
         env={**os.environ, "TACHOGRAPH_CRASH_AT": f"purge.after_{step}"},
     )  # fmt: skip
     assert await asyncio.wait_for(child.wait(), SECONDS) == -signal.SIGKILL
-    await drained(Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE))
+    await drained(Archiver(world.ledger, world.store, world.objects, jetstream=client.jetstream(), policy=AT_ONCE))
     stored = await world.stored(run_id)
     assert stored.run.receipt is not None
     assert stored.run.receipt["jetstream"].objects >= 5
@@ -254,7 +256,7 @@ async def test_a_purge_that_died_is_finished_once(
     assert await messages(client, run_id) == {"run.deleted"}
     assert await world.pool.fetchval("select count(*) from purge") == 0
     await published(world, client)
-    places = Places(database_url=database.url, parquet=world.root, jetstream=client.jetstream(), sample=None)
+    places = Places(database_url=database.url, archive=world.store, jetstream=client.jetstream(), sample=None)
     assert (await audit(world.ledger, world.ledger_id, places)).first_bad is None
 
 
@@ -277,7 +279,7 @@ async def test_a_rewrite_keeps_what_lives_while_others_write(world: World, datab
             await world.pool.execute("select projection.rewrite($1)", table)
     stop.set()
     await writing
-    places = Places(database_url=database.url, parquet=world.root)
+    places = Places(database_url=database.url, archive=world.store)
     report = await audit(world.ledger, world.ledger_id, places)
     assert report.first_bad is None
 
@@ -285,7 +287,7 @@ async def test_a_rewrite_keeps_what_lives_while_others_write(world: World, datab
 async def test_a_rewrite_waits_for_a_table_in_use(world: World, database: Database, client: Client) -> None:
     run_id = await deleted_run(world, client)
     reader = await asyncpg.connect(database.url)
-    archiver = Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
+    archiver = Archiver(world.ledger, world.store, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
     async with reader.transaction():
         await reader.execute("select from projection.run limit 1")
         await drained(archiver)
@@ -299,7 +301,7 @@ async def test_a_rewrite_waits_for_a_table_in_use(world: World, database: Databa
 async def test_an_answer_that_comes_late_does_not_put_the_next_rewrite_off(world: World, client: Client) -> None:
     await deleted_run(world, client)
     now = itertools.count(0.0, 600.0)  # as after an outage: by our own clock each look is ten minutes after the last
-    archiver = Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
+    archiver = Archiver(world.ledger, world.store, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
     archiver._purge._clock = lambda: next(now)
     assert await archiver._purge.rewrite()
     assert await archiver._purge.rewrite(), "a rewrite of milliseconds is not followed by hours of rest"

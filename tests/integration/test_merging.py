@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from projections import archive, manifest, run_points
-from projections.archive import SortedPoints
+from projections import manifest, run_points
+from projections.archive import File, SortedPoints
 from projections.archive_writer import MetricsWriter
 from projections.restore import Restorer
 from projections.verification import check_files
@@ -65,12 +65,12 @@ async def test_small_files_become_one_and_every_reader_sees_the_same(world: Worl
     assert set(files) < set(world.files()), "readers may be under way to what was merged"
     row = await world.pool.fetchrow("select * from segment where run_id = $1 and kind = 'metrics'", run_id)
     assert row["rows"] == 3 * len(STEPS)
-    checked, bad = await check_files(world.ledger, world.ledger_id, world.root)
+    checked, bad = await check_files(world.ledger, world.ledger_id, world.store)
     assert (checked, bad) == (2, None)
     batches = await world.ledger.read_telemetry(
         world.ledger_id, run_id, after=0, limit=20, types=manifest.KINDS["metrics"]
     )
-    restored = await Restorer(world.root).batch(world.pool, world.ledger_id, batches[7])
+    restored = await Restorer(world.store).batch(world.pool, world.ledger_id, batches[7])
     assert restored is not None
     assert restored.values().tolist() == [-7.0, 7.0, 1.0]
 
@@ -171,7 +171,7 @@ async def test_a_file_that_was_altered_is_not_merged_away(world: World, caplog: 
     await world.archive(TOGETHER)
     assert (await counts(world, run_id)) == {"metrics": 20, "logs": 1}
     assert f"{path.name} is not the file that was recorded" in caplog.text
-    _, bad = await check_files(world.ledger, world.ledger_id, world.root)
+    _, bad = await check_files(world.ledger, world.ledger_id, world.store)
     assert bad is not None
     assert path.name in bad.reason
 
@@ -209,7 +209,7 @@ async def test_a_merge_that_was_recorded_late_names_no_file_that_is_gone(world: 
         os.utime(world.root / row["path"], (time.time() - 7_200,) * 2)
     await world.archive(TOGETHER)
     for row in await world.pool.fetch("select path, bytes, sha256 from segment"):
-        assert archive.is_whole(world.root, row["path"], row["bytes"], row["sha256"])
+        assert world.store.is_whole(File(*row))
 
 
 MERGE = """

@@ -38,12 +38,12 @@ async def test_a_partition_is_dropped_when_all_of_it_is_in_parquet(world: World,
     await world.lines(second, "line")
     name = await aged(owner)
     keep = timedelta(hours=1)
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    assert await partitions.drop_archived(world.pool, world.store, keep) == []
     await world.archive()
     await world.metrics(first, {"loss": ([3], [3.0])})
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    assert await partitions.drop_archived(world.pool, world.store, keep) == []
     await world.readers_pass()
-    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+    assert await partitions.drop_archived(world.pool, world.store, keep) == [name]
     assert await owner.fetchval("select to_regclass('ledger.telemetry_20200101_00')") is None
     for run_id, points in ((first, 3), (second, 2)):
         (series,) = await world.chart(run_id, ["loss"])
@@ -60,14 +60,14 @@ async def test_a_partition_stays_while_a_file_is_missing_or_a_reader_is_behind(
     keep = timedelta(hours=1)
     (file,) = world.files()
     away = file.rename(world.root / "elsewhere")
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    assert await partitions.drop_archived(world.pool, world.store, keep) == []
     assert "are not whole" in caplog.text
     away.rename(file)
     await world.readers_pass()
     await world.pool.execute("update checkpoint set position = 1 where projection = 'metrics'")
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    assert await partitions.drop_archived(world.pool, world.store, keep) == []
     await world.readers_pass()
-    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+    assert await partitions.drop_archived(world.pool, world.store, keep) == [name]
 
 
 @pytest.mark.parametrize("where", ["partition", "default partition"])
@@ -82,7 +82,7 @@ async def test_a_seq_is_not_taken_for_another_batch_once_its_partition_was_dropp
         await owner.execute("update ledger.telemetry set recorded_at = '2020-01-01Z'")
     else:
         await aged(owner)
-    await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+    await partitions.drop_archived(world.pool, world.store, timedelta(hours=1))
     assert await owner.fetchval("select count(*) from ledger.telemetry") == 0
     again = await world.ledger.append(batch(world, run_id, b"first"))
     assert (again.position, again.repeated) == (first.position, True)
@@ -108,7 +108,7 @@ async def test_a_batch_recorded_before_digests_were_kept_is_still_recognised(
     await world.archive()
     await world.readers_pass()
     await aged(owner)
-    await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+    await partitions.drop_archived(world.pool, world.store, timedelta(hours=1))
     assert (await world.ledger.append(batch(world, run_id, b"first"))).repeated
 
 
@@ -135,9 +135,9 @@ async def test_a_deleted_run_holds_a_partition_until_it_is_purged(world: World, 
     await world.delete(run_id)
     name = await aged(owner)
     keep = timedelta(hours=1)
-    assert await partitions.drop_archived(world.pool, world.root, keep) == []
+    assert await partitions.drop_archived(world.pool, world.store, keep) == []
     await world.archive()
-    assert await partitions.drop_archived(world.pool, world.root, keep) == [name]
+    assert await partitions.drop_archived(world.pool, world.store, keep) == [name]
 
 
 async def test_the_coming_hours_have_partitions(world: World) -> None:
@@ -161,7 +161,7 @@ async def test_a_partition_that_is_dropped_between_manifest_and_tail_loses_no_po
             await world.archive()
             await aged(owner)
             await world.readers_pass()
-            assert await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+            assert await partitions.drop_archived(world.pool, world.store, timedelta(hours=1))
         return found
 
     monkeypatch.setattr(run_points, "border", then_everything_moves)
@@ -195,10 +195,10 @@ async def test_old_batches_of_the_default_partition_go_only_once_they_are_archiv
     await world.metrics(run, {"loss": ([1], [1.0])})
     await owner.execute("update ledger.telemetry set recorded_at = '2020-01-01Z'")
     count = "select count(*) from ledger.telemetry_default"
-    await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+    await partitions.drop_archived(world.pool, world.store, timedelta(hours=1))
     assert await owner.fetchval(count) == 1
     await world.archive()
     await world.readers_pass()
-    await partitions.drop_archived(world.pool, world.root, timedelta(hours=1))
+    await partitions.drop_archived(world.pool, world.store, timedelta(hours=1))
     assert await owner.fetchval(count) == 0
     assert (await world.chart(run, ["loss"]))[0].points == 1

@@ -142,12 +142,12 @@ async def test_metric_summaries_come_from_the_archive(
     await archived_world(world, owner)
     with pytest.raises(RebuildRefusedError):
         await rebuild(world.ledger, database.owner_url, Metrics())
-    done = await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.root), swap=True)
+    done = await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.store), swap=True)
     assert done.differences == []
     assert done.rows["metric_summary"] > 20
     world.files()[0].unlink()
     with pytest.raises(RebuildRefusedError, match="which is missing"):
-        await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.root))
+        await rebuild(world.ledger, database.owner_url, ArchivedMetrics(world.store))
 
 
 async def test_metric_summaries_come_from_merged_files(
@@ -180,7 +180,7 @@ async def test_metric_summaries_come_from_merged_files(
         )  # fmt: skip
         for path in row["paths"]:
             (world.root / path).unlink()
-    for projection in (ArchivedMetrics(world.root), ArchivedMetrics(world.root, window_rows=5)):
+    for projection in (ArchivedMetrics(world.store), ArchivedMetrics(world.store, window_rows=5)):
         assert (await rebuild(world.ledger, database.owner_url, projection)).differences == []
 
 

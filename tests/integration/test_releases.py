@@ -20,6 +20,7 @@ from events.keys import Keyring
 from events.ledger import Ledger
 from events.verification import verify
 from projections import credits, metrics, runs
+from projections.archive_store import Directory
 from projections.execute import answered_before, as_of, asked_by
 from projections.rebuild import PROJECTIONS, rebuild
 from projections.verification import Places, audit
@@ -39,7 +40,7 @@ class Migrated(NamedTuple):
     source: Path
     database: Database
     ledger: Ledger
-    parquet: Path
+    archive: Directory
 
     @property
     def ledger_id(self) -> UUID:
@@ -48,7 +49,7 @@ class Migrated(NamedTuple):
     async def verified(self) -> None:
         head = msgspec.convert(self.release.expected["head"], SignedHead)
         head.expect(self.ledger_id, Signer(SIGNING_SEED).public_key)
-        places = Places(database_url=self.database.url, parquet=self.parquet)
+        places = Places(database_url=self.database.url, archive=self.archive)
         report = await audit(Ledger(self.ledger.pool, Keyring(MASTER_KEY)), self.ledger_id, places, heads=[head])
         assert (report.first_bad, report.head) == (None, head.position)
         assert report.erased > 0
@@ -82,7 +83,7 @@ async def migrated(release: Release, source: Path, empty: Database, tmp_path: Pa
     pool = await open_pool(empty.url, name="test")
     parquet = tmp_path / "parquet"
     shutil.copytree(release.parquet, parquet)
-    yield Migrated(release, source, empty, Ledger(pool, Keyring(MASTER_KEY)), parquet)
+    yield Migrated(release, source, empty, Ledger(pool, Keyring(MASTER_KEY)), Directory(parquet))
     await pool.close()
 
 
@@ -116,7 +117,7 @@ async def test_what_a_release_projected_is_rebuilt_with_what_it_did_not_know(mig
     """As an upgrade does it: migrate, then rebuild. From then on nothing differs, and runs say what they said."""
     for again in (False, True):
         for name in PROJECTIONS:
-            rebuilt = projection(name, migrated.parquet)
+            rebuilt = projection(name, migrated.archive)
             done = await rebuild(migrated.ledger, migrated.database.owner_url, rebuilt, swap=not again)
             assert not again or (name, done.differences) == (name, [])
     await migrated.verified()
@@ -137,7 +138,7 @@ async def test_what_a_release_archived_is_dropped_and_its_requests_are_remembere
         await owner.execute(f"alter table ledger.telemetry detach partition {hour}")
         await owner.execute(f"insert into ledger.telemetry select * from {hour}")
     await owner.close()
-    await partitions.drop_archived(ledger.pool, migrated.parquet, timedelta())
+    await partitions.drop_archived(ledger.pool, migrated.archive, timedelta())
     assert await ledger.pool.fetchval("select count(*) from ledger.telemetry") < before
     found = await verify(ledger, migrated.ledger_id)
     assert found.first_bad is None
@@ -158,7 +159,7 @@ async def test_a_releases_code_runs_on_the_newer_schema(migrated: Migrated) -> N
         await owner.execute(f"alter table {row[0]} add column one_more text")
     await owner.close()
     said = msgspec.json.decode(
-        await asyncio.to_thread(history, migrated.source, "live", migrated.database.url, str(migrated.parquet))
+        await asyncio.to_thread(history, migrated.source, "live", migrated.database.url, str(migrated.archive))
     )
     for lived in (UUID(said["ledger_id"]), migrated.ledger_id):
         found = await verify(migrated.ledger, lived)

@@ -35,7 +35,7 @@ NAN = float("nan")
 async def told(world: World, restorer: Restorer | None = None, **wanted: Any) -> tuple[list[Step], Replay]:
     head, _ = await world.ledger.head(world.ledger_id)
     given = {"ledger_id": world.ledger_id, "up_to": head, **wanted}
-    replay = Replay(world.ledger, restorer or Restorer(world.root), Wanted(**given))
+    replay = Replay(world.ledger, restorer or Restorer(world.store), Wanted(**given))
     return [step async for step in replay.steps()], replay
 
 
@@ -77,7 +77,7 @@ async def test_what_left_postgres_comes_back_from_parquet(world: World, owner: a
     assert not any(step.restored for step in before)
     gone = await owner.fetch("delete from ledger.telemetry t using projection.segment s where s.run_id = t.stream"
                              " and t.position <= s.last_position returning t.position")  # fmt: skip
-    for restorer in (Restorer(world.root), Restorer(world.root, window_rows=3, cache_bytes=1)):
+    for restorer in (Restorer(world.store), Restorer(world.store, window_rows=3, cache_bytes=1)):
         after, replay = await told(world, restorer)
         assert {step.recorded.position for step in after if step.restored} == {row["position"] for row in gone}
         assert replay.restored == len(gone) > 20
@@ -220,7 +220,7 @@ async def test_a_client_that_stops_reading_is_cut_off(
         await world.lines(run_id, *("x" * 1_000 for _ in range(100)))
     head, _ = await world.ledger.head(world.ledger_id)
     left: list[bool] = []
-    replay = Replay(world.ledger, Restorer(world.root), Wanted(ledger_id=world.ledger_id, up_to=head))
+    replay = Replay(world.ledger, Restorer(world.store), Wanted(ledger_id=world.ledger_id, up_to=head))
 
     async def read_one() -> None:
         async with aclosing(routes._chunks(asyncio.Event(), replay, lambda: left.append(True))) as chunks:

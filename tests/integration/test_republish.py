@@ -113,7 +113,7 @@ async def test_a_user_who_may_not_publish_there_is_told_so(world: World, client:
     head, _ = await world.ledger.head(world.ledger_id)
     with pytest.raises(Unavailable, match="may not publish on mine"):
         await republisher.publish(
-            Replay(world.ledger, Restorer(world.root), Wanted(ledger_id=world.ledger_id, up_to=head))
+            Replay(world.ledger, Restorer(world.store), Wanted(ledger_id=world.ledger_id, up_to=head))
         )
     await stranger.close()
 
@@ -129,7 +129,7 @@ async def test_restored_batches_are_columns_again(
     republisher = Republisher(publisher, "replay.columns")
     await republisher.ready("COLUMNS")
     head, _ = await world.ledger.head(world.ledger_id)
-    replay = Replay(world.ledger, Restorer(world.root), Wanted(ledger_id=world.ledger_id, up_to=head))
+    replay = Replay(world.ledger, Restorer(world.store), Wanted(ledger_id=world.ledger_id, up_to=head))
     sent = await republisher.publish(replay)
     await publisher.close()
     assert (sent.published, sent.restored, sent.erased) == (head, 1, 0)
@@ -150,7 +150,7 @@ async def test_a_deletion_finds_what_was_published_again(world: World, client: C
         republisher = Republisher(publisher, subject)
         await republisher.ready()
         wanted = Wanted(ledger_id=world.ledger_id, up_to=head)
-        await republisher.publish(Replay(world.ledger, Restorer(world.root), wanted))
+        await republisher.publish(Replay(world.ledger, Restorer(world.store), wanted))
     await publisher.close()
     found = await find_messages(client.jetstream(), world.ledger_id, run_id)
     before = {name: await kept(client, name) for name in ("AGAIN", "DEEP")}
@@ -193,7 +193,7 @@ async def test_a_server_that_goes_away_meanwhile_loses_and_swaps_nothing(world: 
     republisher = Republisher(client, "replay.kept")
     await republisher.ready("KEPT")
     head, _ = await world.ledger.head(world.ledger_id)
-    replay = Replay(world.ledger, Restorer(world.root), Wanted(ledger_id=world.ledger_id, up_to=head))
+    replay = Replay(world.ledger, Restorer(world.store), Wanted(ledger_id=world.ledger_id, up_to=head))
     restarts: list[threading.Thread] = []
 
     def restart() -> None:

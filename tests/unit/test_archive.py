@@ -18,6 +18,7 @@ from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
 from projections import archive
 from projections.archive import ROW_GROUP_ROWS
+from projections.archive_store import Directory
 from projections.archive_writer import MetricsWriter, write_logs
 from projections.buckets import Points, edges, exact, joined
 
@@ -142,7 +143,7 @@ def test_a_file_has_its_digest_whatever_parts_it_was_written_in(tmp_path: Path, 
         data = one.path.read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (one.bytes, one.sha256)
     assert pq.read_table(path).column("value").to_numpy().tolist() == points.value.tolist()
-    files.remove()
+    assert Directory(tmp_path).remove(files.paths(tmp_path)) == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -190,9 +191,10 @@ def test_old_files_are_found_by_their_names_temporary_ones_too(tmp_path: Path) -
     path = tmp_path / archive.segment_path(ledger_id, run_id, "logs", segment)
     temporary = archive.write_temporary(path, pa.py_buffer(b""))
     path.with_name("notes.txt").touch()
-    assert list(archive.files_older_than(tmp_path, 3600)) == []
+    store = Directory(tmp_path)
+    assert list(store.older_than(3600)) == []
     os.utime(temporary, (time.time() - 3601,) * 2)
-    found = list(archive.files_older_than(tmp_path, 3600))
+    found = list(store.older_than(3600))
     assert [(one.ledger_id, one.run_id, one.segment_id) for one in found] == [(ledger_id, run_id, segment)]
     assert tmp_path / found[0].path == temporary
 
