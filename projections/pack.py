@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 from msgspec.structs import replace
 
-from events import cloudevents, codec
+from events import codec
 from events.errors import Erased, NotFound
 from events.ledger import Ledger, Recorded
 from events.run_events import RunArtifactSaved, RunHistoryImported, RunImported
@@ -29,7 +29,9 @@ from projections.archive_store import Store
 from projections.artifacts import Artifact
 from projections.encoders import ParquetEncoder, Sink
 from projections.objects import ObjectStore
+from projections.pack_definitions import defined
 from projections.pack_format import (
+    DEFINITIONS,
     FORMAT,
     FORMAT_VERSION,
     LOGS,
@@ -39,7 +41,9 @@ from projections.pack_format import (
     File,
     LeftOut,
     Manifest,
+    NotPacked,
     SavedArtifact,
+    past_event,
 )
 from projections.replay import Replay
 from projections.replay import Wanted as Range
@@ -84,6 +88,7 @@ class Packer:
         self._files: list[File] = []
         self._runs: list[ArchivedRun] = []
         self._left_out: list[LeftOut] = []
+        self._not_packed: list[NotPacked] = []
         self.packed = 0
 
     async def expected(self) -> int:
@@ -101,6 +106,11 @@ class Packer:
             async for chunk in self._run(run_id):
                 yield chunk
             self.packed += 1
+        if self._wanted.run_id is None:
+            project, position = self._wanted.project, self._wanted.position
+            lines = defined(self._ledger, project, position, self._not_packed)
+            async for chunk in self._file(DEFINITIONS, lines):
+                yield chunk
         async for chunk in self._file(MANIFEST, _once(_json.encode(self._manifest()))):
             yield chunk
         self._zip.close()
@@ -108,9 +118,10 @@ class Packer:
 
     def _manifest(self) -> Manifest:
         wanted = self._wanted
+        definitions = next((file for file in self._files if file.path == DEFINITIONS), None)
         return Manifest(
             format=FORMAT,
-            version=FORMAT_VERSION,
+            version=FORMAT_VERSION if definitions else 1,
             software=wanted.software,
             exported_at=self._at,
             project_id=wanted.project.project_id,
@@ -120,6 +131,8 @@ class Packer:
             chain=wanted.chain,
             runs=self._runs,
             left_out=self._left_out,
+            definitions=definitions,
+            definitions_left_out=self._not_packed,
         )
 
     async def _run_ids(self) -> AsyncIterator[UUID]:
@@ -293,23 +306,6 @@ def _saved(event: PastEvent) -> SavedArtifact:
     names = ("name", "kind", "bytes", "sha256", "media_type", "caption")
     described = {name: getattr(known, name) for name in names}
     return SavedArtifact(**described, saved_at=event.recorded_at, content=False)
-
-
-def past_event(recorded: Recorded) -> PastEvent:
-    """Return a recorded lifecycle event as another ledger is told of it."""
-    return PastEvent(
-        id=recorded.event_id,
-        position=recorded.position,
-        version=recorded.version or 0,
-        type=recorded.type,
-        schema_version=codec.EVENT_TYPES[recorded.type].schema_version,
-        actor=recorded.actor,
-        occurred_at=recorded.occurred_at,
-        recorded_at=recorded.recorded_at,
-        cause=recorded.cause,
-        epoch=recorded.epoch,
-        data=cloudevents.data(recorded),
-    )
 
 
 async def _once(data: bytes) -> AsyncGenerator[bytes]:

@@ -4,23 +4,31 @@
     runs/<run id>/metrics.parquet    points in the order in which they came (`METRICS`)
     runs/<run id>/logs.parquet       lines likewise (`LOGS`)
     runs/<run id>/artifacts/<sha256> contents, where they were asked for
+    definitions.jsonl                of a project: its workflows, sweeps and alert rules, one a line (`Definition`)
     manifest.json                    the last file: what all of this is (`Manifest`)
 
 Source: docs/decisions/0029-archives.md.
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 import pyarrow as pa
 
-from events.types import Origin
+from events import cloudevents, codec
+from events.ledger import Recorded
+from events.types import Origin, PastEvent
 
 FORMAT: Final = "tachograph-export"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""Of an archive with definitions; one without has 1, which older releases read, too."""
 MANIFEST: Final = "manifest.json"
+DEFINITIONS: Final = "definitions.jsonl"
+MAX_DEFINITION_BYTES: Final = 4 << 20
+
+DefinitionKind: TypeAlias = Literal["workflow", "sweep", "alert_rule"]
 
 _WORDS: Final = pa.dictionary(pa.int32(), pa.string())
 _KEY: Final = [
@@ -92,6 +100,22 @@ class ArchivedRun(msgspec.Struct, frozen=True, kw_only=True):
         return f"runs/{self.run_id}"
 
 
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow, a sweep or an alert rule: what happened to it, in order."""
+
+    kind: DefinitionKind
+    id: UUID
+    events: list[PastEvent]
+
+
+class NotPacked(msgspec.Struct, frozen=True):
+    """A definition, or a webhook, that is not in the archive, and why."""
+
+    kind: str
+    id: UUID
+    why: str
+
+
 class LeftOut(msgspec.Struct, frozen=True):
     """A run that is not in the archive, and why."""
 
@@ -113,3 +137,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     chain: str
     runs: list[ArchivedRun]
     left_out: list[LeftOut] = []
+    definitions: File | None = None
+    definitions_left_out: list[NotPacked] = []
+
+
+def past_event(recorded: Recorded) -> PastEvent:
+    """Return a recorded lifecycle event as another ledger is told of it."""
+    return PastEvent(
+        id=recorded.event_id,
+        position=recorded.position,
+        version=recorded.version or 0,
+        type=recorded.type,
+        schema_version=codec.EVENT_TYPES[recorded.type].schema_version,
+        actor=recorded.actor,
+        occurred_at=recorded.occurred_at,
+        recorded_at=recorded.recorded_at,
+        cause=recorded.cause,
+        epoch=recorded.epoch,
+        data=cloudevents.data(recorded),
+    )

@@ -30,6 +30,7 @@ from projections.uploads import Uploads
 from service.audit import find_project
 from service.bar import Bar
 from service.bodies import NewProject
+from service.imports.definitions import Definer, taken_over
 from service.imports.importer import Importer, taken
 from service.imports.inputs import SYSTEMS, Where, opened
 from service.imports.report import Report
@@ -76,6 +77,9 @@ async def _import(settings: Settings, options: argparse.Namespace) -> Report:
             uploads = Uploads(ledger, ObjectStore.at(settings.object_store), artifact_limits.from_environment())
             report = Report(source.input.system, options.path, project.project_id)
             importer = None if options.dry_run else Importer(ledger, uploads, project)
+            definer = None if options.dry_run else Definer(ledger, project)
+            async for defined in taken_over(source.definitions, definer):
+                report.definitions.append(defined)
             rows = bar.of("rows")
             async for one in taken(source.input, importer, lambda done: rows(done, done)):
                 report.runs.append(one)

@@ -34,7 +34,18 @@ from events.run_events import (
     RunKilled,
 )
 from events.types import Origin, PastEvent
-from projections.pack_format import FORMAT, FORMAT_VERSION, LOGS, MANIFEST, METRICS, ArchivedRun, File, Manifest
+from projections.pack_format import (
+    DEFINITIONS,
+    FORMAT,
+    FORMAT_VERSION,
+    LOGS,
+    MANIFEST,
+    METRICS,
+    ArchivedRun,
+    Definition,
+    File,
+    Manifest,
+)
 from service.artifact_names import clean_media_type, clean_name
 from service.imports.batches import merged, read_batches
 from service.imports.described import check_described
@@ -48,6 +59,7 @@ CHUNK_BYTES: Final = 1 << 20
 _LOCAL_HEADER: Final = struct.Struct("<4s5H3L2H")
 _PATH: Final = re.compile(r"(events\.jsonl|metrics\.parquet|logs\.parquet|artifacts/[0-9a-f]{64})")
 _past_events: Final = msgspec.json.Decoder(PastEvent)
+_definitions: Final = msgspec.json.Decoder(Definition)
 
 
 class Archive:
@@ -76,6 +88,8 @@ class Archive:
         if len(names) < len(entries):
             raise Unreadable("two files of the archive have the same name")
         listed = [file for run in self.manifest.runs for file in _files_of(run)]
+        if self.manifest.definitions is not None:
+            listed.append(_definitions_of(self.manifest.definitions))
         paths = {file.path for file in listed}
         if len(paths) < len(listed) or paths | {MANIFEST} != set(names):
             odd = sorted((paths ^ set(names)) - {MANIFEST})[:3]
@@ -99,6 +113,17 @@ class Archive:
                 progress(done, total)
             if digest.hexdigest() != file.sha256:
                 raise Unreadable(f"{file.path} is not what the manifest says: its SHA-256 differs")
+
+    def definitions(self) -> Iterator[Definition]:
+        """Yield workflows, sweeps and alert rules; verify first. Raises `Unreadable`."""
+        if self.manifest.definitions is None:
+            return
+        with io.BufferedReader(self._slice(self.manifest.definitions), CHUNK_BYTES) as lines:
+            while line := lines.readline(MAX_LINE_BYTES):
+                try:
+                    yield _definitions.decode(line)
+                except msgspec.MsgspecError as error:
+                    raise Unreadable(f"a line of {DEFINITIONS} cannot be read: {said(error)}") from error
 
     def runs(self) -> Iterator[Incoming | Refused]:
         """Yield the runs; verify first."""
@@ -227,6 +252,12 @@ def _files_of(run: ArchivedRun) -> list[File]:
     return run.files
 
 
+def _definitions_of(file: File) -> File:
+    if file.path != DEFINITIONS:
+        raise Unreadable(f"{file.path!r} is not {DEFINITIONS}")
+    return file
+
+
 def _file(run: ArchivedRun, name: str) -> File:
     path = f"{run.directory}/{name}"
     for file in run.files:
@@ -255,7 +286,7 @@ def _folded(history: Iterator[PastEvent]) -> tuple[Run, End | None, int]:
 def _imported(run: Run, origin: Origin) -> RunImported:
     """Return the run as it is here: what it asked of a queue and of other runs there is in its history alone."""
     fields = {name: getattr(run, name) for name in RunCreated.__struct_fields__ if name in Run.__struct_fields__}
-    created = RunCreated(**{**fields, "retries": 0, "retry_of": None, "priority": 0, "trial": None})
+    created = RunCreated(**{**fields, "retries": 0, "retry_of": None, "priority": 0})
     check_described(created)
     imported = RunImported(
         origin=origin,

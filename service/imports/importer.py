@@ -34,6 +34,7 @@ from projections.runs import StoredRun
 from projections.tenancy import Project
 from projections.upload_writer import UploadCut, Wanted, WrongDigest
 from projections.uploads import Uploads
+from service.imports.definitions import linked
 from service.imports.incoming import Batch, Incoming, IncomingFile, Input, Refused, Unreadable
 from service.imports.report import RunReport
 
@@ -105,6 +106,8 @@ class Importer:
     async def _open(self, run_id: UUID, incoming: Incoming, report: RunReport) -> Outcome:
         """Record that the run was imported, and its end; a name that is taken gets a part of the id behind it."""
         imported = incoming.imported
+        project_id = self._project.project_id
+        imported = replace(imported, created=await linked(self._ledger.pool, project_id, imported.created))
         first = next(await asyncio.to_thread(incoming.batches), None)
         epoch = incoming.epoch if first is None else first.epoch
         while True:

@@ -1,12 +1,13 @@
 """Which input a path is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from projections.pack_format import Definition
 from service.imports.archive import Archive
 from service.imports.incoming import Input, Unreadable
 from service.imports.mlflow import META, MLflow
@@ -33,10 +34,11 @@ class Where(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """An input that was found good, and the name of its project, if it has one."""
+    """An input that was found good, and of its project, if it has one, the name and what is defined in it."""
 
     input: Input
     project: str | None = None
+    definitions: Callable[[], Iterator[Definition]] = lambda: iter(())
 
 
 def opened(where: Where, progress: Progress) -> Source:
@@ -55,7 +57,7 @@ def opened(where: Where, progress: Progress) -> Source:
         case "tachograph":
             archive = Archive.at(path)
             archive.verify(partial(progress, "check"))
-            return Source(archive, archive.manifest.project)
+            return Source(archive, archive.manifest.project, archive.definitions)
         case "tensorboard":
             return Source(TensorBoard(path))
         case "mlflow":

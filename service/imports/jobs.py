@@ -24,6 +24,7 @@ from projections.objects import ObjectStore, StoreFull
 from projections.upload_writer import Upload
 from projections.uploads import Uploads
 from service.imports.archive import Archive
+from service.imports.definitions import Definer, taken_over
 from service.imports.importer import Importer, taken
 from service.imports.incoming import Unreadable, said
 from service.imports.report import Outcomes
@@ -150,6 +151,9 @@ class _Work:
             raise Erased(f"there is no project {self._job.ledger_id}")
         archive = await asyncio.to_thread(self._opened, asyncio.get_running_loop())
         self._runs = archive.expected
+        definer = None if self._job.dry_run else Definer(self._ledger, project)
+        async for defined in taken_over(archive.definitions, definer):
+            self.outcomes.define(defined)
         importer = None if self._job.dry_run else Importer(self._ledger, self._uploads, project)
         async for one in taken(archive, importer, self._progress):
             self.outcomes.add(one)

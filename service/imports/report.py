@@ -29,6 +29,17 @@ class RunReport(msgspec.Struct):
     left_out: list[str] = []
 
 
+class DefinitionReport(msgspec.Struct):
+    """A workflow, a sweep or an alert rule: what became of it, as of a run."""
+
+    kind: str
+    original: UUID
+    name: str = ""
+    id: UUID | None = None
+    outcome: str = "readable"
+    why: str = ""
+
+
 class ImportedRun(msgspec.Struct, frozen=True):
     """What became of one run, without what its deletion would have to erase: its name, and what was left out of it.
 
@@ -52,11 +63,17 @@ class Outcomes(msgspec.Struct):
     artifacts: int = 0
     runs: list[ImportedRun] = []
     refused: list[ImportedRun] = []
+    definitions: list[DefinitionReport] = []
 
     @property
     def total(self) -> int:
         """How many runs there were."""
         return sum(self.counts.values())
+
+    def define(self, one: DefinitionReport) -> None:
+        """Note a definition."""
+        if len(self.definitions) < LISTED:
+            self.definitions.append(one)
 
     def add(self, one: RunReport) -> None:
         """Count a run."""
@@ -78,6 +95,7 @@ class Report(msgspec.Struct):
     source: str
     project_id: UUID
     runs: list[RunReport] = []
+    definitions: list[DefinitionReport] = []
 
     def counted(self, outcome: str) -> int:
         """Return how many runs came to this."""
@@ -86,11 +104,14 @@ class Report(msgspec.Struct):
     @property
     def refused(self) -> bool:
         """Whether anything was refused."""
-        return self.counted("refused") > 0
+        return self.counted("refused") > 0 or any(one.outcome == "refused" for one in self.definitions)
 
     def said(self) -> str:
         """Return the report as people read it; what inputs say cannot steer a terminal."""
         lines = []
+        for defined in self.definitions:
+            what = f"{defined.kind.replace('_', ' ')} {defined.name} ({defined.id or defined.original})"
+            lines.append(f"{defined.outcome:<13} {what}{': ' if defined.why else ''}{defined.why}")
         for one in self.runs:
             what = f"{one.points} points, {one.lines} lines, {one.events} events, {one.artifacts} artifacts"
             result = what if one.outcome in {"new", "continued"} else one.why

@@ -13,18 +13,16 @@ from events.alerts import (
     AlertRuleRemoved,
     AlertRuleSet,
     Condition,
-    MetricBeyond,
-    NoImprovement,
     WebhookRemoved,
     WebhookSet,
 )
-from events.codec import EVENT_TYPES, TELEMETRY
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from projections import subscriptions
 from projections.execute import record
 from projections.subscriptions import Delivery, Kind, Subscription
 from projections.tenancy import Project
+from service.alert_conditions import check_condition, check_types
 from service.bodies import Name
 from service.context import Http, Service
 from service.paging import Size
@@ -73,30 +71,6 @@ class Listed(msgspec.Struct, frozen=True):
     """The latest deliveries, newest first."""
 
     items: list[Delivery]
-
-
-def _check_condition(condition: Condition) -> None:
-    """Refuse what could never come about. Raises `Invalid`."""
-    types = getattr(condition, "types", None)
-    if types is not None:
-        _check_types(types, "$.condition.types")
-    if getattr(condition, "statuses", None) == ():
-        raise Invalid("at least one status is named", path="$.condition.statuses")
-    metric = getattr(condition, "metric", None)
-    if metric is not None and not 0 < len(metric.encode()) <= 250:
-        raise Invalid("a metric's name has 1 to 250 bytes", path="$.condition.metric", limit=250)
-    if isinstance(condition, MetricBeyond) and condition.value != condition.value:
-        raise Invalid("nothing is above or below NaN; see the condition `nan`", path="$.condition.value")
-    if isinstance(condition, NoImprovement):
-        bounds = [bound for bound in (condition.steps, condition.seconds) if bound is not None]
-        if not bounds or min(bounds) <= 0:
-            raise Invalid("say `steps` or `seconds`, above 0", path="$.condition")
-
-
-def _check_types(types: tuple[str, ...], path: str) -> None:
-    unknown = [one for one in types if one not in EVENT_TYPES and one not in TELEMETRY]
-    if unknown or not types:
-        raise Invalid(f"{unknown[0]!r} is no type of event" if unknown else "at least one type is named", path=path)
 
 
 async def _room(service: Service, project: Project, kind: Kind) -> None:
@@ -178,7 +152,7 @@ async def create_alert(
 ) -> Response[AlertResource]:
     """Set a rule; it sees what is recorded from now on, and fires once an episode."""
     known = await service.project(request, project)
-    _check_condition(data.condition)
+    check_condition(data.condition)
     rule = AlertRuleSet(
         project=known.project_id, name=data.name, condition=data.condition, workflow=data.workflow, run=data.run
     )
@@ -206,7 +180,7 @@ async def create_webhook(
 ) -> Response[WebhookResource]:
     """Have events sent to an address. The answer alone shows the secret that signs them."""
     known = await service.project(request, project)
-    _check_types(data.types, "$.types")
+    check_types(data.types, "$.types")
     try:
         parts = urlsplit(data.url)
         fitting = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.username

@@ -1,0 +1,30 @@
+"""What an alert rule may wait for, and a webhook be told."""
+
+from events.alerts import Condition, MetricBeyond, NoImprovement
+from events.codec import EVENT_TYPES, TELEMETRY
+from service.problems import Invalid
+
+
+def check_condition(condition: Condition) -> None:
+    """Refuse what could never come about. Raises `Invalid`."""
+    types = getattr(condition, "types", None)
+    if types is not None:
+        check_types(types, "$.condition.types")
+    if getattr(condition, "statuses", None) == ():
+        raise Invalid("at least one status is named", path="$.condition.statuses")
+    metric = getattr(condition, "metric", None)
+    if metric is not None and not 0 < len(metric.encode()) <= 250:
+        raise Invalid("a metric's name has 1 to 250 bytes", path="$.condition.metric", limit=250)
+    if isinstance(condition, MetricBeyond) and condition.value != condition.value:
+        raise Invalid("nothing is above or below NaN; see the condition `nan`", path="$.condition.value")
+    if isinstance(condition, NoImprovement):
+        bounds = [bound for bound in (condition.steps, condition.seconds) if bound is not None]
+        if not bounds or min(bounds) <= 0:
+            raise Invalid("say `steps` or `seconds`, above 0", path="$.condition")
+
+
+def check_types(types: tuple[str, ...], path: str) -> None:
+    """Refuse what is no type of event. Raises `Invalid`."""
+    unknown = [one for one in types if one not in EVENT_TYPES and one not in TELEMETRY]
+    if unknown or not types:
+        raise Invalid(f"{unknown[0]!r} is no type of event" if unknown else "at least one type is named", path=path)
