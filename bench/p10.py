@@ -3,6 +3,9 @@
 A program logs one number a time with the client library, which gathers what it logs for 20 ms; another follows the
 run's event stream over HTTP. The time is from the call of `log` to when the event has been read. First P2's load runs
 for a few seconds as fast as it goes; then four clients send bodies of 1,000 points at half of that rate.
+
+The peer is trackio as it is used without a server: it keeps what is logged in SQLite, and a reader looks there. It logs
+as often, afterwards, with nothing else going on.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ from uuid import uuid4
 
 import msgspec
 
-from bench import corpus
+from bench import corpus, trackio
 from bench.client import Client
 from bench.harness import Result, Void
 from bench.p2 import CLIENTS, METRICS, STEPS
@@ -106,6 +109,7 @@ def program(stack: Stack, project: str) -> tuple[list[float], Follower]:
 async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     """Measure, and return what came of it as notes."""
     assert stack.api_key is not None
+    trackio.version()
     client = Client(stack.url, stack.api_key)
     project = f"p10-{uuid4()}"
     project_id = client.project(project)
@@ -133,5 +137,16 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
             f" {fastest * points:,.0f} points/s."
         ),
         "What is logged more often than twice a second for long is gathered for up to half a second.",
-        "trackio as a peer is not measured.",
+        _compared(times, await trackio.seconds_to_visible(len(times), EVERY_SECONDS)),
     ]
+
+
+def _compared(ours: list[float], peers: list[float]) -> str:
+    """Return what trackio took, and how ours compares."""
+    ours, peers = sorted(ours), sorted(peers)
+    (p95, median), (own, usual) = [(one[int(len(one) * 0.95)], statistics.median(one)) for one in (peers, ours)]
+    return (
+        f"trackio {trackio.version()}, without load, to where its SQLite file can be read: p95 {p95 * 1e3:.0f} ms,"
+        f" median {median * 1e3:.0f} ms, of {len(peers)} points, one every {EVERY_SECONDS:g} s; ours under load is"
+        f" {p95 / own:.2f}× as fast at p95, {median / usual:.2f}× in the median."
+    )
