@@ -45,6 +45,7 @@ def project(api: Api) -> Project:
 def filled(api: Api) -> Project:
     """A project with two runs, one of them with a file of more than a part."""
     project = api.project()
+    accepted(api.client.post(f"/projects/{project.id}/workflows", json={"name": "train", "command": ["true"]}), 201)
     first = project.started(name="first")
     accepted(project.log(first, 1, {"loss": {"step": [0, 1, 2], "value": [0.5, "NaN", 1e-320]}}), 202)
     accepted(project.write(first, 2, "hello", "ü"), 202)
@@ -126,6 +127,11 @@ def test_an_archive_goes_up_in_pieces_and_its_runs_are_there_once(
     assert report["counts"] == {"new": 2}
     assert (report["points"], report["lines"], report["artifacts"], report["refused"]) == (3, 2, 1, [])
     assert len(report["runs"]) == 2
+    assert [(one["kind"], one["name"], one["outcome"]) for one in report["definitions"]] == [
+        ("workflow", "train", "new")
+    ]
+    (workflow,) = accepted(api.client.get(f"/projects/{project.id}/workflows"))["items"]
+    assert (workflow["id"], workflow["name"]) == (report["definitions"][0]["id"], "train")
     assert content(exported(project)) == content(data)
     assert parts(objects, project) == []
     assert b"weights.bin" not in json.dumps(done).encode()

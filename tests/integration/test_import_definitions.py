@@ -1,6 +1,7 @@
 """A project's workflows, sweeps and alert rules go out with its archive and come in again, with what links them."""
 
 import asyncio
+import hashlib
 import io
 import json
 import zipfile
@@ -27,6 +28,7 @@ from projections.execute import asked_by, execute, record
 from projections.pack_format import Definition
 from service.imports.archive import Archive
 from service.imports.definitions import Definer, taken_over
+from service.imports.incoming import Unreadable
 from service.imports.report import DefinitionReport, RunReport
 from tests.integration import importing
 from tests.integration.telemetry import ACTOR, World, opened_world
@@ -259,3 +261,19 @@ async def test_a_bad_definition_is_refused_and_leaves_nothing(
         (report,) = [one async for one in taken_over(lambda: iter([bad]), definer)]
         assert (report.outcome, said in report.why) == ("refused", True), report.why
     assert await heads(elsewhere) == at
+
+
+async def test_a_line_that_is_no_definition_refuses_the_archive(defined: Defined, tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(await pack(defined.world))) as old, zipfile.ZipFile(made, "w") as new:
+        files = {name: old.read(name) for name in old.namelist()}
+        files["definitions.jsonl"] += b'{"kind":"moon"}\n'
+        manifest = json.loads(files["manifest.json"])
+        data = files["definitions.jsonl"]
+        manifest["definitions"] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files["manifest.json"] = json.dumps(manifest).encode()
+        for name, content in files.items():
+            new.writestr(name, content)
+    await asyncio.to_thread((tmp_path / "p.zip").write_bytes, made.getvalue())
+    with pytest.raises(Unreadable, match=r"a line of definitions\.jsonl cannot be read"):
+        Archive.at(tmp_path / "p.zip").verify(lambda _done, _total: None)
