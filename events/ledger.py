@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from itertools import repeat
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -18,7 +17,7 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from events.commit import LOST_CONNECTION, GroupCommit, InlineRow, Prepared, Verdict
-from events.errors import Busy, Erased, Fenced, NotFound, Rejected, TooLarge, VersionConflict
+from events.errors import Busy, NotFound, TooLarge
 from events.keys import DataKey, Keyring
 from events.recent import Recent
 from events.records import (
@@ -33,8 +32,9 @@ from events.records import (
     Recorded,
     sealed,
 )
-from events.repetition import same_batch, same_request
+from events.repetition import same_request
 from events.sql import load
+from events.verdicts import STORED, as_appended, judged, repeated, verdicts_of
 
 MAX_EVENT_BYTES: Final = 512 << 10
 SURVIVES_ERASURE: Final = frozenset({"run.deleted", "run.purged"})
@@ -52,8 +52,6 @@ FIELDS: Final = len(Recorded.__struct_fields__)
 NEAR_EVENTS: Final = 5_000
 """Over a longer span than this, one stream is read by its own indexes."""
 LAST: Final = 1 << 62
-
-_STORED: Final = "select * from ledger.stored($1, $2, $3, $4, $5, $6, $7)"
 
 F = TypeVar("F", bound=Fact)
 
@@ -98,9 +96,9 @@ class Ledger:
         if new_key is not None and (verdict.refusal is None or (stored is not None and stored["salt"] == salt)):
             self.keyring.remember(*new_key)
         if stored is None:
-            appended = _appended(verdict, proposal)
+            appended = judged(verdict, proposal)
         else:
-            appended = _repeated(stored, proposal, await self.key(proposal.ledger_id, proposal.stream))
+            appended = repeated(stored, proposal, await self.key(proposal.ledger_id, proposal.stream))
         self._nudge(proposal.ledger_id, telemetry=proposal.seq is not None)
         return appended
 
@@ -114,11 +112,11 @@ class Ledger:
 
         Raises `IdReused` when the id came with another request, `Erased` when it can no longer be told.
         """
-        row = await self.pool.fetchrow(_STORED, ledger_id, None, True, event_id, None, None, None)
+        row = await self.pool.fetchrow(STORED, ledger_id, None, True, event_id, None, None, None)
         if row is None:
             return None
         same_request(row["salt"], row["request"], request)
-        return _as_stored(row)
+        return as_appended(row)
 
     async def head(self, ledger_id: UUID) -> tuple[int, bytes]:
         """Return a ledger's last position and chain value. Raises `NotFound`."""
@@ -313,29 +311,10 @@ class Ledger:
                 list(inline),
                 [msgspec.json.encode(rows).decode() for rows in inline.values()],
             )
-            return await _verdicts(connection, ledger_id, group, outcome)
+            return await verdicts_of(connection, ledger_id, group, outcome)
         except BaseException:
             await self._rest(ledger_id)
             raise
-
-
-async def _verdicts(
-    connection: PoolConnectionProxy, ledger_id: UUID, group: Sequence[Prepared], outcome: asyncpg.Record | None
-) -> list[Verdict]:
-    """Return what became of each proposal of a group; where a duplicate stands is asked for."""
-    if outcome is None:
-        raise NotFound("there is no such ledger")
-    last, recorded_at, refusals = outcome
-    verdicts = []
-    for one, refusal in zip(group, refusals or repeat(None, len(group)), strict=True):
-        before, stored = last, None
-        if refusal is None:
-            last += len(one.events)
-        elif refusal == "duplicate":
-            first = (one.stream, one.seq is None, one.first_id, one.epoch, one.source, one.seq)
-            stored = await connection.fetchrow(_STORED, ledger_id, *first)
-        verdicts.append(Verdict(before + 1, last, recorded_at, refusal, stored))
-    return verdicts
 
 
 async def _ahead(read: Callable[[int], Awaitable[list[F]]], after: int) -> AsyncIterator[list[F]]:
@@ -349,38 +328,6 @@ async def _ahead(read: Callable[[int], Awaitable[list[F]]], after: int) -> Async
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-
-
-def _repeated(stored: asyncpg.Record, proposal: Proposal, key: DataKey | None) -> Appended:
-    """Return where a proposal that was recorded before stands. Raises `IdReused`, or `Erased`."""
-    if proposal.seq is None:
-        same_request(stored["salt"], stored["request"], proposal.request)
-    else:
-        same_batch(stored["salt"], stored["request"], proposal.request, key)
-    return _as_stored(stored)
-
-
-def _as_stored(row: asyncpg.Record) -> Appended:
-    return Appended(row["at"], row["last"], row["recorded_at"], row["version"], repeated=True)
-
-
-def _appended(verdict: Verdict, proposal: Proposal) -> Appended:
-    """Return where a proposal stands, or raise why it was refused."""
-    match verdict.refusal:
-        case None:
-            expected = proposal.expected_version
-            version = None if expected is None else expected + len(proposal.drafts)
-            return Appended(verdict.first, verdict.last, verdict.recorded_at, version, repeated=False)
-        case "conflict":
-            raise VersionConflict(f"decided on version {proposal.expected_version}, which is not the latest")
-        case "fenced":
-            raise Fenced(f"epoch {proposal.epoch} is not the run's latest attempt")
-        case "closed":
-            raise Rejected("the run has not started", state="queued", asked="log", allowed=("start",))
-        case "erased":
-            raise Erased("the run was deleted")
-        case _:
-            raise NotFound("there is no such run")
 
 
 __all__ = [
