@@ -118,12 +118,19 @@ class Scheduler:
         pool = self._ledger.pool
         workers = {worker.worker_id: worker for worker in await tenancy.workers(pool)}
         self._beats = {worker: heard for worker, heard in self._beats.items() if worker in workers}
-        done = await self._release(workers)
-        done += await self._start_queued(workers)
+        due = await pool.fetchrow(load("projections.sql", "scheduler_due"), self._start_seconds)
+        if not due["ended"]:
+            self._ended = {}
+        if not due["kills"]:
+            self._orders.forget_kills_but(())
+        if not due["waiting"]:
+            await self._forget_queue()
+        done = await self._release(workers) if due["ended"] else 0
+        done += await self._start_queued(workers) if due["waiting"] else 0
         done += await self._end_unpaid()
-        done += await self._kill()
-        done += await self._fail_overdue_starts()
-        return done + await retries.follow(self._ledger, ACTOR)
+        done += await self._kill() if due["kills"] else 0
+        done += await self._fail_overdue_starts() if due["overdue"] else 0
+        return done + (await retries.follow(self._ledger, ACTOR) if due["retry_due"] else 0)
 
     # --- starts -----------------------------------------------------------------------------------------------
 
@@ -164,6 +171,11 @@ class Scheduler:
         await self._say(waits)
         self._rest_until = now + REST_SECONDS if MANY_RUNS <= len(waits) == len(waiting) else 0.0
         return given
+
+    async def _forget_queue(self) -> None:
+        """Take note that no run waits."""
+        self._assigned, self._needs, self._rest_until = {}, {}, 0.0
+        await self._say({})
 
     async def _waiting(self) -> dict[UUID, tuple[Queued, StoredRun]]:
         """Return the queues in order, reading only the runs that changed."""
