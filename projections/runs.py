@@ -55,6 +55,12 @@ TIMES: Final = (
     "imported_at",
 )
 
+Deleted: TypeAlias = tuple[datetime, UUID]
+"""A place among the deleted runs: when, and which."""
+
+NEVER_DELETED: Final[Deleted] = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
+"""The place before all of them."""
+
 _NO_TIMES: Final[Mapping[str, None]] = dict.fromkeys(TIMES)
 
 WITHIN_STATE: Final = frozenset(
@@ -292,9 +298,12 @@ async def with_status(reader: Reader, statuses: Sequence[Status]) -> list[Stored
     return [stored_run(row) for row in await reader.fetch(load("projections.sql", "runs_with_status"), statuses)]
 
 
-async def unpurged(reader: Reader) -> list[StoredRun]:
-    """Return the deleted runs whose contents are not yet erased everywhere."""
-    return [stored_run(row) for row in await reader.fetch(load("projections.sql", "unpurged_runs"))]
+async def unpurged(reader: Reader, after: Deleted, limit: int) -> tuple[list[StoredRun], Deleted | None]:
+    """Return deleted runs whose contents are not yet erased everywhere, the oldest behind `after`, and what is behind
+    them in turn if there may be more."""
+    rows = await reader.fetch(load("projections.sql", "unpurged_runs"), *after, limit)
+    following = (rows[-1]["deleted_at"], rows[-1]["run_id"]) if len(rows) == limit else None
+    return [stored_run(row) for row in rows], following
 
 
 async def transitions(reader: Reader, ledger_id: UUID, run_id: UUID) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ class Archiver:
         await self.sweep()
         self._grown = set(await self._merger.scattered())
         await self._sweep_artifacts(orphans=False)
-        await self._purge.forget()
+        await self._purge.start()
         self._next_upkeep = self._clock() + self._policy.upkeep_seconds
 
     async def stop(self) -> None:
@@ -138,7 +138,7 @@ class Archiver:
             if not more:
                 self._next_tail = self._clock() + self._policy.tail_seconds
             done += passed
-            done += await self._purge_deleted()
+            done += await self._purge.step(self._guarded, self._may_try)
         for key in [key for key, waiting in self._waiting.items() if self._is_due(key, waiting)]:
             done += await self._guarded(key[1], self._archive(key))
         await self._move_cursors()
@@ -161,14 +161,6 @@ class Archiver:
         if merged:
             self._grown.add(key)
         return 1
-
-    async def _purge_deleted(self) -> int:
-        """Empty the deleted runs whose turn it is; once those tables were rewritten, they are purged."""
-        unpurged = [one for one in await runs.unpurged(self._ledger.pool) if self._may_try(one.run_id)]
-        empty = [stored for stored in unpurged if await self._guarded(stored.run_id, self._purge.empty(stored))]
-        if not empty or not await self._purge.rewrite():
-            return 0
-        return await self._purge.finish(empty)
 
     async def upkeep(self) -> None:
         """Do what is due now and then: partitions made and dropped, orphans and stale uploads swept."""

@@ -11,7 +11,7 @@ Source: docs/decisions/0010-erasure.md.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from projections import artifacts
 from projections.archive_store import Store
 from projections.execute import asked_by, execute
 from projections.objects import ObjectStore
-from projections.runs import StoredRun
+from projections.runs import NEVER_DELETED, StoredRun, unpurged
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")
@@ -41,6 +41,12 @@ MORE_WORDS: Final = 3
 
 TABLES: Final = ("run", "run_facet", "artifact", "metric_summary", "data_key")
 """What holds users' texts, or keys, in clear."""
+
+PAGE_RUNS: Final = 100
+RUNS_TOGETHER: Final = 1_000
+"""How many runs at most wait for one rewrite."""
+RUNS_AT_ONCE: Final = 8
+"""How many are emptied at once: mostly that is waiting for stores to sync."""
 
 MESSAGES_AT_A_TIME: Final = 32
 PAGE_MESSAGES: Final = 500
@@ -68,6 +74,9 @@ class Message(msgspec.Struct, frozen=True):
     bytes: int
 
 
+Attempt = Callable[[UUID, Awaitable[int]], Awaitable[int]]
+"""Does one run's work so that its failure holds up nobody else; says whether it is done."""
+
 Found = Mapping[str, Sequence[Message]]
 
 
@@ -91,6 +100,35 @@ class Purge:
         self._actor = actor
         self._clock = clock
         self._rewrite_at = 0.0
+        self._empty: dict[UUID, StoredRun] = {}  # they wait for the tables to be rewritten
+        self._after = NEVER_DELETED
+
+    async def start(self) -> None:
+        """Begin with the run that was deleted first."""
+        self._empty.clear()
+        self._after = NEVER_DELETED
+        await self._forget()
+
+    async def step(self, attempt: Attempt, may_try: Callable[[UUID], bool]) -> int:
+        """Empty the next deleted runs; when all have had their turn, rewrite the tables: then they are purged.
+
+        One rewrite serves as many as there are, since the next has to wait in proportion to the time that it took.
+        Returns how many runs were brought forward.
+        """
+        if len(self._empty) < RUNS_TOGETHER:
+            page, following = await unpurged(self._ledger.pool, self._after, PAGE_RUNS)
+            self._after = following or NEVER_DELETED
+            turn = [one for one in page if one.run_id not in self._empty and may_try(one.run_id)]
+            emptied = await _several(attempt, self.empty, turn)
+            self._empty |= {stored.run_id: stored for stored in emptied}
+            if following is not None:
+                return len(emptied)
+        if not self._empty or not await self.rewrite():
+            return 0
+        purged = await _several(attempt, self.finish, [*self._empty.values()])
+        self._empty.clear()
+        await self._forget()
+        return len(purged)
 
     async def empty(self, stored: StoredRun) -> bool:
         """Erase what a deleted run has in every store.
@@ -138,22 +176,18 @@ class Purge:
             self._rewrite_at = self._clock() + took / REWRITE_SHARE
         return True
 
-    async def finish(self, runs: Sequence[StoredRun]) -> int:
-        """Record the receipts of runs that are empty, after a rewrite; returns how many."""
-        for stored in runs:
-            found = await self._ledger.pool.fetch(
-                load("projections.sql", "read_found"), stored.ledger_id, stored.run_id
-            )
-            receipt = {row["store"]: StoreReceipt(row["objects"], row["bytes"]) for row in found}
-            await execute(
-                self._ledger, stored.ledger_id, stored.run_id, RecordPurge(receipt=receipt), asked_by(self._actor)
-            )
-            crash_point("purge.after_receipt")
-            log.info("run %s: purged, %s", stored.run_id, receipt)
-        await self.forget()
-        return len(runs)
+    async def finish(self, stored: StoredRun) -> bool:
+        """Record the receipt of a run that is empty, after a rewrite."""
+        found = await self._ledger.pool.fetch(load("projections.sql", "read_found"), stored.ledger_id, stored.run_id)
+        receipt = {row["store"]: StoreReceipt(row["objects"], row["bytes"]) for row in found}
+        await execute(
+            self._ledger, stored.ledger_id, stored.run_id, RecordPurge(receipt=receipt), asked_by(self._actor)
+        )
+        crash_point("purge.after_receipt")
+        log.info("run %s: purged, %s", stored.run_id, receipt)
+        return True
 
-    async def forget(self) -> None:
+    async def _forget(self) -> None:
         """Forget what was found of runs whose receipt is an event; a death may have come in between."""
         await self._ledger.pool.execute(load("projections.sql", "forget_found"))
 
@@ -176,6 +210,18 @@ class Purge:
                 return
             await erase_messages(jetstream, found)
         raise MessagesLeftError(f"run {stored.run_id} still has messages after {LOOKS} looks")
+
+
+async def _several(
+    attempt: Attempt, work: Callable[[StoredRun], Awaitable[bool]], turn: Sequence[StoredRun]
+) -> list[StoredRun]:
+    """Do the work of some runs, several at once; returns those for which it is done."""
+    done: list[StoredRun] = []
+    for start in range(0, len(turn), RUNS_AT_ONCE):
+        some = turn[start : start + RUNS_AT_ONCE]
+        each = await asyncio.gather(*(attempt(stored.run_id, work(stored)) for stored in some))
+        done += [stored for stored, is_done in zip(some, each, strict=True) if is_done]
+    return done
 
 
 async def find_messages(jetstream: JetStreamContext, ledger_id: UUID, run_id: UUID) -> Found:

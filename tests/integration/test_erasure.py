@@ -22,6 +22,7 @@ from tests import servers
 from tests.api import SECONDS, Api, Json, Project, accepted, serving, until
 from tests.integration.telemetry import AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer
+from workers import purge
 from workers.archiver import Archiver
 from workers.projector import Projector
 from workers.relay import Relay
@@ -258,6 +259,27 @@ async def test_a_purge_that_died_is_finished_once(
     await published(world, client)
     places = Places(database_url=database.url, archive=world.store, jetstream=client.jetstream(), sample=None)
     assert (await audit(world.ledger, world.ledger_id, places)).first_bad is None
+
+
+async def test_one_rewrite_serves_more_deleted_runs_than_a_page_has(
+    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "PAGE_RUNS", 2)
+    run_ids = [await deleted_run(world, client) for _ in range(5)]
+    archiver = Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
+    rewritten = []
+
+    async def rewrite() -> bool:
+        rewritten.append(True)
+        return await once()
+
+    once = archiver._purge.rewrite
+    monkeypatch.setattr(archiver._purge, "rewrite", rewrite)
+    await drained(archiver)
+    assert len(rewritten) == 1
+    for run_id in run_ids:
+        assert (await world.stored(run_id)).run.receipt is not None
+        assert await messages(client, run_id) == {"run.deleted"}
 
 
 async def test_a_rewrite_keeps_what_lives_while_others_write(world: World, database: Database) -> None:
