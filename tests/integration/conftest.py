@@ -1,15 +1,19 @@
-"""Fixtures of the tests against a real Postgres."""
+"""What tests on real servers share, unless a module has its own: a service, a project, an organisation, NATS."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+from nats.aio.client import Client
 
+from events import bus
 from tests import servers
+from tests.api import Api, Project, serving
+from tests.integration.fleet import Fleet, opened_fleet
 from tests.integration.telemetry import World, opened_world
 from tests.object_stores import Place, S3Server, s3_server
-from tests.servers import Database, PostgresServer
+from tests.servers import Database, NatsServer, PostgresServer
 
 
 @pytest.fixture
@@ -17,6 +21,31 @@ async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(database.owner_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture(scope="module")
+def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
+    """A service without any role."""
+    with serving(postgres_server, nats_server, servers_home) as api:
+        yield api
+
+
+@pytest.fixture
+def project(api: Api) -> Project:
+    return api.project()
+
+
+@pytest.fixture
+async def fleet(database: Database) -> AsyncIterator[Fleet]:
+    async with opened_fleet(database.url) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def client(nats: NatsServer) -> AsyncIterator[Client]:
+    connected = await bus.connect(nats.url("roles"), name="test")
+    yield connected
+    await connected.close()
 
 
 @pytest.fixture

@@ -34,16 +34,10 @@ from events.types import Cause, Limits, Mode, Rate, Status
 from projections import runs, tenancy
 from projections.claims import claim
 from projections.execute import Outcome, asked_by, execute, record
-from tests.integration.fleet import Fleet, opened_fleet
+from tests.integration.fleet import Fleet
 from tests.servers import Database
 
 FREE = Rate(micro_credits_per_hour=0, count=1)
-
-
-@pytest.fixture
-async def fleet(database: Database) -> AsyncIterator[Fleet]:
-    async with opened_fleet(database.url) as fleet:
-        yield fleet
 
 
 @asynccontextmanager

@@ -49,11 +49,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
 
 
 @pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
-@pytest.fixture
 def run(project: Project) -> Json:
     return project.started()
 

@@ -1,18 +1,6 @@
 """The head of a project over HTTP: signed, and verified against when it is handed back."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.api import Api, accepted, serving
-from tests.servers import NatsServer, PostgresServer
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
+from tests.api import Api, accepted
 
 
 def test_a_head_is_signed_and_verified_against(api: Api) -> None:

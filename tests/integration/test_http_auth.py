@@ -1,28 +1,14 @@
 """Who gets in, and how far: keys, run tokens, tenants."""
 
 import base64
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from events.ids import uuid7
-from tests.api import Api, Json, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused
 
 RUN, PROJECT, OTHER = "00000000-0000-7000-8000-000000000001", "p", "00000000-0000-7000-8000-000000000002"
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 def routes(api: Api) -> list[tuple[str, str]]:

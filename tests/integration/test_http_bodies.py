@@ -1,30 +1,17 @@
 """Bodies and parameters that cannot be right: each is refused by name, and nothing of it is stored."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
-from tests.api import Api, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Project, accepted, refused
 
 JSON = {"content-type": "application/json"}
 MSGPACK = {"content-type": "application/msgpack"}
 LIFECYCLE_BYTES = 256 << 10
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
         yield api
 
 
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
 def number(value: Any) -> float:
     return float(value)  # takes NaN, Infinity and -Infinity by their names
 

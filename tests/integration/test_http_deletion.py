@@ -24,11 +24,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
         yield api
 
 
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
 def logged(project: Project, **body: Any) -> Json:
     """Return a running run with curves (of awkward numbers) and lines."""
     run = project.started(**body)

@@ -20,11 +20,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
         yield api
 
 
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
 def said(project: Project, **body: object) -> Json:
     """Return a running run that has logged points and lines."""
     run = project.started(**body)

@@ -36,11 +36,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
         yield api
 
 
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
 @pytest.fixture(scope="module")
 def filled(api: Api) -> Project:
     """A project with two runs, one of them with a file of more than a part."""

@@ -2,31 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.api import Api, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Project, accepted, refused
 
 JSON = {"content-type": "application/json"}
 MSGPACK = {"content-type": "application/msgpack"}
 MAX_BYTES = 8 << 20
 MAX_POINTS = 100_000
 POINT = {"a": {"step": [1], "value": [1.0]}}
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 def one(**column: Any) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Names over HTTP: unique, memorable, kept, and found again."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,20 +13,9 @@ from events.run_names import names
 from events.types import Mode
 from projections.execute import asked_by
 from projections.new_runs import open_run
-from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.api import Api, Json, Project, accepted, refused
 from tests.integration.histories import opened_project
-from tests.servers import Database, NatsServer, PostgresServer
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
+from tests.servers import Database
 
 
 def test_many_runs_created_at_once_have_names_of_their_own(api: Api, project: Project):

@@ -21,11 +21,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
         yield api
 
 
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
 def at(event: Json) -> datetime:
     return datetime.fromisoformat(event["recordedat"])
 

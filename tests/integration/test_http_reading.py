@@ -1,29 +1,14 @@
 """Reading back: pages and their links, the past, MessagePack, the process's own figures."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import msgspec
-import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused
 
 MSGPACK = {"content-type": "application/msgpack", "accept": "application/msgpack"}
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 def followed(client: httpx.Client, path: str, **parameters: Any) -> list[list[Json]]:

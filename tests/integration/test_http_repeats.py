@@ -19,11 +19,6 @@ def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: 
         yield api
 
 
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
-
-
 class Requests:
     """Sends requests with keys, and can send all of them again."""
 

@@ -1,33 +1,19 @@
 """A run done again over HTTP: the same, with changes, linked both ways, and refused when its parts are gone."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from events.ids import uuid7
 from service.reproduction import MAX_CHAIN
-from tests.api import Api, Json, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused
 
 SAME = (
     *("mode", "workflow", "path", "tags", "config", "command", "commands", "environment", "secrets", "resources"),
     *("import_volumes", "export_volumes", "protection", "estimate_seconds", "liveness", "code", "dataset"),
     *("retries", "priority"),
 )
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 def reproduce(project: Project, run: Json, key: str | None = None, **body: Any) -> Json:

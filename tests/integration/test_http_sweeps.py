@@ -1,20 +1,9 @@
 """Sweeps over HTTP: what is taken, shown and refused."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import httpx
 import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
+from tests.api import Api, Json, Project, accepted, refused
 
 SEARCH: Json = {
     "workflow": "digits",

@@ -3,7 +3,6 @@
 import gzip
 import io
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,6 @@ MEDIA = ["application/json", "application/msgpack", ARROW, PARQUET]
 MAX_BYTES = 8 << 20
 MAX_POINTS = 100_000
 POINT = {"a": {"step": [1], "value": [1.0]}}
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 def encoded(series: dict[str, Any], media: str, seq: int = 1) -> tuple[bytes, dict[str, Any]]:

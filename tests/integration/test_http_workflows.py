@@ -1,14 +1,11 @@
 """Workflows over HTTP: versions, renames, the archive, and what runs take from them."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused
 
 RECIPE: Json = {
     "architecture": "resnet-50",
@@ -27,17 +24,6 @@ RECIPE: Json = {
     "code": "artifact:01890000-0000-7000-8000-000000000001/code.zip",
     "retries": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
-
-
-@pytest.fixture
-def project(api: Api) -> Project:
-    return api.project()
 
 
 def workflow(project: Project, **body: Any) -> Json:

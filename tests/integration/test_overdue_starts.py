@@ -8,15 +8,9 @@ from nats.aio.client import Client
 from events import bus
 from events.settings import SettingsError, from_environment
 from events.types import Cause, Status
-from tests.integration.fleet import Fleet, opened_fleet, worker_beat
-from tests.servers import Database, NatsServer
+from tests.integration.fleet import Fleet, worker_beat
+from tests.servers import NatsServer
 from workers.scheduler import Scheduler
-
-
-@pytest.fixture
-async def fleet(database: Database) -> AsyncIterator[Fleet]:
-    async with opened_fleet(database.url) as fleet:
-        yield fleet
 
 
 @pytest.fixture

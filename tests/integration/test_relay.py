@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -31,13 +31,6 @@ from tests.servers import Database, NatsServer, PostgresServer
 from workers.relay import READER, Relay
 
 STREAMS = ("EVENTS", "TELEMETRY")
-
-
-@pytest.fixture
-async def client(nats: NatsServer) -> AsyncIterator[Client]:
-    connected = await bus.connect(nats.url("roles"), name="test")
-    yield connected
-    await connected.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -24,13 +23,6 @@ from tests.integration.test_replay import Shell, awkward_history
 from tests.servers import Database, NatsServer
 from workers.purge import erase_messages, find_messages
 from workers.relay import Relay
-
-
-@pytest.fixture
-async def client(nats: NatsServer) -> AsyncIterator[Client]:
-    connected = await bus.connect(nats.url("roles"), name="test")
-    yield connected
-    await connected.close()
 
 
 @pytest.fixture

@@ -15,18 +15,12 @@ from events.types import Cause, Liveness, Status
 from projections import incidents, tenancy
 from stack import Nats
 from tests.api import SECONDS, until
-from tests.integration.fleet import Clock, Fleet, opened_fleet, worker_beat
-from tests.servers import Database, NatsServer
+from tests.integration.fleet import Clock, Fleet, worker_beat
+from tests.servers import NatsServer
 from workers.lost_workers import LOST_SECONDS
 from workers.monitor import LATE_STEP_SECONDS, Monitor
 
 UNRESPONSIVE, CRASHED = 15, 45
-
-
-@pytest.fixture
-async def fleet(database: Database) -> AsyncIterator[Fleet]:
-    async with opened_fleet(database.url) as fleet:
-        yield fleet
 
 
 @pytest.fixture

@@ -29,12 +29,6 @@ from workers.scheduler import WORKER_ALIVE_SECONDS, Scheduler
 
 
 @pytest.fixture
-async def fleet(database: Database) -> AsyncIterator[Fleet]:
-    async with opened_fleet(database.url) as fleet:
-        yield fleet
-
-
-@pytest.fixture
 async def client(nats: NatsServer) -> AsyncIterator[Client]:
     connected = await bus.connect(nats.url("roles"), name="test")
     await bus.ensure_streams(connected.jetstream())

@@ -1,24 +1,15 @@
 """Event streams when there are many: one reader a ledger, a bound for each client and each key, and a reason given."""
 
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-import pytest
 
 from service import tails
 from service.tails import Follower, Told
-from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home) as api:
-        yield api
+from tests.api import SECONDS, Api, Json, Project, accepted, refused, until
 
 
 def figure(api: Api, name: str) -> float:
