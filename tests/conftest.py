@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("tests.api", "tests.fault.checks", "tests.fault.load", "tests.integration.telemetry")
+pytest.register_assert_rewrite(
+    "tests.api", "tests.fault.checks", "tests.fault.load", "tests.integration.telemetry", "tests.integration.desk"
+)
 
 from stack import Nats, Postgres, Stack
 from stack.ports import free_port

@@ -10,6 +10,7 @@ from nats.aio.client import Client
 from events import bus
 from tests import servers
 from tests.api import Api, Project, serving
+from tests.integration.desk import Desk, opened_desk
 from tests.integration.fleet import Fleet, opened_fleet
 from tests.integration.telemetry import World, opened_world
 from tests.object_stores import Place, S3Server, s3_server
@@ -46,6 +47,11 @@ async def client(nats: NatsServer) -> AsyncIterator[Client]:
     connected = await bus.connect(nats.url("roles"), name="test")
     yield connected
     await connected.close()
+
+
+@pytest.fixture
+async def desk(fleet: Fleet, client: Client) -> Desk:
+    return await opened_desk(fleet, client)
 
 
 @pytest.fixture
