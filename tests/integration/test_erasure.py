@@ -265,7 +265,12 @@ async def test_one_rewrite_serves_more_deleted_runs_than_a_page_has(
     world: World, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(purge, "PAGE_RUNS", 2)
-    run_ids = [await deleted_run(world, client) for _ in range(5)]
+    run_ids = [await world.started_run() for _ in range(5)]
+    for run_id in run_ids:
+        await world.metrics(run_id, {MARK: ([1, 2], [1.0, 2.0])})
+        await world.end(run_id)
+        await world.delete(run_id)
+    await published(world, client)
     archiver = Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
     rewritten = []
 
@@ -278,7 +283,9 @@ async def test_one_rewrite_serves_more_deleted_runs_than_a_page_has(
     await drained(archiver)
     assert len(rewritten) == 1
     for run_id in run_ids:
-        assert (await world.stored(run_id)).run.receipt is not None
+        receipt = (await world.stored(run_id)).run.receipt
+        assert receipt is not None
+        assert receipt["jetstream"].objects == 4
         assert await messages(client, run_id) == {"run.deleted"}
 
 
