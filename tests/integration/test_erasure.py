@@ -271,7 +271,7 @@ async def test_one_rewrite_serves_more_deleted_runs_than_a_page_has(
         await world.end(run_id)
         await world.delete(run_id)
     await published(world, client)
-    archiver = Archiver(world.ledger, world.root, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
+    archiver = Archiver(world.ledger, world.store, world.objects, jetstream=client.jetstream(), policy=AT_ONCE)
     rewritten = []
 
     async def rewrite() -> bool:
