@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 
 from service.imports.incoming import Incoming
+from service.imports.inputs import Where, opened
 from service.imports.mlflow_client import Client
 from service.imports.mlflow_server import MLflowServer
 
@@ -159,7 +160,8 @@ async def _record() -> None:
 
 
 def _read_all(url: str) -> None:
-    for read in source(url).runs():
+    as_usual = opened(Where(url, experiments=("vision",)), lambda *_: None).input
+    for read in [*source(url).runs(), *as_usual.runs()]:
         if isinstance(read, Incoming):
             for file in read.files:
                 assert sum(map(len, file.read())) == file.bytes

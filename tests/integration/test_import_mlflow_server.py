@@ -3,6 +3,7 @@
 import asyncio
 import json
 import struct
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from service.imports.report import RunReport
 from tests.integration.importing import bring, points
 from tests.integration.mlflow_answers import MS, Answer, asked, recorded, seed, serving, source
 from tests.integration.telemetry import World
+from tests.integration.test_archives import service
+from tests.servers import Database
 
 
 @pytest.fixture(params=["recorded", pytest.param("real", marks=pytest.mark.slow)])
@@ -90,6 +93,25 @@ async def test_runs_come_with_ids_times_numbers_and_files(world: World, url: str
 
     chosen = await asyncio.to_thread(source, url, "vision")
     assert [one.name for one in await bring(world, chosen)] == ["failed"]
+
+
+async def test_the_command_takes_the_address_of_a_server(world: World, database: Database, tmp_path: Path) -> None:
+    def run(url: str) -> subprocess.CompletedProcess[str]:
+        project = str(world.ledger_id)
+        return service(
+            world, database, tmp_path, "import", url, "--experiment", "vision", "--project", project, "--json"
+        )
+
+    with serving(recorded()) as server:
+        done = await asyncio.to_thread(run, server.url)
+        again = await asyncio.to_thread(run, server.url)
+    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
+    report = json.loads(done.stdout)
+    assert (report["system"], report["source"]) == ("mlflow", server.url)
+    assert [(one["name"], one["outcome"]) for one in report["runs"]] == [("failed", "new")]
+    assert [one["outcome"] for one in json.loads(again.stdout)["runs"]] == ["already there"]
+    wrong = await asyncio.to_thread(run, server.url + "?a=b")
+    assert (wrong.returncode, "is no address of a server" in wrong.stderr) == (2, True)
 
 
 def test_an_address_that_is_none_and_an_experiment_that_is_missing_are_said() -> None:
