@@ -60,22 +60,26 @@ def grouped(known: Sequence[Known], by: Field) -> list[Group]:
 
 
 class Band:
-    """Takes the runs of a group one after another."""
+    """Takes the runs of a group one after another, all on the same buckets."""
 
-    def __init__(self, metric: str, buckets: int) -> None:
+    def __init__(self, metric: str) -> None:
         self._metric = metric
         self._left_out = 0
+        self._first: Any = None
+        self._last: Any = None
+        self._empty(0)
+
+    def _empty(self, buckets: int) -> None:
         self._runs, self._means = np.zeros(buckets, np.int64), np.zeros(buckets, np.int64)
         self._count, self._nan, self._posinf, self._neginf = (np.zeros(buckets, np.int64) for _ in range(4))
         self._min, self._max = (np.full(buckets, np.nan) for _ in range(2))
         self._mean = np.zeros(buckets)
-        self._first: Any = None
-        self._last: Any = None
 
     def add(self, series: Series) -> None:
         """Take a run's series, of all buckets."""
         there = series.count > 0
         if self._first is None:
+            self._empty(len(there))
             self._first, self._last = series.x_first.copy(), series.x.copy()
         new = there & (self._count == 0)
         self._first = np.where(

@@ -5,7 +5,7 @@ that are small enough are read together by one query; a larger one is read alone
 through `Buckets` in parts, so that memory does not grow with the run. What is not in Parquet yet never sees DuckDB.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import inf
 from typing import Any, Final
@@ -15,11 +15,12 @@ import numpy as np
 from msgspec.structs import replace
 
 from events.errors import TooLarge
+from projections import level_curves
 from projections.analytics import Analytics
 from projections.buckets import Buckets, Points, Series, edges, joined, nothing, ordered, summarised, taken
 from projections.chart_questions import Question
 from projections.chart_reader import HIGHEST, LOWEST, MICROSECONDS, Reader, X, among, window
-from projections.level_curves import from_levels
+from projections.level_curves import Grid, from_levels
 from projections.run_points import RunPoints
 
 AT_ONCE_POINTS: Final = 1 << 21
@@ -74,31 +75,58 @@ def _of_rows(analytics: Analytics, question: Question, runs: Sequence[RunPoints]
 
 
 def pooled(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> Iterator[list[Series]]:
-    """Yield each run's series in turn, all on the same `question.buckets` buckets a metric, empty ones too; blocking.
+    """Yield each run's series in turn, all on the same buckets a metric, empty ones too; blocking.
 
-    A metric's buckets range from the first to the last point of all runs. Otherwise as `curves`, and reads twice what
-    does not fit into memory. Seconds are microseconds still.
+    A metric's buckets, at most `question.buckets`, hold the first to the last point of all runs; where levels answer
+    for one of them they are a power of two of steps wide, else equal ranges. Otherwise as `curves`, and reads twice
+    what does not fit into memory. Seconds are microseconds still.
     """
-    groups = list(_together(runs))
+    leveled = [level_curves.extents(analytics, question, run) for run in runs]
     ends: dict[str, tuple[float, float]] = {}
+    for run, own in zip(runs, leveled, strict=True):
+        _widen(ends, own)
+        missing = tuple(metric for metric in question.metrics if metric not in own)
+        if own and missing:
+            _widen(ends, _Streamed(analytics, replace(question, metrics=missing), run).ends())
+    groups = list(_together([run for run, own in zip(runs, leveled, strict=True) if not own]))
     held: list[dict[str, _Located]] = []
     for group in groups:
         if _is_large(group, question):
-            found = _Streamed(analytics, question, group[0]).extents()
-            _widen(ends, ((metric, low, high) for metric, (_, low, high) in found.items()))
+            _widen(ends, _Streamed(analytics, question, group[0]).ends())
             continue
         held = _located(analytics, question, group)
-        _widen(
-            ends,
-            (
-                (metric, one.points.x.min().item(), one.points.x.max().item())
-                for own in held
-                for metric, one in own.items()
-                if len(one.points)
-            ),
-        )
+        for located in held:
+            _widen(ends, {metric: one.ends() for metric, one in located.items() if len(one.points)})
     log = question.axis.log
-    grids = {metric: edges(*ends.get(metric, (1, 1)), question.buckets, log=log) for metric in question.metrics}
+    of_levels = {
+        metric: grid
+        for metric in {name for own in leveled for name in own}
+        if (grid := Grid.over(int(ends[metric][0]), int(ends[metric][1]), question.buckets))
+    }
+    grids = {
+        metric: of_levels[metric].edges()
+        if metric in of_levels
+        else edges(*ends.get(metric, (1, 1)), question.buckets, log=log)
+        for metric in question.metrics
+    }
+    rest = _rows_on(analytics, question, groups, grids, held)
+    for run, own in zip(runs, leveled, strict=True):
+        if own:
+            chosen = {metric: of_levels[metric] for metric in own if metric in of_levels}
+            found = level_curves.pooled(analytics, question, run, chosen)
+            yield _completed_on(analytics, question, run, grids, found)
+        else:
+            yield next(rest)
+
+
+def _rows_on(
+    analytics: Analytics,
+    question: Question,
+    groups: Sequence[Sequence[RunPoints]],
+    grids: Mapping[str, Any],
+    held: list[dict[str, "_Located"]],
+) -> Iterator[list[Series]]:
+    """Yield each run's series on given edges, out of its points; `held` are those of a last group that is not large."""
     for group in groups:
         if _is_large(group, question):
             yield _Streamed(analytics, question, group[0]).pooled(grids)
@@ -112,8 +140,20 @@ def pooled(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) 
             yield series
 
 
-def _widen(ends: dict[str, tuple[float, float]], found: Iterable[tuple[str, float, float]]) -> None:
-    for metric, low, high in found:
+def _completed_on(
+    analytics: Analytics, question: Question, run: RunPoints, grids: Mapping[str, Any], own: Mapping[str, Series]
+) -> list[Series]:
+    """Return a run's series on given edges, of which levels had some."""
+    missing = {metric: grids[metric] for metric in question.metrics if metric not in own}
+    found = dict(own)
+    if missing:
+        streamed = _Streamed(analytics, replace(question, metrics=tuple(missing)), run)
+        found |= {one.metric: one for one in streamed.pooled(missing)}
+    return [found[metric] for metric in question.metrics]
+
+
+def _widen(ends: dict[str, tuple[float, float]], found: Mapping[str, tuple[float, float]]) -> None:
+    for metric, (low, high) in found.items():
         known = ends.get(metric, (low, high))
         ends[metric] = (min(low, known[0]), max(high, known[1]))
 
@@ -145,6 +185,10 @@ class _Located(msgspec.Struct, frozen=True):
 
     points: Points
     left_out: int = 0
+
+    def ends(self) -> tuple[float, float]:
+        """Return the first and the last x of at least one point."""
+        return self.points.x.min().item(), self.points.x.max().item()
 
 
 def _at_once(analytics: Analytics, question: Question, runs: Sequence[RunPoints]) -> list[list[Series]]:
@@ -279,6 +323,10 @@ class _Streamed:
         for metric in self._question.metrics:
             for points in self._run.hot.get(metric, []):
                 yield metric, points
+
+    def ends(self) -> dict[str, tuple[float, float]]:
+        """Return from where to where each metric goes that has points."""
+        return {metric: (low, high) for metric, (_, low, high) in self.extents().items()}
 
     def extents(self) -> Mapping[str, Extent]:
         """Return how many points each metric has and from where to where, of those that have a place."""

@@ -92,7 +92,7 @@ class Charts:
         position, points = await self._read(runs, question)
 
         def pooled() -> Answer:
-            bands = [[Band(metric, question.buckets) for metric in question.metrics] for _ in groups]
+            bands = [[Band(metric) for metric in question.metrics] for _ in groups]
             for index, series in enumerate(chart_sources.pooled(self._analytics, question, points)):
                 for own, group in zip(bands, groups, strict=True):
                     if index in group.runs:

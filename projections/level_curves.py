@@ -41,9 +41,8 @@ def from_levels(analytics: Analytics, question: Question, run: RunPoints) -> dic
 
     def series(curve: _Curve) -> Series | None:
         extent = curve.extent()
-        if extent is None:
-            return None
-        found = curve.series(Grid.over(*extent, question.buckets))
+        grid = extent and Grid.over(*extent, question.buckets)
+        found = curve.series(grid) if grid else None
         return found if found is not None and found.points > question.buckets else None
 
     return _answers(analytics, question, run, series)
@@ -72,12 +71,15 @@ class Grid(msgspec.Struct, frozen=True):
     last: int
 
     @classmethod
-    def over(cls, first: int, last: int, buckets: int) -> "Grid":
-        """Return the narrowest buckets of which at most so many hold all steps from one to another."""
-        width = (-(-(last - first + 1) // buckets) - 1).bit_length()
-        while (last >> width) - (first >> width) >= buckets:
-            width += 1
-        return cls(min(width, WIDEST), first, last)
+    def over(cls, first: int, last: int, buckets: int) -> "Grid | None":
+        """Return the narrowest buckets of which at most so many hold all steps from one to another.
+
+        None for one bucket of steps on both sides of 0, where every bucket begins or ends.
+        """
+        for width in range((-(-(last - first + 1) // buckets) - 1).bit_length(), WIDEST + 1):
+            if (last >> width) - (first >> width) < buckets:
+                return cls(width, first, last)
+        return None
 
     def edges(self) -> Ints:
         """Return where the buckets but the first begin."""

@@ -15,9 +15,12 @@ from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-Format = Literal["json", "arrow", "csv", "parquet"]
+Format = Literal["json", "arrow", "csv", "parquet", "spreadsheet"]
+FORMULA: Final = r"^([=+\-@\t\r\n])"
+"""How a text begins that a spreadsheet would compute. Source: OWASP, CSV Injection."""
 
 
 class Passed(Exception):
@@ -87,14 +90,35 @@ class _Csv:
     def __init__(self, sink: io.BytesIO, schema: pa.Schema, types: Mapping[str, str]) -> None:
         self._text = io.TextIOWrapper(sink, "utf-8", newline="", write_through=True)
         self._writer = csv.writer(self._text)
-        self._writer.writerow(schema.names)
+        self._writer.writerow(self._texts(pa.array(schema.names, pa.string())).to_pylist())
+
+    def _texts(self, column: pa.Array) -> pa.Array:
+        """Return a column of texts as it is written."""
+        return column
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
-        for row in _rows(batch):
+        columns = [self._texts(column) if _is_text(column.type) else column for column in batch.columns]
+        for row in zip(*map(_column, columns), strict=True):
             self._writer.writerow(_dumped(one).decode() if isinstance(one, list | dict | bool) else one for one in row)
 
     def close(self) -> None:
         self._text.detach()
+
+
+class _Spreadsheet(_Csv):
+    """As `_Csv`, but an apostrophe stands before text that a spreadsheet would take for a formula.
+
+    Only before text: no number, time or blob is altered.
+    """
+
+    def _texts(self, column: pa.Array) -> pa.Array:
+        return pc.replace_substring_regex(column.cast(pa.large_string()), FORMULA, r"'\1")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 _WRITERS: Final[Mapping[Format, Callable[[io.BytesIO, pa.Schema, Mapping[str, str]], _Writer]]] = {
@@ -102,6 +126,7 @@ _WRITERS: Final[Mapping[Format, Callable[[io.BytesIO, pa.Schema, Mapping[str, st
     "parquet": lambda sink, schema, _: pq.ParquetWriter(sink, schema, compression="zstd"),
     "json": _Json,
     "csv": _Csv,
+    "spreadsheet": _Spreadsheet,
 }
 
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -288,3 +289,58 @@ def test_another_process_may_attach_to_a_managed_run_too(client, project, tmp_pa
     assert (run["status"], run["exit_code"]) == ("failed", 3)
     assert points(client, run_id, "a") == [(1, 1.0)]
     assert points(client, run_id, "b") == [(1, 1.0)]
+
+
+def test_curves_of_several_runs_and_of_groups_are_columns(client, project, until):
+    runs = []
+    for lr in (0.1, 0.2, 0.2):
+        with tachograph.init(project, config={"lr": lr}) as run:
+            for step in range(1, 101):
+                run.log({"loss": lr * step, "odd": math.nan if step % 2 else math.inf}, step=step)
+        runs.append(run.id)
+    chart = client.charts(project, ["loss", "odd"], runs=runs)
+    assert [(one["run"], one["metric"]) for one in chart["series"]] == [
+        (run, m) for run in runs for m in ("loss", "odd")
+    ]
+    loss, odd = chart["series"][:2]
+    assert loss["x"] == array("q", range(1, 101))
+    assert loss["mean"] == array("d", (0.1 * step for step in range(1, 101)))
+    assert (odd["nan"], odd["posinf"]) == (array("q", [1, 0] * 50), array("q", [0, 1] * 50))
+    assert math.isnan(odd["mean"][0])
+    until(lambda: client.charts(project, "loss", filter="config.lr = 0.1")["series"])
+    (narrow,) = client.charts(
+        project, "loss", filter="config.lr = 0.1", start=11, stop=50, buckets=4, smooth="ema:0.5", yscale="log"
+    )["series"]
+    assert narrow["count"] == array("q", [10] * 4)
+    assert len(narrow["smoothed"]) == len(narrow["nonpositive"]) == 4
+    assert client.charts(project, "loss", runs=runs[:1], x="relative")["series"][0]["x"].typecode == "d"
+    groups = client.group_charts(project, "loss", runs=runs, group="config.lr", buckets=10)
+    assert [(one["group"], one["members"]) for one in groups["series"]] == [(0.2, 2), (0.1, 1)]
+    assert groups["series"][0]["runs"] == array("q", [2] * 10)
+    table = client.chart_table(project, "loss", runs=runs)
+    assert table.column_names[:3] == ["run", "metric", "x"]
+    assert table["mean"].to_pylist() == [value for one in chart["series"][::2] for value in one["mean"]]
+    assert len(client.chart_table(project, "loss", runs=runs, group="status", buckets=7)) == 7
+    with pytest.raises(tachograph.Invalid, match="either `runs` or `filter`"):
+        client.charts(project, "loss")
+
+
+def test_a_live_chart_has_every_point_once(client, project):
+    with tachograph.init(project) as first, tachograph.init(project) as second:
+        seen = {first.id: [], second.id: []}
+        first.log({"loss": 0.0}, step=0)
+        charts = client.stream_charts(project, "loss", runs=[first.id, second.id], poll_seconds=0.05)
+        positions = []
+        for number, chart in enumerate(charts):
+            positions.append(chart["position"])
+            for one in chart["series"]:
+                seen[one["run"]] += one["x"]
+            if number < 3:
+                second.log({"loss": 1.0}, step=number)
+                first.log({"loss": 1.0}, step=10 - number)
+            elif number == 3:
+                first.finish()
+                second.finish()
+    assert positions == sorted(set(positions))
+    assert sorted(seen[first.id]) == [0, 8, 9, 10]
+    assert sorted(seen[second.id]) == [0, 1, 2]

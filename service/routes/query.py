@@ -18,6 +18,7 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
+    "spreadsheet": "text/csv; charset=utf-8",
 }
 CLOSED: Final = 499
 """What the figures count a request under whose caller has gone; nobody reads it."""

@@ -124,6 +124,29 @@ def test_a_query_answers_in_every_format(project: Project):
     assert pq.read_table(io.BytesIO(accept.content)).num_rows == 105
 
 
+FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1"]
+
+
+def test_a_spreadsheet_computes_nothing_that_a_program_logged(project: Project):
+    sql = """
+        select text as "=text", -1.5::double as number, -12::decimal(9, 2) as decimal, -3 as whole,
+               '-inf'::double as infinite, ['=1'] as nested
+        from (select unnest($texts::varchar[]) as text)
+    """
+    texts = [*FORMULAS, "plain", "'=1", " =1", "", None]
+    rows = {}
+    for form in ("csv", "spreadsheet"):
+        answer = asked(project, sql, {"texts": texts}, format=form)
+        assert answer.headers["content-type"].startswith("text/csv"), answer.text
+        rows[form] = list(csv.reader(io.StringIO(answer.text, newline="")))
+    assert [row[0] for row in rows["csv"]] == ["=text", *FORMULAS, "plain", "'=1", " =1", "", ""]
+    assert [row[0] for row in rows["spreadsheet"]] == [
+        "'=text", *(f"'{text}" for text in FORMULAS), "plain", "'=1", " =1", "", "",
+    ]  # fmt: skip
+    assert [row[1:] for row in rows["spreadsheet"]] == [row[1:] for row in rows["csv"]]
+    assert rows["csv"][1][1:5] == ["-1.5", "-12.00", "-3", "-Infinity"]
+
+
 @pytest.mark.parametrize(
     ("sql", "parameters", "says"),
     [

@@ -116,6 +116,17 @@ async def test_the_whole_curve_is_drawn_without_reading_its_points(
     assert series.max.tolist() == [float(min(256 * (n + 1), BATCH) - 1) for n in range(len(series.max))]
 
 
+async def test_one_bucket_of_steps_on_both_sides_of_zero_comes_from_the_points(world: World, asked: list[str]) -> None:
+    run_id = await world.started_run()
+    await world.metrics(run_id, {"loss": (range(-BATCH, BATCH), [float(n) for n in range(2 * BATCH)])})
+    await world.archive()
+    (series,) = await world.chart(run_id, ["loss"], buckets=1)
+    assert (series.x_first.tolist(), series.x.tolist(), series.count.tolist()) == ([-BATCH], [BATCH - 1], [2 * BATCH])
+    assert asked == []
+    await world.chart(run_id, ["loss"], buckets=2)
+    assert asked == ["loss"]
+
+
 @pytest.mark.parametrize(
     "question", [{"stage": "main"}, {"x": "time"}, {"x": "relative"}, {"after": 1}, {"buckets": 5_000}, {"x": "few"}]
 )

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from projections import level_files, levels
 from projections.archive import SortedPoints
 from projections.archive_writer import MetricsWriter
+from projections.level_curves import Grid
 from projections.levels import LevelRows, Pyramid
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
@@ -69,6 +70,26 @@ def test_whole_buckets_are_those_that_do_not_reach_beyond_a_range(low: int, leng
         assert high + 1 - width < end <= high + 1
     else:
         assert high + 1 - begin < width
+
+
+@given(
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.integers(0, 1 << 64),
+    st.one_of(st.integers(1, 3), st.integers(1, 20_000)),
+)
+@example(-10, 20, 1)
+def test_a_grid_has_the_narrowest_buckets_that_are_few_enough(first: int, length: int, buckets: int) -> None:
+    last = min(first + length, (1 << 63) - 1)
+    grid = Grid.over(first, last, buckets)
+    if grid is None:
+        assert buckets == 1
+        assert first < 0 <= last
+        return
+    begins = grid.edges().tolist()
+    assert len(begins) < buckets
+    assert all(first < begin <= last and begin % (1 << grid.width) == 0 for begin in begins)
+    if grid.width:
+        assert (last >> grid.width - 1) - (first >> grid.width - 1) >= buckets
 
 
 @pytest.mark.parametrize(

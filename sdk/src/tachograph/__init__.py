@@ -21,7 +21,7 @@ the network and never fails on its account. The errors, as a tree:
     Stopped(KeyboardInterrupt)    raised in the main thread when the run is asked to stop
 """
 
-from tachograph._client import FINAL, Client
+from tachograph._client import Client
 from tachograph._errors import (
     Conflict,
     ConnectionFailed,
@@ -45,16 +45,21 @@ from tachograph._run import Document, Run
 from tachograph._stream import ServerEvent
 from tachograph._sync import Synced, sync
 from tachograph._types import (
+    FINAL,
     Accepted,
     Artifact,
+    Chart,
     ChartSeries,
     Claim,
     Failure,
+    GroupChart,
+    GroupCurve,
     Liveness,
     LogLine,
     LogPage,
     MetricSummary,
     Project,
+    RunCurve,
     RunResource,
     Slot,
     Verification,
@@ -69,6 +74,7 @@ __all__ = [
     "FINAL",
     "Accepted",
     "Artifact",
+    "Chart",
     "ChartSeries",
     "Claim",
     "Client",
@@ -80,6 +86,8 @@ __all__ = [
     "Failure",
     "Forbidden",
     "Gone",
+    "GroupChart",
+    "GroupCurve",
     "Invalid",
     "Liveness",
     "LogLine",
@@ -90,6 +98,7 @@ __all__ = [
     "Problem",
     "Project",
     "Run",
+    "RunCurve",
     "RunFinished",
     "RunResource",
     "ServerError",

@@ -82,8 +82,6 @@ class Calls:
         your own where the same change may be asked for again by another process, and `keyed=False` where a
         repetition is to be told how things stand by then, rather than what was answered first.
         """
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = f"/api/v1{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
         headers = {"Accept": "application/json"}
         content = None
         if method != "GET" and keyed:
@@ -91,13 +89,22 @@ class Calls:
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = body if isinstance(body, bytes) else msgspec.json.encode(plain(body, "body"))
-        answer = repeat(
-            lambda timeout: self.transport.send(method, target, content, headers, timeout),
+        answer = self._exchanged(method, _target(path, query), content, headers, retry_seconds)
+        return msgspec.json.decode(answer) if answer else None
+
+    def _content(self, path: str, query: Mapping[str, Any], media_type: str) -> bytes:
+        """Get what a route answers in some format."""
+        return self._exchanged("GET", _target(path, query), None, {"Accept": media_type}, None)
+
+    def _exchanged(
+        self, method: str, target: str, content: bytes | None, headers: Mapping[str, str], retry_seconds: float | None
+    ) -> bytes:
+        return repeat(
+            lambda timeout: self.transport.send(method, target, content, headers, timeout).content,
             for_seconds=self._retry_seconds if retry_seconds is None else retry_seconds,
             attempt_seconds=self._timeout_seconds,
             pause=self._pause,
         )
-        return msgspec.json.decode(answer.content) if answer.content else None
 
     def _ask(self, _kind: type[T], method: str, path: str, body: Any = None, **options: Any) -> T:
         """Call, and take the service's word for the answer's shape: a newer one may add to it."""
@@ -116,6 +123,11 @@ class Calls:
             cursor = page.get("next_cursor")
             if cursor is None:
                 return
+
+
+def _target(path: str, query: Mapping[str, Any] | None) -> str:
+    given = without_none(query or {})
+    return f"/api/v1{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
 
 
 def route(*parts: str) -> str:

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from tachograph._artifacts import Artifacts
 from tachograph._calls import route, without_none
-from tachograph._encoding import finite_or_named, numbers
+from tachograph._charts import Charts
+from tachograph._encoding import finite_or_named
 from tachograph._errors import Conflict, NotFound
 from tachograph._stream import ServerEvent, follow
 from tachograph._types import (
+    FINAL,
     Accepted,
-    ChartSeries,
     Claim,
     Failure,
     Heartbeat,
@@ -30,11 +31,8 @@ from tachograph._types import (
     Workflow,
 )
 
-FINAL: Final = frozenset({"completed", "failed", "killed", "crashed", "deleted"})
-"""The statuses in which a run's process is gone (a crashed one may still come back)."""
 
-
-class Client(Artifacts):
+class Client(Artifacts, Charts):
     """A connection to the service; safe for many threads, and after a fork.
 
     Methods raise the errors of `tachograph.Error`'s tree. Attempts that failed in passing (no connection,
@@ -189,26 +187,6 @@ class Client(Artifacts):
             for name in ("last", "min", "max", "best"):
                 if isinstance(metric.get(name), str):
                     metric[name] = float(str(metric[name]))
-        return found
-
-    def chart(
-        self,
-        run: str,
-        metric: str | Sequence[str],
-        *,
-        x: str = "step",
-        start: float | None = None,
-        stop: float | None = None,
-        buckets: int | None = None,
-        stage: str | None = None,
-    ) -> list[ChartSeries]:
-        """Return one curve a metric in at most `buckets` buckets; `x` is `step`, `time`, `relative` or a metric."""
-        query = {"metric": metric, "x": x, "from": start, "to": stop, "buckets": buckets, "stage": stage}
-        found: list[ChartSeries] = self.request("GET", route("runs", run, "chart"), query=query)["series"]
-        for series in found:
-            series["min"], series["max"] = numbers(series["min"]), numbers(series["max"])
-            series["first"], series["last"] = numbers(series["first"]), numbers(series["last"])
-            series["mean"] = numbers(series["mean"])
         return found
 
     def logs(

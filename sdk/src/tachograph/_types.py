@@ -4,10 +4,15 @@ Times are RFC 3339 strings in UTC, `_us` integers are microseconds since the epo
 micro-credits. A newer service may add keys.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from array import array
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 Json = dict[str, Any]
 Mode = Literal["min", "max"]
+
+
+FINAL: Final = frozenset({"completed", "failed", "killed", "crashed", "deleted"})
+"""The statuses in which a run's process is gone (a crashed one may still come back)."""
 
 
 class Project(TypedDict):
@@ -218,6 +223,59 @@ class ChartSeries(TypedDict):
     points: int
     known: bool | None
     left_out: int
+
+
+class _Columns(TypedDict):
+    """What curves of runs and of groups have in common; columns are arrays of one length."""
+
+    metric: str
+    points: int
+    left_out: int
+    x: "array[Any]"
+    x_first: "array[Any]"
+    min: "array[float]"
+    max: "array[float]"
+    mean: "array[float]"
+    count: "array[int]"
+    nan: "array[int]"
+    posinf: "array[int]"
+    neginf: "array[int]"
+    nonpositive: NotRequired["array[float]"]
+    smoothed: NotRequired["array[float]"]
+
+
+class RunCurve(_Columns):
+    """One curve of one run of several; `known` is None in answers to `after`."""
+
+    run: str
+    known: bool | None
+    sampled: bool
+    first: "array[float]"
+    last: "array[float]"
+
+
+class Chart(TypedDict):
+    """Curves of several runs: all up to the ledger position `position` counts, and nothing behind it."""
+
+    series: list[RunCurve]
+    position: int
+    more_runs: NotRequired[bool]
+
+
+class GroupCurve(_Columns):
+    """One curve of a group of `members` runs; `runs` says how many of them have points in a bucket."""
+
+    group: Any
+    members: int
+    runs: "array[int]"
+
+
+class GroupChart(TypedDict):
+    """Curves of groups of runs, the largest first; otherwise as `Chart`."""
+
+    series: list[GroupCurve]
+    position: int
+    more_runs: NotRequired[bool]
 
 
 class LogLine(TypedDict):
