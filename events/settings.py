@@ -31,10 +31,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_allow_private: bool = False
     master_key: Path
     parquet: Path
+    """Where the archive is, unless `archive_url` says so."""
+    archive_url: str = ""
+    """`s3://bucket/prefix`, or nothing."""
+    archive_cache: Path
+    archive_cache_bytes: int
     object_store: str = ""
     """A directory, or `s3://bucket/prefix`."""
     start_seconds: float = DEFAULT_START_SECONDS
     """How long a worker that lives may take from its claim to the start of the program."""
+
+
+class _Cache(msgspec.Struct, frozen=True):
+    bytes: int = 10 << 30
 
 
 def from_environment() -> Settings:
@@ -54,6 +63,9 @@ def from_environment() -> Settings:
         nats_monitor_url=os.environ.get("TACHOGRAPH_NATS_MONITOR_URL"),
         master_key=Path(os.environ.get("TACHOGRAPH_MASTER_KEY", home / "master.key")),
         parquet=Path(os.environ.get("TACHOGRAPH_PARQUET", home / "parquet")),
+        archive_url=os.environ.get("TACHOGRAPH_ARCHIVE_URL", ""),
+        archive_cache=Path(os.environ.get("TACHOGRAPH_ARCHIVE_CACHE") or home / "archive-cache"),
+        archive_cache_bytes=numbers(_Cache, "TACHOGRAPH_ARCHIVE_CACHE").bytes,
         object_store=os.environ.get("TACHOGRAPH_OBJECT_STORE") or str(home / "objects"),
         start_seconds=_seconds("TACHOGRAPH_START_SECONDS", DEFAULT_START_SECONDS),
     )

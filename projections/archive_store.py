@@ -1,4 +1,4 @@
-"""Where the files of the archive are: one interface, and the directory behind it.
+"""Where the files of the archive are: a directory, or an S3 with a bounded cache before it (`archive_bucket`).
 
     store = archive_store.opened(settings)
     with store.held(files) as root:       # all there and whole until the end of the block
@@ -6,24 +6,33 @@
     store.publish(written)                # from temporary names below `store.root`; when it returns, they last
 
 A file never changes. Its path, size and SHA-256 stand in the ledger; nothing here knows what is in it. All of it
-blocks, and belongs on a thread.
+blocks, and belongs on a thread. Of an S3 that is away everything raises `ArchiveUnavailable`.
 """
 
 import asyncio
 import hashlib
+import logging
 import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
+from events.commit import LOST_CONNECTION
 from events.settings import Settings
+from events.sql import load
 from projections import archive
 from projections.archive import File, Found
+from projections.archive_bucket import Bucket
 from projections.archive_writer import Files
+from projections.runs import Reader
+
+log = logging.getLogger("tachograph.archive")
+
+TIDY_SECONDS: Final = 60.0
 
 
 class Store(Protocol):
@@ -52,7 +61,7 @@ class Store(Protocol):
         ...
 
     def is_whole(self, file: File) -> bool:
-        """Tell whether a file is there, byte by byte."""
+        """Tell whether a file is there, byte by byte; where it lies it may be told by what it was when last read."""
         ...
 
     def measure_run(self, ledger_id: UUID, run_id: UUID) -> tuple[int, int]:
@@ -67,10 +76,20 @@ class Store(Protocol):
         """Yield our files, temporary ones too, that nobody has written to for that long."""
         ...
 
+    def copied_runs(self) -> list[tuple[UUID, UUID]]:
+        """Return the runs of which there are copies on this machine, each behind its ledger."""
+        ...
+
+    def forget_run(self, ledger_id: UUID, run_id: UUID) -> None:
+        """Remove this machine's copies of a run."""
+        ...
+
 
 def opened(settings: Settings) -> Store:
-    """Return the archive that the environment names."""
-    return Directory(settings.parquet)
+    """Return the archive that the environment names. Raises `SettingsError`."""
+    if not settings.archive_url:
+        return Directory(settings.parquet)
+    return Bucket.at(settings.archive_url, settings.archive_cache, settings.archive_cache_bytes)
 
 
 class Directory:
@@ -136,6 +155,32 @@ class Directory:
             found = archive.named(str(file.relative_to(self.root)))
             if found is not None and _modified(file) <= latest:
                 yield found
+
+    def copied_runs(self) -> list[tuple[UUID, UUID]]:
+        """There are no copies."""
+        return []
+
+    def forget_run(self, ledger_id: UUID, run_id: UUID) -> None:
+        """There are no copies."""
+
+
+async def forget_deleted(reader: Reader, store: Store) -> int:
+    """Remove this machine's copies of runs that were deleted, whichever machine purged them; returns of how many."""
+    copied = {run_id: ledger_id for ledger_id, run_id in await asyncio.to_thread(store.copied_runs)}
+    rows = await reader.fetch(load("projections.sql", "deleted_of"), list(copied)) if copied else []
+    for row in rows:
+        await asyncio.to_thread(store.forget_run, copied[row["run_id"]], row["run_id"])
+    return len(rows)
+
+
+async def keep_tidy(reader: Reader, store: Store, *, seconds: float = TIDY_SECONDS) -> None:
+    """Do `forget_deleted` now and then, until this is cancelled."""
+    while True:
+        try:
+            await forget_deleted(reader, store)
+        except (*LOST_CONNECTION, TimeoutError) as error:
+            log.debug("copies of deleted runs are looked for later: %r", error)
+        await asyncio.sleep(seconds)
 
 
 @asynccontextmanager

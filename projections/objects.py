@@ -14,12 +14,12 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -74,7 +74,7 @@ class ObjectStore:
         """Open a directory (made where it is missing) or `s3://bucket/prefix`. Raises `SettingsError`."""
         url = urlsplit(str(place))
         if url.scheme == "s3":
-            return cls(_s3(url.netloc, url.path), None, f"s3://{url.hostname}{url.path}")
+            return cls(s3("TACHOGRAPH_OBJECT_STORE", url), None, f"s3://{url.hostname}{url.path}")
         if url.scheme not in {"", "file"}:
             raise SettingsError("TACHOGRAPH_OBJECT_STORE is a directory, or s3://bucket/prefix")
         root = Path(url.path if url.scheme else place).resolve()
@@ -163,9 +163,11 @@ class ObjectStore:
             await _bounded(self._store.head_async(_PROBE), seconds=CHECK_SECONDS)
 
 
-def _s3(bucket: str, path: str) -> S3Store:
+def s3(variable: str, url: SplitResult, *, seconds: float = RETRY_SECONDS) -> S3Store:
+    """Open the S3 that a variable names by its URL; one request takes at most so long. Raises `SettingsError`."""
+    bucket, path = url.netloc, url.path
     if not bucket or "@" in bucket or ":" in bucket:
-        raise SettingsError("TACHOGRAPH_OBJECT_STORE is s3://bucket/prefix; credentials come from AWS_* variables")
+        raise SettingsError(f"{variable} is s3://bucket/prefix; credentials come from AWS_* variables")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     try:
         return S3Store(
@@ -174,29 +176,37 @@ def _s3(bucket: str, path: str) -> S3Store:
             client_options={
                 "allow_http": endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=5),
-                "timeout": timedelta(seconds=RETRY_SECONDS),
+                "timeout": timedelta(seconds=seconds),
             },
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
         )
     except BaseError as error:
-        raise SettingsError(f"TACHOGRAPH_OBJECT_STORE cannot be used: {_first_line(error)}") from None
+        raise SettingsError(f"{variable} cannot be used: {_first_line(error)}") from None
 
 
 async def _bounded(operation: Awaitable[T], seconds: float = OPERATION_SECONDS) -> T:
     """Return an operation's result within its time; what the libraries raise becomes ours."""
+    with translated("the object store"):
+        try:
+            async with asyncio.timeout(seconds):
+                return await operation
+        except TimeoutError:
+            raise StoreUnavailable(f"the object store did not answer within {seconds:g} s") from None
+
+
+@contextmanager
+def translated(what: str, unavailable: type[StoreUnavailable] = StoreUnavailable) -> Iterator[None]:
+    """Raise ours for what the libraries raise; that something is not there, or is, passes."""
     try:
-        async with asyncio.timeout(seconds):
-            return await operation
+        yield
     except (FileNotFoundError, AlreadyExistsError, FileExistsError):
         raise
-    except TimeoutError:
-        raise StoreUnavailable(f"the object store did not answer within {seconds:g} s") from None
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StoreFull("the disk of the object store is full") from None
-        raise StoreUnavailable(f"the object store cannot be used: {_first_line(error)}") from None
+            raise StoreFull(f"the disk of {what} is full") from None
+        raise unavailable(f"{what} cannot be used: {_first_line(error)}") from None
     except BaseError as error:
-        raise StoreUnavailable(f"the object store cannot be used: {_first_line(error)}") from None
+        raise unavailable(f"{what} cannot be used: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from events import bus
 from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
+from projections.archive_store import keep_tidy
 from service import VERSION
 from service.auth import authenticated
 from service.context import Service
@@ -64,6 +65,7 @@ def create_app(settings: Settings) -> Litestar:
         app.state.service = service
         transport = asyncio.create_task(_transport(service), name="transport")
         importing = asyncio.create_task(service.imports.run(), name="imports")
+        tidying = asyncio.create_task(keep_tidy(pool, service.archive), name="tidying")
         try:
             yield
         finally:
@@ -71,7 +73,8 @@ def create_app(settings: Settings) -> Litestar:
             await service.tails.close()
             transport.cancel()
             importing.cancel()
-            await asyncio.gather(transport, importing, return_exceptions=True)
+            tidying.cancel()
+            await asyncio.gather(transport, importing, tidying, return_exceptions=True)
             await service.queries.close()
             await service.ledger.drained()
             if service.nats is not None:

@@ -74,6 +74,8 @@ def _openapi() -> dict[str, Any]:
             nats_url="",
             master_key=nowhere,
             parquet=nowhere,
+            archive_cache=nowhere,
+            archive_cache_bytes=1,
         )
     )
     document = app.openapi_schema.to_schema()

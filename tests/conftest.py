@@ -16,6 +16,7 @@ pytest.register_assert_rewrite(
 from stack import Nats, Postgres, Stack
 from stack.ports import free_port
 from tests import servers
+from tests.object_stores import S3Server, s3_server
 from tests.servers import Database, NatsServer, PostgresServer
 
 
@@ -55,6 +56,13 @@ def nats_server(servers_home: Path, pytestconfig: pytest.Config) -> Iterator[Nat
     """The NATS that tests share. A test that breaks it takes `own_nats`."""
     wheels = pytestconfig.getoption("servers") == "wheels"
     with (servers.nats_from_wheel if wheels else servers.nats_from_image)(servers_home) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 that tests share, each in a bucket of its own."""
+    with s3_server() as server:
         yield server
 
 

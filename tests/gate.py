@@ -1,10 +1,16 @@
-"""A gate in front of a server: open, or shut as if the network were down, or frozen, at a moment that a test names."""
+"""A gate in front of a server: open, shut as if the network were down, frozen, narrow, or with an ill server behind it.
+
+For some of it a test names the moment.
+"""
 
 import contextlib
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Self
+
+REFUSAL = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Gate:
@@ -28,6 +34,10 @@ class Gate:
         self._freezes = False
         self._up: set[socket.socket] = set()
         self._lost: set[socket.socket] = set()  # servers whose next answer does not come through
+        self._refuses = False
+        self._pause_seconds = 0.0
+        self._cut: tuple[bytes, int] | None = None  # what a request has in it, and how much of it comes through
+        self._left: dict[socket.socket, int] = {}  # by server, how much of such a request may still pass
         self.turned_away: list[bytes] = []
         self.held: list[bytes] = []
         self._accepting = threading.Thread(target=self._accept, daemon=True)
@@ -39,8 +49,23 @@ class Gate:
     def open(self) -> None:
         """Let everything through."""
         with self._lock:
-            self._open, self._at = True, None
+            self._open, self._at, self._cut, self._refuses, self._pause_seconds = True, None, None, False, 0.0
             self._flows.set()
+
+    def refuse(self) -> None:
+        """Answer every HTTP request with a status of 500 instead of passing it on."""
+        with self._lock:
+            self._refuses = True
+
+    def narrow(self, seconds: float) -> None:
+        """Take so long over every 64 KiB, there and back."""
+        with self._lock:
+            self._pause_seconds = seconds
+
+    def shut_within(self, request: bytes, size: int) -> None:
+        """Shut as soon as so many bytes of a request with these bytes have come through."""
+        with self._lock:
+            self._cut = (request, size)
 
     def shut(self) -> None:
         """Cut what is connected, and whatever comes."""
@@ -114,6 +139,14 @@ class Gate:
         """Pass on what one side says; `asks` says that it is the client's."""
         with contextlib.suppress(OSError):
             while (data := source.recv(1 << 16)) and self._open:
+                time.sleep(self._pause_seconds)
+                if asks and self._refuses:
+                    source.sendall(REFUSAL)
+                    break
+                if asks and (last := self._last_of(data, target)) is not None:
+                    target.sendall(last)
+                    self.shut()
+                    break
                 if self._ends_at(data, target) if asks else self._is_lost(source):
                     break
                 if not self._goes_on(data, asks=asks):
@@ -144,6 +177,20 @@ class Gate:
                 return False
             self._shut()
             return True
+
+    def _last_of(self, data: bytes, server: socket.socket) -> bytes | None:
+        """Return what passes of a request before the gate shuts within it, or None if it does not end here."""
+        with self._lock:
+            if self._cut is not None and self._cut[0] in data:
+                self._left[server] = self._cut[1]
+            if server not in self._left:
+                return None
+            left = self._left[server]
+            self._left[server] = left - len(data)
+            if left > len(data):
+                return None
+            del self._left[server]
+            return data[:left]
 
     def _is_lost(self, server: socket.socket) -> bool:
         with self._lock:

@@ -30,6 +30,10 @@ class S3Server:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def bucket(self) -> Place:
         """Make a bucket and return where it is."""
         name = f"b-{uuid7()}"

@@ -31,6 +31,7 @@ from events.run_events import RunTelemetryArchived
 from events.sql import load
 from events.types import Status
 from projections import archive, manifest, runs
+from projections.archive_bucket import ArchiveUnavailable
 from projections.archive_store import Store
 from projections.archive_writer import Files, MetricsWriter, write_logs
 from projections.execute import asked_by, execute
@@ -39,6 +40,7 @@ from workers import artifact_sweep, partitions
 from workers.archive_policy import Policy, from_environment
 from workers.crashpoints import crash_point
 from workers.merger import Merger
+from workers.outage import Outage
 from workers.purge import Purge
 
 log = logging.getLogger("tachograph.archiver")
@@ -108,6 +110,7 @@ class Archiver:
         self._ended: set[UUID] = set()
         self._failures: dict[UUID, tuple[int, float]] = {}
         self._grown: set[Key] = set()
+        self._outage = Outage(clock)
         self._next_tail = self._next_upkeep = self._next_removal = 0.0
 
     async def start(self) -> None:
@@ -118,7 +121,7 @@ class Archiver:
         self._ended.clear()
         self._next_tail = self._next_removal = 0.0
         await partitions.create(self._ledger.pool)
-        await self.sweep()
+        await self._unless_away(self.sweep)
         self._grown = set(await self._merger.scattered())
         await self._sweep_artifacts(orphans=False)
         await self._purge.start()
@@ -140,13 +143,24 @@ class Archiver:
             done += passed
             done += await self._purge.step(self._guarded, self._may_try)
         for key in [key for key, waiting in self._waiting.items() if self._is_due(key, waiting)]:
-            done += await self._guarded(key[1], self._archive(key))
+            if self._outage.is_over:
+                done += await self._guarded(key[1], self._archive(key))
         await self._move_cursors()
-        done += await self._merge()
+        done += await self._unless_away(self._merge)
         if self._clock() >= self._next_removal:
             self._next_removal = self._clock() + min(REMOVAL_SECONDS, self._policy.linger_seconds)
-            done += await self._merger.remove_replaced()
+            done += await self._unless_away(self._merger.remove_replaced)
         return done
+
+    async def _unless_away(self, work: Callable[[], Awaitable[int]]) -> int:
+        """Do what needs the archive's files; while they are in a store that is away, it waits."""
+        if not self._outage.is_over:
+            return 0
+        try:
+            return await work()
+        except ArchiveUnavailable as error:
+            self._outage.note(error)
+            return 0
 
     async def _merge(self) -> int:
         """Merge files of one run that has got new ones; one that fails is said, and tried again when it grows."""
@@ -155,6 +169,9 @@ class Archiver:
         key = self._grown.pop()
         try:
             merged = await self._merger.merge(*key)
+        except ArchiveUnavailable:
+            self._grown.add(key)
+            raise
         except Exception:
             log.exception("run %s: its files of %s stay as they are", key[1], key[2])
             return 1
@@ -165,10 +182,13 @@ class Archiver:
     async def upkeep(self) -> None:
         """Do what is due now and then: partitions made and dropped, orphans and stale uploads swept."""
         await partitions.create(self._ledger.pool)
-        await partitions.drop_archived(self._ledger.pool, self._store, self._policy.keep)
-        await self.sweep()
+        await self._unless_away(self._drop_archived)
+        await self._unless_away(self.sweep)
         self._grown.update(await self._merger.scattered())
         await self._sweep_artifacts(orphans=True)
+
+    async def _drop_archived(self) -> int:
+        return len(await partitions.drop_archived(self._ledger.pool, self._store, self._policy.keep))
 
     async def _sweep_artifacts(self, *, orphans: bool) -> None:
         """Remove stale uploads, and perhaps look for parts of nothing; an object store that is away is tried later."""
@@ -263,6 +283,9 @@ class Archiver:
         """Do one run's work; its failure is said, holds up nobody else, and is tried again after a pause."""
         try:
             done = await work
+        except ArchiveUnavailable as error:
+            self._outage.note(error)
+            return 0
         except Exception:
             failures = self._failures.get(run_id, (0, 0.0))[0] + 1
             pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
@@ -270,6 +293,7 @@ class Archiver:
             log.exception("run %s: failed (%d in a row); again in %.0f s", run_id, failures, pause)
             return 0
         self._failures.pop(run_id, None)
+        self._outage.ended()
         return done
 
     # --- one file ---------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ async def run_roles(names: list[str], settings: Settings) -> None:
     saying = asyncio.create_task(
         _say_how_we_are(pool, instance, list(zip(elected, runners, strict=True))), name="saying"
     )
+    tidying = asyncio.create_task(archive_store.keep_tidy(pool, archive_store.opened(settings)), name="tidying")
     tasks = [asyncio.create_task(runner.run(), name=runner.role.name) for runner in runners]
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -89,8 +90,9 @@ async def run_roles(names: list[str], settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     log.info("roles: %s", ", ".join(names))
     await stopping.wait()
-    saying.cancel()
-    await asyncio.gather(saying, return_exceptions=True)
+    for task in (saying, tidying):
+        task.cancel()
+    await asyncio.gather(saying, tidying, return_exceptions=True)
     for runner in runners:
         runner.stop()
     _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)

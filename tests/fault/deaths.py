@@ -5,7 +5,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -16,7 +16,10 @@ from nats.aio.client import Client
 from events import codec
 from events.ids import uuid7
 from events.ledger import SURVIVES_ERASURE, Recorded
-from projections import artifacts, dead_letters
+from projections import archive, artifacts, dead_letters
+from projections.archive import File
+from projections.archive_store import holding
+from projections.archive_writer import Files, Written
 from projections.artifact_limits import Limits
 from projections.artifacts import Artifact
 from projections.rebuild import PROJECTIONS, rebuild
@@ -51,9 +54,17 @@ class Stage:
     """A world with its stores, the roles that work on it, and what must be found in the end."""
 
     def __init__(
-        self, world: World, database: Database, owner: asyncpg.Connection, nats: NatsServer, home: Path, client: Client
+        self,
+        world: World,
+        database: Database,
+        owner: asyncpg.Connection,
+        nats: NatsServer,
+        home: Path,
+        client: Client,
+        environment: Mapping[str, str] | None = None,
     ):
         self.world = world
+        self.environment = environment or {"TACHOGRAPH_PARQUET": str(world.root)}
         self.database = database
         self.owner = owner
         self.nats = nats
@@ -126,12 +137,12 @@ class Stage:
         await uploads.receive(upload, 0, body(bytes(artifacts.PART_BYTES)))
         await self.owner.execute("update operation.upload set touched_at = now() - interval '2 days'")
 
-    def stray(self) -> Path:
+    def stray(self) -> None:
         """Leave a file that no manifest names, as a death of the archiver does."""
-        path = self.world.root / f"ledger={self.world.ledger_id}/run={uuid7()}/metrics-{uuid7()}.parquet"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"PAR1")
-        return path
+        path = self.world.root / archive.segment_path(self.world.ledger_id, uuid7(), "metrics", uuid7())
+        data = b"PAR1"
+        archive.write_temporary(path, data)
+        self.world.store.publish(Files(Written(path, 0, len(data), hashlib.sha256(data).hexdigest()), None))
 
     # --- the roles -------------------------------------------------------------------------------------------
 
@@ -175,7 +186,7 @@ class Stage:
                     "TACHOGRAPH_DATABASE_URL": self.database.url,
                     "TACHOGRAPH_NATS_URL": self.nats.url("roles"),
                     "TACHOGRAPH_MASTER_KEY": str(key),
-                    "TACHOGRAPH_PARQUET": str(self.world.root),
+                    **self.environment,
                     "TACHOGRAPH_WEBHOOK_ALLOW_PRIVATE": "1",
                     "TACHOGRAPH_CRASH_AT": point,
                 },
@@ -234,19 +245,19 @@ class Stage:
 
     async def _check_files(self) -> None:
         """The files of the manifest hold every point once, and there are no others."""
-        rows = await self.world.pool.fetch("select path, kind, run_id from projection.segment")
-        found = [
-            ((row["run_id"], metric, step), value)
-            for row in rows
-            if row["kind"] == "metrics"
-            for table in [pq.read_table(self.world.root / row["path"])]
-            for metric, step, value in zip(
-                *(table.column(name).to_pylist() for name in ("metric", "step", "value")), strict=True
-            )
-        ]
+        rows = await self.world.pool.fetch("select path, bytes, sha256, kind, run_id from projection.segment")
+        async with holding(self.world.store, [File(*row[:3]) for row in rows]) as root:
+            found = [
+                ((row["run_id"], metric, step), value)
+                for row in rows
+                if row["kind"] == "metrics"
+                for table in [pq.read_table(root / row["path"])]
+                for metric, step, value in zip(
+                    *(table.column(name).to_pylist() for name in ("metric", "step", "value")), strict=True
+                )
+            ]
         assert sorted(found, key=str) == sorted(self.points.items(), key=str)
-        on_disk = {str(path.relative_to(self.world.root)) for path in self.world.files()}
-        assert on_disk == {row["path"] for row in rows}
+        assert self.world.listed() == {row["path"] for row in rows}
         told = await self.world.ledger.read(self.world.ledger_id, types=["run.telemetry_archived"], limit=10_000)
         archived = [one.event() for one in told if one.stream not in self.deleted]
         assert len(archived) - len({one for event in archived for one in event.replaces}) == len(rows)

@@ -154,7 +154,7 @@ async def at_once(stage: Stage, point: str) -> None:
 
 async def sweeping(stage: Stage, point: str) -> None:
     await stage.dies("archiver", point, ORPHAN="0.000001")
-    assert len(stage.world.files()) == 1, "the second stray is left for the next process"
+    assert len(stage.world.listed()) == 1, "the second stray is left for the next process"
 
 
 async def sweeping_parts(stage: Stage, point: str) -> None:

@@ -14,7 +14,7 @@ from tests.api import Api, Project, serving
 from tests.integration.desk import Desk, opened_desk
 from tests.integration.fleet import Fleet, opened_fleet
 from tests.integration.telemetry import World, opened_world
-from tests.object_stores import Place, S3Server, s3_server
+from tests.object_stores import Place, S3Server
 from tests.servers import Database, NatsServer, PostgresServer
 
 
@@ -68,12 +68,6 @@ async def elsewhere(postgres_server: PostgresServer, tmp_path: Path) -> AsyncIte
     async with opened_world(database.url, tmp_path / "elsewhere" / "parquet") as opened:
         yield opened
     await servers.drop_database(postgres_server, database)
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["directory", "s3"])

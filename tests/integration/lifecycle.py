@@ -65,6 +65,8 @@ class World:
             nats_url="nats://127.0.0.1:1",  # the test carries the beats itself, when it wants
             master_key=key,
             parquet=self._home / "parquet",
+            archive_cache=self._home / "archive-cache",
+            archive_cache_bytes=1 << 30,
             object_store=str(self._home / "objects"),
         )
         api_key = await bootstrap(known)

@@ -23,7 +23,7 @@ from events.telemetry import STREAMS, LogColumns, MetricColumns
 from events.types import Mode, Status
 from projections import runs, tenancy
 from projections.analytics import Analytics
-from projections.archive_store import Directory
+from projections.archive_store import Directory, Store
 from projections.artifact_limits import Limits
 from projections.artifacts import Artifact
 from projections.buckets import Series
@@ -50,13 +50,13 @@ Points = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 class World:
     """One project's ledger and a directory for Parquet."""
 
-    def __init__(self, pool: asyncpg.Pool, root: Path) -> None:
+    def __init__(self, pool: asyncpg.Pool, root: Path, store: Store | None = None) -> None:
         self.pool = pool
-        self.root = root
+        self.store = store or Directory(root)
+        self.root = self.store.root
         self.objects = ObjectStore.at(root.with_name("objects"))
         self.ledger = Ledger(pool, Keyring(MASTER_KEY))
         self.ledger_id = uuid7()
-        self.store = Directory(root)
         self.analytics = Analytics(self.store, threads=2, queries=2)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
@@ -148,6 +148,17 @@ class World:
         """Archive whatever waits, with an archiver that has just started."""
         await drained(self.archiver(policy))
 
+    def elsewhere(self, store: Store) -> "World":
+        """Return the same world as another process sees it, with a store of its own."""
+        other = World(self.pool, self.root.with_name("other"), store)
+        other.ledger, other.ledger_id, other.objects = self.ledger, self.ledger_id, self.objects
+        other.charts, other.logs = Charts(other.ledger, other.analytics), Logs(other.ledger, other.analytics)
+        return other
+
+    def listed(self) -> set[str]:
+        """Return the paths of all files that the store has, temporary ones too."""
+        return {found.path for found in self.store.older_than(-60)}
+
     def files(self) -> list[Path]:
         return sorted(path for path in self.root.rglob("*") if path.is_file())
 
@@ -189,9 +200,10 @@ def log_batch(texts: Sequence[str], *, stream: str = "stdout") -> LogColumns:
 
 
 @asynccontextmanager
-async def opened_world(database_url: str, root: Path) -> AsyncIterator[World]:
+async def opened_world(database_url: str, root: Path, store: Store | None = None) -> AsyncIterator[World]:
+    """Open a world whose Parquet files are in a directory, or in another store beside it."""
     pool = await open_pool(database_url, name="test")
-    world = World(pool, root)
+    world = World(pool, root, store)
     await world.ledger.open(world.ledger_id, world.organisation_id, "project")
     await record(
         world.ledger,
