@@ -37,6 +37,8 @@ log = logging.getLogger("tachograph.workers")
 
 STOP_SECONDS: Final = 3.0
 BEAT_SECONDS: Final = 2.0
+CONNECTIONS: Final = 4
+"""Each holds its plans and catalogues, some 7 MB after a while; nobody who has one waits for another."""
 
 Build = Callable[[Ledger, Client, Settings], Loop]
 
@@ -64,7 +66,7 @@ READ_TELEMETRY: Final = frozenset({"relay", "projector"})
 async def run_roles(names: list[str], settings: Settings) -> None:
     """Run the roles until SIGTERM or SIGINT."""
     await wait_until_there(settings.database_url)
-    pool = await open_pool(settings.database_url, name="-".join(names)[:40])
+    pool = await open_pool(settings.database_url, name="-".join(names)[:40], size=CONNECTIONS)
     nats = await bus.connect(settings.nats_url, name="roles")
     runners: list[Runner] = []
     instance = f"{socket.gethostname()}:{os.getpid()}"
