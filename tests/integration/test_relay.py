@@ -270,3 +270,19 @@ async def of_ledger(nats: NatsServer, ledger: str) -> list[str]:
         return [found for stream in STREAMS for found in ids(await published(jetstream, stream, ledger))]
     finally:
         await client.close()
+
+
+async def test_no_header_of_a_batch_can_say_more_than_its_value(jetstream: JetStreamContext):
+    await bus.ensure_streams(jetstream)
+    said = {3: "key\r\nce-cause: theirs", 5: "key\nce-cause: theirs", 7: "schlüssel"}
+    messages = [
+        ("tachograph.telemetry.a.b.c", b"%d" % n, {"Nats-Msg-Id": str(n), "ce-actor": said.get(n, "key")})
+        for n in range(bus.BATCH_MESSAGES)
+    ]
+    assert await bus.publish(jetstream, messages) == len(messages)
+    found = await published(jetstream, "TELEMETRY", "a")
+    assert [message.data for message in found] == [body for _, body, _ in messages]
+    assert ids(found) == [str(n) for n in range(bus.BATCH_MESSAGES)]
+    headers = [message.headers or {} for message in found]
+    assert not any("ce-cause" in one for one in headers)
+    assert [one["ce-actor"] for one in headers if one["ce-actor"] == "key"] == ["key"] * (len(messages) - len(said))
