@@ -95,7 +95,7 @@ class Prepared(msgspec.Struct, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True):
     """What became of one proposal: where it stands, or why it was refused (see `append.sql`).
 
-    `stored` is what `ledger.stored` says of a duplicate.
+    `stored` is what `ledger.stored` says of a duplicate, `epoch` the stream's where a stale one was fenced.
     """
 
     first: int
@@ -103,6 +103,7 @@ class Verdict(msgspec.Struct, frozen=True):
     recorded_at: datetime
     refusal: str | None = None
     stored: asyncpg.Record | None = None
+    epoch: int | None = None
 
 
 Commit = Callable[[UUID, Sequence[Prepared]], Awaitable[list[Verdict]]]

@@ -17,23 +17,30 @@ from events.repetition import same_batch, same_request
 STORED: Final = "select * from ledger.stored($1, $2, $3, $4, $5, $6, $7)"
 """Asks for ledger, stream, whether lifecycle, first event's id, epoch, source and seq."""
 
+EPOCH: Final = "select epoch from ledger.stream where ledger_id = $1 and stream = $2"
+
 
 async def verdicts_of(
     connection: PoolConnectionProxy, ledger_id: UUID, group: Sequence[Prepared], outcome: asyncpg.Record | None
 ) -> list[Verdict]:
-    """Return what became of each proposal of a group; asks where a duplicate stands. Raises `NotFound`."""
+    """Return what became of each proposal of a group; asks where a duplicate stands, and who is later.
+
+    Raises `NotFound`.
+    """
     if outcome is None:
         raise NotFound("there is no such ledger")
     last, recorded_at, refusals = outcome
     found = []
     for one, refusal in zip(group, refusals or repeat(None, len(group)), strict=True):
-        before, stored = last, None
+        before, stored, epoch = last, None, None
         if refusal is None:
             last += len(one.events)
         elif refusal == "duplicate":
             first = (one.stream, one.seq is None, one.first_id, one.epoch, one.source, one.seq)
             stored = await connection.fetchrow(STORED, ledger_id, *first)
-        found.append(Verdict(before + 1, last, recorded_at, refusal, stored))
+        elif refusal == "fenced":
+            epoch = await connection.fetchval(EPOCH, ledger_id, one.stream)
+        found.append(Verdict(before + 1, last, recorded_at, refusal, stored, epoch))
     return found
 
 
@@ -61,7 +68,7 @@ def judged(verdict: Verdict, proposal: Proposal) -> Appended:
         case "conflict":
             raise VersionConflict(f"decided on version {proposal.expected_version}, which is not the latest")
         case "fenced":
-            raise Fenced(f"epoch {proposal.epoch} is not the run's latest attempt")
+            raise Fenced(f"epoch {proposal.epoch} is not the run's latest attempt ({verdict.epoch})")
         case "closed":
             raise Rejected("the run has not started", state="queued", asked="log", allowed=("start",))
         case "erased":

@@ -135,7 +135,7 @@ async def test_telemetry_of_another_attempt_is_fenced(project: Project) -> None:
     run_id = await project.started()
     await project.do(run_id, c.AttachRun())
     for epoch in (1, 3):
-        with pytest.raises(Fenced):
+        with pytest.raises(Fenced, match=rf"epoch {epoch} is not the run.s latest attempt \(2\)"):
             await project.ledger.append(project.telemetry(run_id, seq=1, epoch=epoch))
     await project.ledger.append(project.telemetry(run_id, seq=1, epoch=2))
 
