@@ -15,13 +15,11 @@ Opener = Callable[[], BinaryIO]
 """Opens an archive anew; whoever asks closes it."""
 
 
-class Slice(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
+class _Sized(io.RawIOBase):
+    """What is read at a place in so many bytes."""
 
-    def __init__(self, open_: Opener, start: int, size: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self._file = open_()
-        self._start = start
         self._size = size
         self._at = 0
 
@@ -38,6 +36,15 @@ class Slice(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         self._at = max(0, base + offset)
         return self._at
+
+
+class Slice(_Sized):
+    """A stretch of a file as a file of its own."""
+
+    def __init__(self, open_: Opener, start: int, size: int) -> None:
+        super().__init__(size)
+        self._file = open_()
+        self._start = start
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)[: max(0, self._size - self._at)]
@@ -60,26 +67,10 @@ def parted(read: Callable[[int], bytes], size: int) -> Opener:
     return lambda: io.BufferedReader(_Parts(cached, size), PART_BYTES)
 
 
-class _Parts(io.RawIOBase):
+class _Parts(_Sized):
     def __init__(self, read: Callable[[int], bytes], size: int) -> None:
-        super().__init__()
+        super().__init__(size)
         self._part = read
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         if self._at >= self._size:
