@@ -140,12 +140,12 @@ class Monitor:
             await self._refresh(now)
         unknown, self._unknown = self._unknown, {}
         changed = await self._recover(unknown)
-        silences = {run_id: self._silence(watched, now) for run_id, watched in self._watched.items()}
+        silences = self._silences(now)
         await self._hold(now, silences)
         commands = [
-            (run_id, watched.ledger_id, command)
-            for run_id, watched in self._watched.items()
-            if (command := self._verdict(watched, silences[run_id], now)) is not None
+            (run_id, self._watched[run_id].ledger_id, command)
+            for run_id, silence in silences.items()
+            if (command := self._verdict(self._watched[run_id], silence, now)) is not None
         ]
         changed += await self._execute(commands)
         needed = {watched.run.worker for watched in self._watched.values()}
@@ -160,16 +160,24 @@ class Monitor:
         except (NatsError, OSError) as error:
             log.warning("a canary was not sent: %s", error)
 
-    def _silence(self, watched: Watched, now: float) -> float:
-        run = watched.run
-        heard = watched.heard if watched.epoch >= run.epoch else 0.0
-        fresh = self._fresh_since if run.mode is Mode.MANAGED else max(self._fresh_since, self._api.since)
-        return now - max(heard, watched.since, fresh)
+    def _silences(self, now: float) -> dict[UUID, float]:
+        """Return for how long each run has been silent that is so for its first period at least, or is marked so."""
+        managed = self._fresh_since
+        tracked = max(managed, self._api.since)
+        found = {}
+        for run_id, watched in self._watched.items():  # one pass over all there are, four times a second
+            run = watched.run
+            last = max(watched.since, managed if run.mode is Mode.MANAGED else tracked)
+            if watched.heard > last and watched.epoch >= run.epoch:
+                last = watched.heard
+            if run.unresponsive or now - last >= run.liveness.unresponsive_seconds:
+                found[run_id] = now - last
+        return found
 
     async def _hold(self, now: float, silences: dict[UUID, float]) -> None:
         """Begin a hold when many are silent at once, end it when they are not any more."""
         silent = sum(
-            silences[run_id] >= watched.run.liveness.unresponsive_seconds for run_id, watched in self._watched.items()
+            silence >= self._watched[run_id].run.liveness.unresponsive_seconds for run_id, silence in silences.items()
         )
         if not self._mass.look(now, silent, len(self._watched)):
             return
