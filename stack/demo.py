@@ -179,7 +179,8 @@ class Demo:
             highlight=False,
         )
         files, size = self._parquet(runs[completed]["project_id"])
-        self.console.print(f"Parquet: {files} files, {size:,} bytes, in {self.home.parquet}", highlight=False)
+        place = os.environ.get("TACHOGRAPH_ARCHIVE_URL") or self.home.parquet
+        self.console.print(f"Parquet: {files} files, {size:,} bytes, in {place}", highlight=False)
         self._explore(completed)
 
     def _best(self, run_id: str) -> float | None:
@@ -203,7 +204,7 @@ class Demo:
             if sizes:
                 return len(sizes), sum(sizes)
             time.sleep(0.2)
-        raise DemoFailed(f"no Parquet was written below {folder}")
+        raise DemoFailed(f"no Parquet was written below {os.environ.get('TACHOGRAPH_ARCHIVE_URL') or folder}")
 
     def _explore(self, run_id: str) -> None:
         self.console.print("\nExplore further", style="bold")
