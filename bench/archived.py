@@ -19,9 +19,9 @@ from events.ledger import Draft, Ledger, Proposal
 from events.run_events import RunCreated
 from events.telemetry import MetricColumns
 from events.types import Mode, Status
-from projections.archive_store import Directory
+from projections.archive.stores import Directory
 from projections.execute import asked_by, execute
-from projections.objects import ObjectStore
+from projections.storage.objects import ObjectStore
 from stack.postgres import Postgres
 from workers.archive_policy import Policy
 from workers.archiver import Archiver

@@ -25,7 +25,7 @@ from events.ids import uuid7
 from events.run import PrimaryMetric, Run
 from events.run_events import RunArchived, RunCreated, RunEvent, RunPrimaryMetricSet, RunSummaryUpdated
 from events.types import Mode, Status, WorkflowRef
-from projections import facets
+from projections.search import facets
 from stack.postgres import Postgres
 from stack.system import Stack
 

@@ -22,7 +22,7 @@ from bench.archived import Archive, drained, own_archive
 from bench.client import Client
 from bench.harness import Comparison, Result, Sample, Stopwatch, judged, rounds
 from events.telemetry import MetricColumns
-from projections import archive as files
+from projections.archive import parquet as files
 from stack.system import Stack
 from workers.archive_policy import Policy
 

@@ -18,7 +18,7 @@ from bench.curves import curve, names
 from bench.harness import Result
 from bench.mlflow import DATABASE, mlflow
 from bench.p6 import write
-from projections import archive as files
+from projections.archive import parquet as files
 from stack.system import Stack
 from workers.archive_policy import Policy
 

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import duckdb
 
-from projections.archive_store import Store
+from projections.archive.stores import Store
 
 Result = TypeVar("Result")
 

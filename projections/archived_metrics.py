@@ -13,9 +13,9 @@ from events import codec
 from events.ledger import Fact
 from events.telemetry import MetricColumns
 from projections.apply import Connection
-from projections.archive_store import Store
+from projections.archive.restore import WINDOW_ROWS, Restorer
+from projections.archive.stores import Store
 from projections.metrics import Metrics
-from projections.restore import WINDOW_ROWS, Restorer
 
 
 class ArchivedMetrics(Metrics):

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from projections import archive
+from projections.archive import parquet
 
 Format = Literal["csv", "parquet", "arrow"]
 
@@ -88,14 +88,14 @@ class ParquetEncoder:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._sink = Sink()
-        self._writer = pq.ParquetWriter(self._sink, schema, **archive.parquet_options(schema))
+        self._writer = pq.ParquetWriter(self._sink, schema, **parquet.parquet_options(schema))
         self._held: list[pa.RecordBatch] = []
         self._rows = 0
 
     def write(self, batch: pa.RecordBatch) -> bytes:
         self._held.append(batch)
         self._rows += batch.num_rows
-        if self._rows >= archive.ROW_GROUP_ROWS:
+        if self._rows >= parquet.ROW_GROUP_ROWS:
             self._flush()
         return self._sink.taken()
 

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from events import cloudevents, codec
 from events.ledger import Ledger, Recorded
-from projections import archive, manifest
 from projections.apply import TelemetryMovedError
-from projections.archive import File
-from projections.archive_store import Store
-from projections.manifest import Segment
+from projections.archive import manifest, parquet
+from projections.archive.manifest import Segment
+from projections.archive.parquet import File
+from projections.archive.stores import Store
 
 Table = Literal["metrics", "logs", "events"]
 
@@ -34,8 +34,8 @@ PAGE_EVENTS: Final = 200
 _TEXT: Final = pa.string()
 _WORDS: Final = pa.dictionary(pa.int32(), _TEXT)
 SCHEMAS: Final[dict[Table, pa.Schema]] = {
-    "metrics": archive.METRICS_SCHEMA,
-    "logs": archive.LOGS_SCHEMA,
+    "metrics": parquet.METRICS_SCHEMA,
+    "logs": parquet.LOGS_SCHEMA,
     "events": pa.schema(
         [
             pa.field("position", pa.int64(), nullable=False),
@@ -117,21 +117,21 @@ def _opened(store: Store, file: File, wanted: Wanted) -> Iterator[pa.RecordBatch
     schema = SCHEMAS[wanted.table]
     words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     with store.held([file]) as root:
-        parquet = pq.ParquetFile(root / file.path, read_dictionary=words, pre_buffer=False)
-    return _rows(parquet, schema, wanted.metrics)
+        opened = pq.ParquetFile(root / file.path, read_dictionary=words, pre_buffer=False)
+    return _rows(opened, schema, wanted.metrics)
 
 
-def _rows(parquet: pq.ParquetFile, schema: pa.Schema, metrics: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _rows(opened: pq.ParquetFile, schema: pa.Schema, metrics: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file; row groups that have none of the metrics are not read."""
-    with parquet:
-        groups = [number for number in range(parquet.num_row_groups) if _may_have(parquet, number, metrics)]
-        for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+    with opened:
+        groups = [number for number in range(opened.num_row_groups) if _may_have(opened, number, metrics)]
+        for batch in opened.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
             rows = batch.filter(pc.is_in(batch["metric"], pa.array(metrics, _TEXT))) if metrics else batch
             yield rows.select(schema.names).cast(schema)
 
 
-def _may_have(parquet: pq.ParquetFile, group: int, metrics: Sequence[str]) -> bool:
-    column = parquet.metadata.row_group(group).column(0)
+def _may_have(opened: pq.ParquetFile, group: int, metrics: Sequence[str]) -> bool:
+    column = opened.metadata.row_group(group).column(0)
     statistics = column.statistics
     if not metrics or column.path_in_schema != "metric" or statistics is None or not statistics.has_min_max:
         return True
@@ -139,7 +139,7 @@ def _may_have(parquet: pq.ParquetFile, group: int, metrics: Sequence[str]) -> bo
 
 
 def _columns(wanted: Wanted, batches: Sequence[Recorded]) -> list[pa.RecordBatch]:
-    build: Callable[[Any], pa.Table] = archive.metrics_table if wanted.table == "metrics" else archive.logs_table
+    build: Callable[[Any], pa.Table] = parquet.metrics_table if wanted.table == "metrics" else parquet.logs_table
     table = build([(one.position, one.event()) for one in batches])
     if wanted.metrics:
         table = table.filter(pc.is_in(table["metric"], pa.array(wanted.metrics, _TEXT)))

@@ -18,8 +18,8 @@ from events.errors import Erased, NotFound, Rejected
 from events.keys import DataKey
 from events.ledger import Ledger
 from events.sql import load
-from projections.artifact_limits import Limits, QuotaExceeded
-from projections.upload_writer import Upload, Wanted
+from projections.storage.artifact_limits import Limits, QuotaExceeded
+from projections.storage.upload_writer import Upload, Wanted
 
 OPEN_IMPORTS: Final = 16
 """How many of a project may be under way."""

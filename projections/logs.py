@@ -11,9 +11,9 @@ from events.errors import CorruptHistory, TooLarge
 from events.ledger import Ledger
 from events.sql import load
 from events.telemetry import STREAMS, LogColumns, MetricColumns
-from projections import manifest
 from projections.analytics import Analytics
-from projections.manifest import Segment
+from projections.archive import manifest
+from projections.archive.manifest import Segment
 from projections.runs import StoredRun
 
 MAX_LINES: Final = 10_000

@@ -27,7 +27,7 @@ from projections.apply import Projection, TelemetryMovedError, advance
 from projections.credits import Credits
 from projections.inline import Runs, Tenancy
 from projections.metrics import Metrics
-from projections.search import Search
+from projections.search.index import Search
 
 log = logging.getLogger("tachograph.rebuild")
 

@@ -21,9 +21,9 @@ from events.ledger import NEAR_EVENTS, PAGE_EVENTS, Ledger, Recorded
 from events.run import NO_RUN, Run, evolve
 from events.sql import load
 from projections.apply import WINDOW_POSITIONS, present
+from projections.archive.restore import Restorer
 from projections.inline import bare
 from projections.past import PAGE_VERSIONS
-from projections.restore import Restorer
 
 POSITIONS_AT_ONCE: Final = 100_000
 STATES: Final = 1_000

@@ -23,8 +23,8 @@ from events.heads import SignedHead, check_heads
 from events.ledger import Ledger
 from events.run_events import RunTelemetryArchived
 from events.verification import FirstBad, Progress, verify
-from projections.archive import File
-from projections.archive_store import Store
+from projections.archive.parquet import File
+from projections.archive.stores import Store
 from projections.refold import check_inline
 from projections.transport import SAMPLE_MESSAGES, check_transport
 

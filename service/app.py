@@ -16,7 +16,7 @@ from events import bus
 from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
-from projections.archive_store import keep_tidy
+from projections.archive.stores import keep_tidy
 from service import VERSION
 from service.auth import authenticated
 from service.context import Service

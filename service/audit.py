@@ -21,8 +21,9 @@ from events.heads import HeadRefused, SignedHead, Signer, read_heads
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
-from projections import archive_store, stored_heads
-from projections.objects import ObjectStore
+from projections.archive import stores
+from projections.storage import stored_heads
+from projections.storage.objects import ObjectStore
 from projections.transport import SAMPLE_MESSAGES
 from projections.verification import Places, Report, audit
 from service.bar import Bar
@@ -98,7 +99,7 @@ async def verify_project(
         nats = await _connected(settings.nats_url)
         places = Places(
             database_url=settings.database_url,
-            archive=archive_store.opened(settings),
+            archive=stores.opened(settings),
             jetstream=None if nats is None else nats.jetstream(),
             sample=None if whole else SAMPLE_MESSAGES,
         )

@@ -8,11 +8,11 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from projections.buckets import Series
-from projections.chart_groups import GroupSeries
-from projections.chart_questions import Question
-from projections.charts import Chart, GroupChart
-from projections.smoothing import Smoother, Smoothing
+from projections.charts.buckets import Series
+from projections.charts.groups import GroupSeries
+from projections.charts.questions import Question
+from projections.charts.series import Chart, GroupChart
+from projections.charts.smoothing import Smoother, Smoothing
 from service.chart_formats import Curve, Curves, Format
 
 _SHARED: Final = {"x": "x", "x_first": "x_first", "min": "min", "max": "max"}

@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from events.types import Status
-from projections.chart_questions import Question
-from projections.chart_reader import began_us
-from projections.run_points import Newest
+from projections.charts.questions import Question
+from projections.charts.reading import began_us
+from projections.charts.run_points import Newest
 from projections.runs import StoredRun
 from service.chart_answers import Shape
 

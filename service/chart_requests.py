@@ -8,12 +8,13 @@ import msgspec
 from litestar.params import QueryParameter
 
 from events.errors import TooLarge
-from projections import chart_questions, filters
-from projections.chart_questions import MAX_RUNS, ChartRefused, Question
-from projections.fields import Column
-from projections.listing import Query
+from projections.charts import questions
+from projections.charts.questions import MAX_RUNS, ChartRefused, Question
+from projections.charts.smoothing import parsed
 from projections.runs import StoredRun, several
-from projections.smoothing import parsed
+from projections.search import filters
+from projections.search.fields import Column
+from projections.search.listing import Query
 from service.chart_answers import Shape
 from service.chart_formats import MEDIA_TYPES, Format
 from service.context import Http, Service
@@ -51,7 +52,7 @@ def asked(
     """Return what the parameters ask, unchecked."""
     question = Question(
         metrics=tuple(metric),
-        axis=chart_questions.axis(x, log=xscale == "log"),
+        axis=questions.axis(x, log=xscale == "log"),
         start=start,
         end=end,
         buckets=buckets,

@@ -19,18 +19,21 @@ from events.ledger import Ledger
 from events.refusals import actions
 from events.settings import Settings
 from events.types import Resources, Status
-from projections import archive_store, artifact_limits, credits, query_limits, queue, runs, tenancy
+from projections import credits, queue, runs, tenancy
 from projections.analytics import Analytics
-from projections.charts import Charts
+from projections.archive import stores
+from projections.charts.series import Charts
 from projections.credits import RunCost
 from projections.execute import Outcome, Request
-from projections.listing import Listing
 from projections.logs import Logs
-from projections.objects import ObjectStore
-from projections.queries import Queries
+from projections.query import limits
+from projections.query.queries import Queries
 from projections.runs import StoredRun
+from projections.search.listing import Listing
+from projections.storage import artifact_limits
+from projections.storage.objects import ObjectStore
+from projections.storage.uploads import Uploads
 from projections.tenancy import Project
-from projections.uploads import Uploads
 from service import admission
 from service.auth import Forbidden, Keys, Principal
 from service.imports.jobs import Jobs
@@ -72,12 +75,12 @@ class Service:
         self.objects = ObjectStore.at(settings.object_store)
         self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
         self.imports = Jobs(self.ledger, self.objects, self.uploads)
-        self.archive = archive_store.opened(settings)
+        self.archive = stores.opened(settings)
         self.analytics = Analytics(self.archive)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)
         self.listing = Listing(pool, sets)
-        self.queries = Queries(self.ledger, self.archive, query_limits.from_environment())
+        self.queries = Queries(self.ledger, self.archive, limits.from_environment())
         self.stopping = asyncio.Event()
         self.downloads: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}

@@ -20,9 +20,10 @@ from events.errors import NotFound
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
-from projections import archive, archive_store, tenancy
-from projections.objects import ObjectStore
-from projections.pack import Packer, Wanted
+from projections import tenancy
+from projections.archive import parquet, stores
+from projections.pack.packer import Packer, Wanted
+from projections.storage.objects import ObjectStore
 from service import VERSION
 from service.audit import find_project
 from service.bar import Bar
@@ -80,7 +81,7 @@ async def _export(settings: Settings, options: argparse.Namespace) -> Exported:
             contents=options.artifacts,
             software=SOFTWARE,
         )
-        packer = Packer(ledger, ObjectStore.at(settings.object_store), archive_store.opened(settings), wanted)
+        packer = Packer(ledger, ObjectStore.at(settings.object_store), stores.opened(settings), wanted)
         name = options.output or f"{(project if run is None else run.run).name}.zip".replace("/", "_")
         with Bar() as bar:
             size = await _write(packer, name, bar, await packer.expected())
@@ -99,7 +100,7 @@ async def _write(packer: Packer, name: str, bar: Bar, runs: int) -> int:
             size = await _copy(packer, file, bar, runs)
             file.flush()
             os.fsync(file.fileno())
-        archive.publish(temporary, path)
+        parquet.publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return size

@@ -22,11 +22,12 @@ from events.ledger import Ledger
 from events.organisation import ProjectCreated
 from events.records import IMPORTER
 from events.settings import Settings, from_environment
-from projections import artifact_limits, tenancy
+from projections import tenancy
 from projections.execute import Request, record
-from projections.objects import ObjectStore
+from projections.storage import artifact_limits
+from projections.storage.objects import ObjectStore
+from projections.storage.uploads import Uploads
 from projections.tenancy import Project
-from projections.uploads import Uploads
 from service.audit import find_project
 from service.bar import Bar
 from service.bodies import NewProject

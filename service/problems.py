@@ -30,12 +30,12 @@ from events.errors import (
 )
 from events.heads import HeadRefused
 from events.vocabulary import UnknownWord
-from projections.artifact_limits import QuotaExceeded
-from projections.chart_questions import ChartRefused
-from projections.objects import StoreFull
-from projections.query_limits import QueryRefused
-from projections.tokens import FilterError
-from projections.upload_writer import UploadCut, WrongDigest
+from projections.charts.questions import ChartRefused
+from projections.query.limits import QueryRefused
+from projections.search.tokens import FilterError
+from projections.storage.artifact_limits import QuotaExceeded
+from projections.storage.objects import StoreFull
+from projections.storage.upload_writer import UploadCut, WrongDigest
 from service.admission import RateLimited
 from service.auth import Forbidden
 from service.patterns import in_words

@@ -11,9 +11,9 @@ from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, SettingsError, from_environment
-from projections import archive_store
 from projections.apply import Projection
-from projections.archive_store import Store
+from projections.archive import stores
+from projections.archive.stores import Store
 from projections.archived_metrics import ArchivedMetrics
 from projections.rebuild import PROJECTIONS, Rebuilt, rebuild
 from service.bar import Bar
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 async def _rebuild(settings: Settings, names: Sequence[str], bar: Bar, *, swap: bool) -> list[Rebuilt]:
     if settings.owner_database_url is None:
         raise SettingsError("TACHOGRAPH_OWNER_DATABASE_URL is not set; tables are rebuilt as the owning role")
-    store = archive_store.opened(settings)
+    store = stores.opened(settings)
     pool = await open_pool(settings.database_url, name="rebuild", size=4)
     try:
         ledger = Ledger(pool, Keyring.from_file(settings.master_key))

@@ -20,9 +20,10 @@ from events.errors import NotFound
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings, from_environment
-from projections import archive_store, runs
+from projections import runs
+from projections.archive import stores
+from projections.archive.restore import Restorer
 from projections.replay import Replay, Wanted
-from projections.restore import Restorer
 from projections.runs import StoredRun
 from service import moments, timeline
 from service.audit import find_project
@@ -110,7 +111,7 @@ async def _tell(settings: Settings, asked: Asked) -> int:
             ledger, ledger_id, None if run is None else run.run_id,
             start=asked.start, after=asked.after, until=asked.until, types=asked.types,
         )  # fmt: skip
-        replay = Replay(ledger, Restorer(archive_store.opened(settings)), wanted)
+        replay = Replay(ledger, Restorer(stores.opened(settings)), wanted)
         if asked.target is not None:
             say(await republish(replay, asked.target, wanted.up_to), asked.target)
             return 0

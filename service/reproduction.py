@@ -14,8 +14,9 @@ from events.run import Run, merge
 from events.run_events import RunCreated
 from events.sql import load
 from events.types import Change, Mode, Status
-from projections import artifacts, runs, tenancy
+from projections import runs, tenancy
 from projections.runs import PENDING, StoredRun
+from projections.storage import artifacts
 from service.bodies import ReproduceBody
 from service.context import Service
 from service.new_runs import FOR_A_WORKER

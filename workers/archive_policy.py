@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from events.settings import numbers
-from projections.manifest import Segment
+from projections.archive.manifest import Segment
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

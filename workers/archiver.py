@@ -30,12 +30,13 @@ from events.run import ENDED, TRANSITIONS
 from events.run_events import RunTelemetryArchived
 from events.sql import load
 from events.types import Status
-from projections import archive, manifest, runs
-from projections.archive_bucket import ArchiveUnavailable
-from projections.archive_store import Store
-from projections.archive_writer import Files, MetricsWriter, write_logs
+from projections import runs
+from projections.archive import manifest, parquet
+from projections.archive.bucket import ArchiveUnavailable
+from projections.archive.stores import Store
+from projections.archive.writing import Files, MetricsWriter, write_logs
 from projections.execute import asked_by, execute
-from projections.objects import ObjectStore, StoreUnavailable
+from projections.storage.objects import ObjectStore, StoreUnavailable
 from workers import artifact_sweep, partitions
 from workers.archive_policy import Policy, from_environment
 from workers.crashpoints import crash_point
@@ -352,7 +353,7 @@ class Archiver:
         """Write a file and record it; False when the ledger refused it, and then the file is gone again."""
         ledger_id, run_id, kind = key
         segment = uuid7()
-        relative = archive.segment_path(ledger_id, run_id, kind, segment)
+        relative = parquet.segment_path(ledger_id, run_id, kind, segment)
         files = await asyncio.to_thread(_written, kind, batches, self._store.root / relative)
         crash_point("archiver.after_write")
         await asyncio.to_thread(self._store.publish, files)
@@ -382,7 +383,7 @@ class Archiver:
 def _written(kind: str, batches: Batches, path: Path) -> Files:
     """Write a file of batches under its temporary name, and its levels."""
     if kind == manifest.LOGS:
-        return write_logs(path, iter([archive.logs_table(batches)]))
+        return write_logs(path, iter([parquet.logs_table(batches)]))
     with MetricsWriter(path) as writer:
-        writer.add(archive.sorted_points(batches))
+        writer.add(parquet.sorted_points(batches))
         return writer.close()

@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 
 from events.sql import load
-from projections.artifacts import ROOT, blob_prefix
-from projections.objects import Found, ObjectStore
+from projections.storage.artifacts import ROOT, blob_prefix
+from projections.storage.objects import Found, ObjectStore
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")

@@ -23,8 +23,8 @@ import msgspec
 from events.heads import HeadRefused, SignedHead, Signer, check_heads, read_heads
 from events.ledger import Ledger
 from events.settings import SettingsError
-from projections import stored_heads
-from projections.objects import ObjectStore, StoreFull, StoreUnavailable
+from projections.storage import stored_heads
+from projections.storage.objects import ObjectStore, StoreFull, StoreUnavailable
 
 log = logging.getLogger("tachograph.workers.heads")
 

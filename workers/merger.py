@@ -19,12 +19,13 @@ from events.ledger import Ledger
 from events.run import ENDED
 from events.run_events import RunTelemetryArchived
 from events.sql import load
-from projections import archive, manifest, runs
-from projections.archive import File
-from projections.archive_store import Store
-from projections.archive_writer import Files
+from projections import runs
+from projections.archive import manifest, parquet
+from projections.archive.merging import merge_logs, merge_metrics
+from projections.archive.parquet import File
+from projections.archive.stores import Store
+from projections.archive.writing import Files
 from projections.execute import asked_by, execute
-from projections.merging import merge_logs, merge_metrics
 from workers.archive_policy import Policy, to_merge
 from workers.crashpoints import crash_point
 
@@ -65,7 +66,7 @@ class Merger:
         if not chosen:
             return 0
         segment = uuid7()
-        relative = archive.segment_path(ledger_id, run_id, kind, segment)
+        relative = parquet.segment_path(ledger_id, run_id, kind, segment)
         written = await asyncio.to_thread(_merged, self._store, kind, [file.file for file in chosen], relative)
         crash_point("archiver.after_merge_write")
         await asyncio.to_thread(self._store.publish, written)

@@ -9,8 +9,8 @@ from typing import Final
 import asyncpg
 
 from events.sql import load
-from projections.archive import File
-from projections.archive_store import Store
+from projections.archive.parquet import File
+from projections.archive.stores import Store
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")

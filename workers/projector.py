@@ -20,7 +20,7 @@ from projections import dead_letters
 from projections.apply import Projection, advance, checkpoint
 from projections.credits import Credits
 from projections.metrics import Metrics
-from projections.search import Search
+from projections.search.index import Search
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.workers.projector")

@@ -26,11 +26,11 @@ from events.ledger import SURVIVES_ERASURE, Ledger
 from events.sql import load
 from events.streams import STREAMS
 from events.types import StoreReceipt
-from projections import artifacts
-from projections.archive_store import Store
+from projections.archive.stores import Store
 from projections.execute import asked_by, execute
-from projections.objects import ObjectStore
 from projections.runs import NEVER_DELETED, StoredRun, unpurged
+from projections.storage import artifacts
+from projections.storage.objects import ObjectStore
 from workers.crashpoints import crash_point
 
 log = logging.getLogger("tachograph.archiver")

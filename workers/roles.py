@@ -19,9 +19,10 @@ from events.database import open_pool, wait_until_there
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings
-from projections import archive_store, health
+from projections import health
+from projections.archive import stores
 from projections.health import Said
-from projections.objects import ObjectStore
+from projections.storage.objects import ObjectStore
 from workers.alerter import Alerter
 from workers.archiver import Archiver
 from workers.elected import Elected
@@ -46,7 +47,7 @@ ROLES: Final[Mapping[str, Build]] = {
     "relay": lambda ledger, nats, settings: Relay(ledger, nats.jetstream(), monitor_url=settings.nats_monitor_url),
     "projector": lambda ledger, _nats, _: Projector(ledger),
     "archiver": lambda ledger, nats, settings: Archiver(
-        ledger, archive_store.opened(settings), ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
+        ledger, stores.opened(settings), ObjectStore.at(settings.object_store), jetstream=nats.jetstream()
     ),
     "scheduler": lambda ledger, nats, settings: Scheduler(
         ledger, nats, nats.jetstream(), start_seconds=settings.start_seconds
@@ -84,7 +85,7 @@ async def run_roles(names: list[str], settings: Settings) -> None:
     saying = asyncio.create_task(
         _say_how_we_are(pool, instance, list(zip(elected, runners, strict=True))), name="saying"
     )
-    tidying = asyncio.create_task(archive_store.keep_tidy(pool, archive_store.opened(settings)), name="tidying")
+    tidying = asyncio.create_task(stores.keep_tidy(pool, stores.opened(settings)), name="tidying")
     tasks = [asyncio.create_task(runner.run(), name=runner.role.name) for runner in runners]
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Our own archives as an input; see `projections.pack_format` for what is in them.
+"""Our own archives as an input; see `projections.pack.format` for what is in them.
 
 Everything is checked before anything is stored: every file against its size and SHA-256, every event against the state
 machine, every batch against the limits of ingest. Nothing is unpacked: names are compared with the manifest and never
@@ -34,7 +34,7 @@ from events.run_events import (
     RunKilled,
 )
 from events.types import Origin, PastEvent
-from projections.pack_format import (
+from projections.pack.format import (
     DEFINITIONS,
     FORMAT,
     FORMAT_VERSION,

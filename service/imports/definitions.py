@@ -32,7 +32,7 @@ from events.sweep import Sweep, SweepCreated, SweepEvent, SweepStatus, SweepStop
 from events.workflow import Workflow
 from projections import subscriptions, sweeps, tenancy
 from projections.execute import Request, record
-from projections.pack_format import Definition
+from projections.pack.format import Definition
 from projections.tenancy import Project, Rows
 from service.alert_conditions import check_condition
 from service.bodies import Name, WorkflowBody

@@ -28,12 +28,12 @@ from events.run_events import RunHistoryImported, RunImportFinished
 from events.sql import load
 from events.types import PastEvent, Status
 from projections import runs
-from projections.artifact_limits import QuotaExceeded
 from projections.execute import Outcome, Request, execute
 from projections.runs import StoredRun
+from projections.storage.artifact_limits import QuotaExceeded
+from projections.storage.upload_writer import UploadCut, Wanted, WrongDigest
+from projections.storage.uploads import Uploads
 from projections.tenancy import Project
-from projections.upload_writer import UploadCut, Wanted, WrongDigest
-from projections.uploads import Uploads
 from service.imports.definitions import linked
 from service.imports.incoming import Batch, Incoming, IncomingFile, Input, Refused, Unreadable
 from service.imports.report import RunReport

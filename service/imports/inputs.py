@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from projections.pack_format import Definition
+from projections.pack.format import Definition
 from service.imports.archive import Archive
 from service.imports.incoming import Input, Unreadable
 from service.imports.mlflow import META, MLflow

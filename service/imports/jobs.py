@@ -18,11 +18,12 @@ from events.commit import LOST_CONNECTION
 from events.errors import CorruptHistory, Erased, Unavailable
 from events.ids import uuid7
 from events.ledger import Ledger
-from projections import artifacts, import_jobs, tenancy
+from projections import import_jobs, tenancy
 from projections.import_jobs import Claimed, ImportJob
-from projections.objects import ObjectStore, StoreFull
-from projections.upload_writer import Upload
-from projections.uploads import Uploads
+from projections.storage import artifacts
+from projections.storage.objects import ObjectStore, StoreFull
+from projections.storage.upload_writer import Upload
+from projections.storage.uploads import Uploads
 from service.imports.archive import Archive
 from service.imports.definitions import Definer, taken_over
 from service.imports.importer import Importer, taken

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
 
-from projections.artifacts import PART_BYTES
+from projections.storage.artifacts import PART_BYTES
 
 CACHED_PARTS: Final = 4
 """Points and lines are read side by side, each from a part of its own."""

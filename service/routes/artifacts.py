@@ -14,9 +14,9 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from events.errors import NotFound
-from projections import artifacts
-from projections.artifacts import Artifact, Kind
-from projections.upload_writer import UploadCut, Wanted
+from projections.storage import artifacts
+from projections.storage.artifacts import Artifact, Kind
+from projections.storage.upload_writer import UploadCut, Wanted
 from service import ranges
 from service.artifact_names import announced_sha256, clean_media_type, clean_name, digest_header, disposition
 from service.context import Http, Service

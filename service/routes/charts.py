@@ -16,14 +16,15 @@ from litestar.status_codes import HTTP_304_NOT_MODIFIED
 from msgspec.structs import replace
 
 from events.errors import TooLarge
-from projections import chart_groups, filters, listing, run_points
-from projections.chart_groups import MAX_GROUPS, Group
-from projections.chart_questions import ChartRefused, checked
-from projections.charts import Chart, GroupChart
-from projections.fields import Metric
-from projections.run_points import Newest
+from projections.charts import run_points
+from projections.charts.groups import MAX_GROUPS, Group, grouped
+from projections.charts.questions import ChartRefused, checked
+from projections.charts.run_points import Newest
+from projections.charts.series import Chart, GroupChart
 from projections.runs import StoredRun
-from projections.tokens import FilterError
+from projections.search import filters, listing
+from projections.search.fields import Metric
+from projections.search.tokens import FilterError
 from service import chart_caching as caching
 from service import ranges
 from service.chart_answers import ChartAnswer, GroupChartAnswer, of_groups, of_runs
@@ -125,7 +126,7 @@ async def _groups(service: Service, selected: Selected, group: str) -> list[Grou
     now = datetime.now(UTC)
     names = [by.name] if isinstance(by, Metric) else []
     metrics, called = await listing.besides(service.pool, selected.project_id, selected.runs, names)
-    groups = chart_groups.grouped([listing.known(one, metrics, called, now) for one in selected.runs], by)
+    groups = grouped([listing.known(one, metrics, called, now) for one in selected.runs], by)
     if len(groups) > MAX_GROUPS:
         raise TooLarge(f"{group} has {len(groups)} values among these runs", limit=MAX_GROUPS, path="group")
     return groups

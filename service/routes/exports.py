@@ -16,8 +16,8 @@ from events.errors import Erased
 from events.sql import load
 from projections.encoders import ENCODERS, MEDIA_TYPES, Format
 from projections.exported import SCHEMAS, Table, Wanted, exported
-from projections.pack import Packer
-from projections.pack import Wanted as Archive
+from projections.pack.packer import Packer
+from projections.pack.packer import Wanted as Archive
 from projections.tenancy import Project
 from service.context import Http, Service
 from service.downloads import download

@@ -14,8 +14,9 @@ from msgspec import Meta
 
 from events.errors import NotFound
 from events.ids import derived, uuid7
-from projections import artifacts, import_jobs
+from projections import import_jobs
 from projections.import_jobs import ImportJob, State
+from projections.storage import artifacts
 from service.context import MAX_KEY_BYTES, Http, Service
 from service.imports.jobs import report_of
 from service.imports.report import Outcomes

@@ -13,13 +13,14 @@ from litestar.params import QueryParameter
 
 from events.types import Status
 from events.vocabulary import meant, vocabulary
-from projections import filters, listing, tenancy
-from projections.fields import Column, Facet, Field, Metric, value_of
-from projections.filters import And, Compare, Filter
-from projections.listing import Group, Key, Query
-from projections.ordering import NEWEST_FIRST, kinds, parse_sort, split
+from projections import tenancy
 from projections.runs import StoredRun
-from projections.tokens import FilterError
+from projections.search import filters, listing
+from projections.search.fields import Column, Facet, Field, Metric, value_of
+from projections.search.filters import And, Compare, Filter
+from projections.search.listing import Group, Key, Query
+from projections.search.ordering import NEWEST_FIRST, kinds, parse_sort, split
+from projections.search.tokens import FilterError
 from service.context import Http, Service
 from service.paging import Page, Size, Vocabulary, linked, opened, sealed
 from service.past import PastRuns, runs_then

@@ -9,8 +9,8 @@ import msgspec
 from litestar import Response, Router, post
 from litestar.params import JSONBody, QueryParameter
 
-from projections.query_limits import Limits
-from projections.query_results import Format
+from projections.query.limits import Limits
+from projections.query.results import Format
 from service.context import Http, Service
 
 MEDIA_TYPES: Final[dict[Format, str]] = {

@@ -13,8 +13,8 @@ from litestar.params import Parameter, QueryParameter
 from litestar.response import Stream
 
 from events.errors import LedgerError
+from projections.archive.restore import Restorer
 from projections.replay import Replay
-from projections.restore import Restorer
 from service import timeline
 from service.context import Http, Service
 from service.downloads import enter, patience

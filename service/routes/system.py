@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from events.commit import LOST_CONNECTION
 from projections import health, incidents
 from projections.dead_letters import waiting
-from projections.objects import StoreUnavailable
+from projections.storage.objects import StoreUnavailable
 from service.context import Http, Service
 from service.observability import exposition, incidents_told, roles_told
 

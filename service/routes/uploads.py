@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from events.errors import NotFound
 from events.ids import derived, uuid7
-from projections import artifacts
-from projections.artifacts import Artifact, Kind
-from projections.upload_writer import Upload, Wanted
+from projections.storage import artifacts
+from projections.storage.artifacts import Artifact, Kind
+from projections.storage.upload_writer import Upload, Wanted
 from service.artifact_names import clean_media_type, clean_name
 from service.context import MAX_KEY_BYTES, Http, Service
 from service.problems import Invalid

@@ -16,15 +16,17 @@ from nats.aio.client import Client
 from events import codec
 from events.ids import uuid7
 from events.ledger import SURVIVES_ERASURE, Recorded
-from projections import archive, artifacts, dead_letters
-from projections.archive import File
-from projections.archive_store import holding
-from projections.archive_writer import Files, Written
-from projections.artifact_limits import Limits
-from projections.artifacts import Artifact
+from projections import dead_letters
+from projections.archive import parquet
+from projections.archive.parquet import File
+from projections.archive.stores import holding
+from projections.archive.writing import Files, Written
 from projections.rebuild import PROJECTIONS, rebuild
-from projections.upload_writer import Wanted
-from projections.uploads import Uploads
+from projections.storage import artifacts
+from projections.storage.artifact_limits import Limits
+from projections.storage.artifacts import Artifact
+from projections.storage.upload_writer import Wanted
+from projections.storage.uploads import Uploads
 from projections.verification import Places, audit
 from service.rebuild import projection
 from stack.process import ROOT
@@ -139,9 +141,9 @@ class Stage:
 
     def stray(self) -> None:
         """Leave a file that no manifest names, as a death of the archiver does."""
-        path = self.world.root / archive.segment_path(self.world.ledger_id, uuid7(), "metrics", uuid7())
+        path = self.world.root / parquet.segment_path(self.world.ledger_id, uuid7(), "metrics", uuid7())
         data = b"PAR1"
-        archive.write_temporary(path, data)
+        parquet.write_temporary(path, data)
         self.world.store.publish(Files(Written(path, 0, len(data), hashlib.sha256(data).hexdigest()), None))
 
     # --- the roles -------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ class Stage:
         await self.died(child, point)
 
     async def start(self, role: str, point: str, **settings: str) -> asyncio.subprocess.Process:
-        archive = {f"TACHOGRAPH_ARCHIVE_{name}_SECONDS": text for name, text in {**EAGER, **settings}.items()}
+        parquet = {f"TACHOGRAPH_ARCHIVE_{name}_SECONDS": text for name, text in {**EAGER, **settings}.items()}
         key = self.home / "master.key"
         key.write_bytes(MASTER_KEY)
         inherited = {name: value for name, value in os.environ.items() if name not in OURS_ALONE}
@@ -180,7 +182,7 @@ class Stage:
                 cwd=ROOT,
                 stderr=log,
                 env=inherited
-                | archive
+                | parquet
                 | {
                     "TACHOGRAPH_HOME": str(self.home),
                     "TACHOGRAPH_DATABASE_URL": self.database.url,

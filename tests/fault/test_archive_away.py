@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from events import bus
-from projections.archive_bucket import ArchiveUnavailable, Bucket
+from projections.archive.bucket import ArchiveUnavailable, Bucket
 from projections.verification import check_files
 from tests.api import Api, Json, accepted, eventually, refused, serving, until
 from tests.fault.deaths import FINALLY, Stage

@@ -18,8 +18,9 @@ from events.organisation import WorkflowCreated
 from events.search_space import IntUniform
 from events.sweep import Method, SweepCreated, decide
 from events.trials import trial_id
-from projections import artifacts, dead_letters, subscriptions, sweeps, workflows
+from projections import dead_letters, subscriptions, sweeps, workflows
 from projections.execute import asked_by, execute, record
+from projections.storage import artifacts
 from stack.ports import free_port
 from stack.process import ROOT
 from tests import servers

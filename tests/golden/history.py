@@ -31,9 +31,9 @@ from events.sql import load
 from events.telemetry import LogColumns, MetricColumns
 from events.verification import verify
 from projections import credits, metrics, runs, subscriptions, sweeps, tenancy
-from projections.archive_store import Directory
+from projections.archive.stores import Directory
 from projections.execute import Request, asked_by, execute, record
-from projections.objects import ObjectStore
+from projections.storage.objects import ObjectStore
 from service.bootstrap import ORGANISATION, first_key
 from service.migrate import migrate
 from workers.alerter import Alerter

@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from events.telemetry import MetricColumns
-from projections.buckets import Series
+from projections.charts.buckets import Series
 from tests.integration.telemetry import TIME_US
 
 NAN, INF = float("nan"), float("inf")

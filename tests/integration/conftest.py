@@ -8,7 +8,7 @@ import pytest
 from nats.aio.client import Client
 
 from events import bus
-from projections import chart_sources
+from projections.charts import sources
 from tests import servers
 from tests.api import Api, Project, serving
 from tests.integration.desk import Desk, opened_desk
@@ -81,4 +81,4 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(params=[0, 1 << 21], ids=["extents first", "all at once"])
 def at_once_points(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", request.param)
+    monkeypatch.setattr(sources, "AT_ONCE_POINTS", request.param)

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from events import codec
 from projections import tenancy
-from projections.artifact_limits import Limits
-from projections.uploads import Uploads
+from projections.storage.artifact_limits import Limits
+from projections.storage.uploads import Uploads
 from service.imports.importer import Importer
 from service.imports.incoming import Incoming, Input
 from service.imports.report import RunReport

@@ -23,19 +23,19 @@ from events.telemetry import STREAMS, LogColumns, MetricColumns
 from events.types import Mode, Status
 from projections import runs, tenancy
 from projections.analytics import Analytics
-from projections.archive_store import Directory, Store
-from projections.artifact_limits import Limits
-from projections.artifacts import Artifact
-from projections.buckets import Series
-from projections.chart_groups import Group
-from projections.chart_questions import Question, axis, checked
-from projections.charts import Chart, Charts, GroupChart
+from projections.archive.stores import Directory, Store
+from projections.charts.buckets import Series
+from projections.charts.groups import Group
+from projections.charts.questions import Question, axis, checked
+from projections.charts.series import Chart, Charts, GroupChart
 from projections.execute import asked_by, execute, record
 from projections.logs import Logs
-from projections.objects import ObjectStore
 from projections.runs import StoredRun
-from projections.upload_writer import Wanted
-from projections.uploads import Uploads
+from projections.storage.artifact_limits import Limits
+from projections.storage.artifacts import Artifact
+from projections.storage.objects import ObjectStore
+from projections.storage.upload_writer import Wanted
+from projections.storage.uploads import Uploads
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
 

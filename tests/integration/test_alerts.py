@@ -22,11 +22,11 @@ from events.ids import uuid7
 from events.run_events import RunCompleted, RunCreated, RunImported
 from events.types import Mode, Origin, Status
 from projections import dead_letters, subscriptions, tenancy
-from projections.artifact_limits import Limits
 from projections.execute import asked_by, record
 from projections.inline import Tenancy
 from projections.rebuild import rebuild
-from projections.uploads import Uploads
+from projections.storage.artifact_limits import Limits
+from projections.storage.uploads import Uploads
 from service.imports.importer import Importer
 from service.imports.incoming import Batch, Incoming
 from tests.api import Api, Json, accepted, refused, serving, until

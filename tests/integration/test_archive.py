@@ -17,7 +17,7 @@ from events.commands import RecordArchive
 from events.errors import Erased, Rejected
 from events.ids import uuid7
 from events.run_events import RunTelemetryArchived
-from projections import level_files
+from projections.archive import level_files
 from projections.execute import asked_by, execute
 from tests.api import SECONDS
 from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, World, drained
@@ -251,15 +251,15 @@ async def test_a_run_deleted_while_it_is_archived_keeps_no_file(world: World, mo
     await world.end(run_id)
     archiver = world.archiver()
     await archiver.start()
-    from projections import archive
+    from projections.archive import parquet
 
-    publish, loop = archive.publish, asyncio.get_running_loop()
+    publish, loop = parquet.publish, asyncio.get_running_loop()
 
     def deleted_meanwhile(temporary: Path, path: Path) -> None:
         publish(temporary, path)
         asyncio.run_coroutine_threadsafe(world.delete(run_id), loop).result(30)
 
-    monkeypatch.setattr(archive, "publish", deleted_meanwhile)
+    monkeypatch.setattr(parquet, "publish", deleted_meanwhile)
     while await archiver.step():
         pass
     assert world.files() == []

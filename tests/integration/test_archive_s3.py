@@ -16,16 +16,16 @@ from events import codec
 from events.errors import CorruptHistory, TooLarge
 from events.ids import uuid7
 from events.settings import SettingsError
-from projections import manifest
-from projections.archive_bucket import Bucket
-from projections.archive_store import forget_deleted, holding
+from projections.archive import manifest
+from projections.archive.bucket import Bucket
+from projections.archive.restore import Restorer
+from projections.archive.stores import forget_deleted, holding
 from projections.exported import Wanted, exported
-from projections.objects import s3
-from projections.queries import Queries
-from projections.query_limits import Limits
+from projections.query.limits import Limits
+from projections.query.queries import Queries
 from projections.replay import Replay
 from projections.replay import Wanted as Range
-from projections.restore import Restorer
+from projections.storage.objects import s3
 from projections.verification import check_files
 from tests.integration.telemetry import World, opened_world
 from tests.object_stores import Place, S3Server

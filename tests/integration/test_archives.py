@@ -29,7 +29,7 @@ from events.types import Cause, Failure, Mode, Status
 from events.verification import verify
 from projections import runs, tenancy
 from projections.execute import asked_by, execute
-from projections.pack import Packer, Wanted
+from projections.pack.packer import Packer, Wanted
 from projections.refold import check_inline
 from service.imports.archive import Archive
 from service.imports.incoming import Unreadable

@@ -9,12 +9,12 @@ import pytest
 
 from events.errors import Busy, CorruptHistory, Erased, NotFound, Rejected
 from events.ids import uuid7
-from projections import artifacts
-from projections.artifact_limits import Limits
-from projections.artifacts import PART_BYTES, Artifact
-from projections.objects import ObjectStore, StoreUnavailable
-from projections.upload_writer import Upload, UploadCut, Wanted
-from projections.uploads import Uploads
+from projections.storage import artifacts
+from projections.storage.artifact_limits import Limits
+from projections.storage.artifacts import PART_BYTES, Artifact
+from projections.storage.objects import ObjectStore, StoreUnavailable
+from projections.storage.upload_writer import Upload, UploadCut, Wanted
+from projections.storage.uploads import Uploads
 from tests.api import eventually
 from tests.integration.telemetry import ACTOR, AT_ONCE, World, body, drained
 from workers import artifact_sweep
@@ -119,7 +119,7 @@ async def _received(world: World, size: int) -> bool:
 
 
 async def test_a_body_that_stands_still_is_cut(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.upload_writer.SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("projections.storage.upload_writer.SILENT_SECONDS", 0.05)
     upload = await opened(world, await world.started_run())
     with pytest.raises(UploadCut, match="nothing came"):
         await uploads_of(world).receive(upload, 0, waiting(asyncio.Event()))

@@ -10,9 +10,9 @@ import pytest
 
 from events import codec
 from events.errors import CorruptHistory, TooLarge
-from projections import chart_reader, chart_sources
-from projections.buckets import Series
-from projections.chart_questions import ChartRefused
+from projections.charts import reading, sources
+from projections.charts.buckets import Series
+from projections.charts.questions import ChartRefused
 from tests.integration.charting import Row, assert_same, expected_points, random_batch
 from tests.integration.telemetry import TIME_US, World, metric_batch
 from workers.archive_policy import Policy
@@ -100,10 +100,10 @@ async def test_large_metrics_stream_in_parts(world: World, monkeypatch: pytest.M
         await world.metrics(run_id, {name: (steps.tolist(), value[half].tolist()) for name, value in values.items()})
         await world.archive()
     whole = await world.chart(run_id, list(values), buckets=100)
-    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", 0)
-    monkeypatch.setattr(chart_reader, "PART_POINTS", 2048)
+    monkeypatch.setattr(sources, "AT_ONCE_POINTS", 0)
+    monkeypatch.setattr(reading, "PART_POINTS", 2048)
     streamed = await world.chart(run_id, list(values), buckets=100)
-    monkeypatch.setattr(chart_sources, "ALONE_POINTS", 1)
+    monkeypatch.setattr(sources, "ALONE_POINTS", 1)
     alone = await world.chart(run_id, list(values), buckets=100)
     (single,) = await world.chart(run_id, ["a"], buckets=100)
     assert_same(whole[0], single)

@@ -3,8 +3,8 @@
 import pytest
 
 from events.errors import TooLarge
-from projections import chart_sources
-from projections.chart_questions import Question, axis
+from projections.charts import sources
+from projections.charts.questions import Question, axis
 from tests.integration.charting import INF, NAN
 from tests.integration.telemetry import World
 
@@ -39,7 +39,7 @@ async def test_a_metric_as_x_is_bounded(world: World, monkeypatch: pytest.Monkey
     run_id = await world.started_run()
     await world.metrics(run_id, {"loss": ([1, 2, 3], [1.0, 2.0, 3.0])})
     await world.archive()
-    monkeypatch.setattr(chart_sources, "MAX_JOINED_POINTS", 2)
+    monkeypatch.setattr(sources, "MAX_JOINED_POINTS", 2)
     with pytest.raises(TooLarge) as refused:
         await world.chart(run_id, ["loss"], x="loss")
     assert (refused.value.path, refused.value.limit) == ("x", 2)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from events import codec
-from projections import chart_sources, level_curves, point_files
-from projections.buckets import edges
-from projections.chart_groups import Group, GroupSeries
-from projections.chart_questions import Question, axis
+from projections.charts import level_curves, point_files, sources
+from projections.charts.buckets import edges
+from projections.charts.groups import Group, GroupSeries
+from projections.charts.questions import Question, axis
 from tests.integration.charting import INF, NAN, Row, random_batch
 from tests.integration.telemetry import World
 from workers.archive_policy import Policy
@@ -55,7 +55,7 @@ async def test_groups_are_the_mean_of_runs_and_the_band_of_their_points(
     at_once: int,
     log: bool,  # noqa: FBT001
 ) -> None:
-    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", at_once)
+    monkeypatch.setattr(sources, "AT_ONCE_POINTS", at_once)
     choice = random.Random(at_once)
     runs = [await world.started_run() for _ in range(5)]
     rows: list[list[Row]] = [[] for _ in runs]

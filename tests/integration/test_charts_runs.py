@@ -5,8 +5,8 @@ import random
 import pytest
 
 from events import codec
-from projections import chart_sources, run_points
-from projections.chart_questions import Question, axis
+from projections.charts import run_points, sources
+from projections.charts.questions import Question, axis
 from tests.integration.charting import assert_same, random_batch
 from tests.integration.telemetry import TIME_US, World
 from workers.archive_policy import Policy
@@ -16,7 +16,7 @@ from workers.archive_policy import Policy
 async def test_many_runs_in_one_chart_say_what_each_says_alone(
     world: World, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(chart_sources, "AT_ONCE_POINTS", at_once)
+    monkeypatch.setattr(sources, "AT_ONCE_POINTS", at_once)
     choice = random.Random(at_once)
     metrics = ["acc", "loss", "rare"]
     runs = [await world.started_run() for _ in range(6)]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from events.ids import uuid7
-from projections.objects import ObjectStore
+from projections.storage.objects import ObjectStore
 from stack.ports import free_port
 from tests.api import Api, Json, Project, accepted, refused, serving, until
 from tests.object_stores import Place, S3Server

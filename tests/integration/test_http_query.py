@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from projections.queries import AHEAD
+from projections.query.queries import AHEAD
 from stack.process import ROOT
 from tachograph import Client
 from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving, until

@@ -25,7 +25,7 @@ from events.sweep import Method, SweepCreated, SweepStatus
 from events.types import Mode, SweepTrial, WorkflowRef
 from projections import subscriptions, sweeps, tenancy, workflows
 from projections.execute import asked_by, execute, record
-from projections.pack_format import Definition
+from projections.pack.format import Definition
 from service.imports.archive import Archive
 from service.imports.definitions import Definer, taken_over
 from service.imports.incoming import Unreadable

@@ -8,11 +8,11 @@ import pytest
 
 from events.ids import uuid7
 from projections import import_jobs
-from projections.artifact_limits import Limits
-from projections.artifacts import PART_BYTES
 from projections.import_jobs import ImportJob
-from projections.objects import StoreUnavailable
-from projections.uploads import Uploads
+from projections.storage.artifact_limits import Limits
+from projections.storage.artifacts import PART_BYTES
+from projections.storage.objects import StoreUnavailable
+from projections.storage.uploads import Uploads
 from service.imports import jobs
 from service.imports.jobs import Jobs, report_of
 from tests.integration.telemetry import ACTOR, World

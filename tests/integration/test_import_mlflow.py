@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from events.types import Cause, Status
-from projections import artifacts, runs
+from projections import runs
+from projections.storage import artifacts
 from service.imports.incoming import Unreadable
 from service.imports.inputs import Where, opened
 from service.imports.mlflow import MLflow

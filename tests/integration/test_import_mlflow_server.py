@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from bench.mlflow import PROGRAM, served
 from events.types import Cause, Status
-from projections import artifacts, runs
+from projections import runs
+from projections.storage import artifacts
 from service.imports.incoming import Unreadable
 from service.imports.inputs import Where, opened
 from service.imports.mlflow_client import Client, Unreachable

@@ -12,7 +12,8 @@ import pytest
 
 from events import codec
 from events.types import Status
-from projections import artifacts, runs
+from projections import runs
+from projections.storage import artifacts
 from service.imports.incoming import Unreadable
 from service.imports.inputs import Where, opened
 from service.imports.neptune import Neptune

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from projections import chart_sources, level_curves, point_files
-from projections.buckets import Series
+from projections.charts import level_curves, point_files, sources
+from projections.charts.buckets import Series
 from tests.integration.telemetry import World
 from workers.archive_policy import Policy
 
@@ -77,7 +77,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.extend(own)
         return own
 
-    monkeypatch.setattr(chart_sources, "from_levels", noted)
+    monkeypatch.setattr(sources, "from_levels", noted)
     return found
 
 

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from events import commands as c
 from events.database import SETS, open_pool
 from events.types import Status, SweepTrial
-from projections import listing as listings
-from projections.facets import scalar_of
-from projections.fields import Column, Facet, Field, Known, Metric, value_of
-from projections.filters import Absent, And, Compare, Filter, In, Like, Not, Or, parse, parse_field
-from projections.listing import Group, Key, Listing, Query
-from projections.ordering import SortKey, parse_sort
 from projections.rebuild import rebuild
-from projections.search import Search
+from projections.search import listing as listings
+from projections.search.facets import scalar_of
+from projections.search.fields import Column, Facet, Field, Known, Metric, value_of
+from projections.search.filters import Absent, And, Compare, Filter, In, Like, Not, Or, parse, parse_field
+from projections.search.index import Search
+from projections.search.listing import Group, Key, Listing, Query
+from projections.search.ordering import SortKey, parse_sort
 from tests.integration.histories import Project as History
 from tests.integration.histories import opened_project, points
 from tests.property.filters import FILTERS, NAMES

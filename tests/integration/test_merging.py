@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from projections import manifest, run_points
-from projections.archive import File, SortedPoints
-from projections.archive_writer import MetricsWriter
-from projections.restore import Restorer
+from projections.archive import manifest
+from projections.archive.parquet import File, SortedPoints
+from projections.archive.restore import Restorer
+from projections.archive.writing import MetricsWriter
+from projections.charts import run_points
 from projections.verification import check_files
 from stack.process import ROOT
 from tests.integration.telemetry import World, drained

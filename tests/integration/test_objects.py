@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from events.settings import SettingsError
-from projections.objects import ObjectStore, StoreUnavailable
+from projections.storage.objects import ObjectStore, StoreUnavailable
 from stack.ports import free_port
 from tests.object_stores import Place
 

@@ -10,7 +10,7 @@ from events import codec
 from events.errors import IdReused, NotFound
 from events.ids import uuid7
 from events.ledger import Draft, Proposal
-from projections import run_points
+from projections.charts import run_points
 from tests.integration.telemetry import World, metric_batch
 from workers import partitions
 from workers.archive_policy import Policy

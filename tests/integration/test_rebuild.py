@@ -20,9 +20,10 @@ from events.errors import Busy
 from events.ids import uuid7
 from events.ledger import Fact
 from events.telemetry import MetricColumns
-from projections import archive, dead_letters
+from projections import dead_letters
 from projections import rebuild as rebuilding
 from projections.apply import Connection
+from projections.archive import parquet
 from projections.archived_metrics import ArchivedMetrics
 from projections.metrics import Metrics
 from projections.rebuild import ASYNCHRONOUS, NOT_PROJECTED, PROJECTIONS, RebuildRefusedError, rebuild
@@ -168,7 +169,7 @@ async def test_metric_summaries_come_from_merged_files(
             whole.append_column("arrival", pa.array(range(whole.num_rows))),
             [("metric", "ascending"), ("step", "ascending"), ("position", "ascending"), ("arrival", "ascending")],
         )
-        merged = archive.segment_path(world.ledger_id, row["run_id"], "metrics", uuid7())
+        merged = parquet.segment_path(world.ledger_id, row["run_id"], "metrics", uuid7())
         pq.write_table(whole.take(order), world.root / merged, row_group_size=7)
         await owner.execute(
             "delete from projection.segment where run_id = $1 and path <> $2", row["run_id"], row["paths"][0]

@@ -20,7 +20,7 @@ from events.keys import Keyring
 from events.ledger import Ledger
 from events.verification import verify
 from projections import credits, metrics, runs
-from projections.archive_store import Directory
+from projections.archive.stores import Directory
 from projections.execute import answered_before, as_of, asked_by
 from projections.rebuild import PROJECTIONS, rebuild
 from projections.verification import Places, audit

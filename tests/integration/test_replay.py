@@ -19,9 +19,9 @@ from events import cloudevents, codec
 from events.commands import EditRun
 from events.ledger import Recorded
 from projections.apply import TelemetryMovedError
+from projections.archive.restore import Restorer
 from projections.execute import asked_by, execute
 from projections.replay import Replay, Step, Wanted
-from projections.restore import Restorer
 from service import downloads
 from service.routes import replay as routes
 from stack.process import ROOT

@@ -14,9 +14,9 @@ from nats.js.errors import NotFoundError
 from events import bus, codec
 from events.errors import Unavailable
 from events.telemetry import MetricColumns
+from projections.archive.restore import Restorer
 from projections.replay import Replay, Wanted
 from projections.republish import Republisher, SubjectRefusedError, check_subject
-from projections.restore import Restorer
 from stack import Nats
 from tests.integration.telemetry import World
 from tests.integration.test_replay import Shell, awkward_history

@@ -10,9 +10,9 @@ import pytest
 
 from events.commands import EditRun
 from events.heads import Signer, read_heads
-from projections import stored_heads
 from projections.execute import asked_by, execute
-from projections.objects import ObjectStore
+from projections.storage import stored_heads
+from projections.storage.objects import ObjectStore
 from stack.ports import free_port
 from stack.process import ROOT
 from tests.integration.telemetry import ACTOR, MASTER_KEY, World

@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from events.types import Status
-from projections.fields import COLUMNS, MEASURES, NUMBER, TEXT, TIME, TRUTH, Column, Facet, Field, Metric
-from projections.filters import COMPARATORS, Absent, And, Compare, Filter, In, Like, Not, Or
+from projections.search.fields import COLUMNS, MEASURES, NUMBER, TEXT, TIME, TRUTH, Column, Facet, Field, Metric
+from projections.search.filters import COMPARATORS, Absent, And, Compare, Filter, In, Like, Not, Or
 
 NAMES = ("a", "adam", "learning rate", "c.d", "`", "b")
 WORDS = st.sampled_from(["x", "adam", "it's", "%", "", "a", "true", "best", "run", "loss", "x3", "ü" * 300])

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from projections.buckets import Buckets, Points, Series, edges, joined, summarised
+from projections.charts.buckets import Buckets, Points, Series, edges, joined, summarised
 
 VALUES = st.sampled_from([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan, 1.7e308, -1.7e308, 5e-324]) | st.floats()
 STEPS = st.integers(-4, 4) | st.integers(-(2**63), 2**63 - 1)

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from events.run import merge
 from events.run_events import RunConfigUpdated, RunCreated, RunSummaryUpdated
 from events.types import Mode
-from projections.compiled import Parameters, condition
-from projections.facets import Facets, changed, scalar_of
-from projections.fields import quoted
-from projections.filters import Filter, parse
-from projections.tokens import FilterError
+from projections.search.compiled import Parameters, condition
+from projections.search.facets import Facets, changed, scalar_of
+from projections.search.fields import quoted
+from projections.search.filters import Filter, parse
+from projections.search.tokens import FilterError
 from tests.property.filters import FILTERS, said
 from tests.property.strategies import JSON, START, TEXTS
 

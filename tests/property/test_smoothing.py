@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.chart_questions import ChartRefused
-from projections.smoothing import SIGMAS, THOUSAND, Smoother, Smoothing, parsed
+from projections.charts.questions import ChartRefused
+from projections.charts.smoothing import SIGMAS, THOUSAND, Smoother, Smoothing, parsed
 
 Row = tuple[float, float, int]
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
-from projections import archive
-from projections.archive import ROW_GROUP_ROWS
-from projections.archive_store import Directory
-from projections.archive_writer import MetricsWriter, write_logs
-from projections.buckets import Points, edges, exact, joined
+from projections.archive import parquet
+from projections.archive.parquet import ROW_GROUP_ROWS
+from projections.archive.stores import Directory
+from projections.archive.writing import MetricsWriter, write_logs
+from projections.charts.buckets import Points, edges, exact, joined
 
 
 def batch(series: dict[str, list[tuple[int, float]]], stages: list[str | None] | None = None) -> MetricColumns:
@@ -41,7 +41,7 @@ def batch(series: dict[str, list[tuple[int, float]]], stages: list[str | None] |
 def written(directory: Path, batches: list[tuple[int, MetricColumns]]) -> Path:
     path = directory / "metrics-1.parquet"
     with MetricsWriter(path) as writer:
-        writer.add(archive.sorted_points(batches))
+        writer.add(parquet.sorted_points(batches))
         writer.close().publish()
     return path
 
@@ -51,7 +51,7 @@ def rows(table: pa.Table) -> list[tuple[object, ...]]:
 
 
 def test_points_are_sorted_by_metric_and_step_and_repeated_steps_keep_their_order() -> None:
-    table = archive.metrics_table(
+    table = parquet.metrics_table(
         [
             (3, batch({"b": [(2, 0.0), (1, 1.0)], "a": [(5, 2.0), (5, 3.0)]})),
             (7, batch({"a": [(4, 4.0), (5, 5.0)], "b": [(1, 6.0)]})),
@@ -77,11 +77,11 @@ def test_the_order_is_the_same_however_long_the_pieces_of_a_series_are(points: i
         series = {name: [(int(step), float(step)) for step in choice.integers(-9, 9, points)] for name in names}
         batches.append((position, batch(series)))
         expected += [(name, step, value, position) for name, own in series.items() for step, value in own]
-    assert rows(archive.metrics_table(batches)) == sorted(expected, key=lambda row: row[:2])
+    assert rows(parquet.metrics_table(batches)) == sorted(expected, key=lambda row: row[:2])
 
 
 def test_a_stage_is_kept_for_each_point_and_absent_where_none_was_given() -> None:
-    table = archive.metrics_table(
+    table = parquet.metrics_table(
         [(1, batch({"a": [(1, 1.0), (2, 2.0)]}, ["warmup", None])), (2, batch({"a": [(3, 3.0)]}))]
     )
     assert table.column("stage").to_pylist() == ["warmup", None, None]
@@ -125,12 +125,12 @@ def test_a_row_group_ends_with_a_metric_where_it_can(tmp_path: Path) -> None:
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     held = [(g.num_rows, g.column(0).statistics.min, g.column(0).statistics.max) for g in groups]
     assert held == [(50_000, "a", "a"), (110_000, "b", "c"), (ROW_GROUP_ROWS, "d", "d"), (7_121, "d", "e")]
-    assert pq.read_table(path).equals(archive.metrics_table([(1, batch(series))]).cast(pq.read_schema(path)))
+    assert pq.read_table(path).equals(parquet.metrics_table([(1, batch(series))]).cast(pq.read_schema(path)))
 
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_a_file_has_its_digest_whatever_parts_it_was_written_in(tmp_path: Path, parts: int) -> None:
-    points = archive.sorted_points([(1, batch({"a": [(step, 0.5 * step) for step in range(20_000)]}))])
+    points = parquet.sorted_points([(1, batch({"a": [(step, 0.5 * step) for step in range(20_000)]}))])
     path = tmp_path / "metrics-1.parquet"
     with MetricsWriter(path) as writer:
         for part in range(parts):
@@ -148,7 +148,7 @@ def test_a_file_has_its_digest_whatever_parts_it_was_written_in(tmp_path: Path, 
 
 
 def test_a_file_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    points = archive.sorted_points([(1, batch({"a": [(1, 1.0)]}))])
+    points = parquet.sorted_points([(1, batch({"a": [(1, 1.0)]}))])
 
     def half_written() -> None:
         with MetricsWriter(tmp_path / "metrics-1.parquet") as writer:
@@ -167,7 +167,7 @@ def test_an_empty_batch_makes_an_empty_file(tmp_path: Path) -> None:
 def test_log_lines_keep_their_order_and_place(tmp_path: Path) -> None:
     first = LogColumns(time_us=np.array([5, 4], "<i8").tobytes(), stream=bytes([1, 0]), text=("b", "ä\n"))
     second = LogColumns(time_us=np.array([6], "<i8").tobytes(), stream=bytes([2]), text=("",))
-    files = write_logs(tmp_path / "logs-1.parquet", [archive.logs_table([(2, first), (9, second)])])
+    files = write_logs(tmp_path / "logs-1.parquet", [parquet.logs_table([(2, first), (9, second)])])
     files.publish()
     table = pq.read_table(files.data.path)
     assert [tuple(row.values()) for row in table.to_pylist()] == [
@@ -178,18 +178,18 @@ def test_log_lines_keep_their_order_and_place(tmp_path: Path) -> None:
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / archive.segment_path(uuid7(), uuid7(), "metrics", uuid7())
-    temporary = archive.write_temporary(path, pa.py_buffer(b"data"))
+    path = tmp_path / parquet.segment_path(uuid7(), uuid7(), "metrics", uuid7())
+    temporary = parquet.write_temporary(path, pa.py_buffer(b"data"))
     assert not path.exists()
-    archive.publish(temporary, path)
+    parquet.publish(temporary, path)
     assert path.read_bytes() == b"data"
     assert not temporary.exists()
 
 
 def test_old_files_are_found_by_their_names_temporary_ones_too(tmp_path: Path) -> None:
     ledger_id, run_id, segment = uuid7(), uuid7(), uuid7()
-    path = tmp_path / archive.segment_path(ledger_id, run_id, "logs", segment)
-    temporary = archive.write_temporary(path, pa.py_buffer(b""))
+    path = tmp_path / parquet.segment_path(ledger_id, run_id, "logs", segment)
+    temporary = parquet.write_temporary(path, pa.py_buffer(b""))
     path.with_name("notes.txt").touch()
     store = Directory(tmp_path)
     assert list(store.older_than(3600)) == []

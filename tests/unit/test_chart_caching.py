@@ -7,7 +7,7 @@ import pytest
 from events.ids import uuid7
 from events.run import Run
 from events.types import Status
-from projections.run_points import Newest
+from projections.charts.run_points import Newest
 from projections.runs import StoredRun
 from service.chart_caching import control
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from events.ids import uuid7
 from events.run import Run
-from projections.chart_groups import grouped
-from projections.fields import Known
-from projections.filters import parse_field
+from projections.charts.groups import grouped
+from projections.search.fields import Known
+from projections.search.filters import parse_field
 
 
 def known(**run: Any) -> Known:

@@ -6,11 +6,11 @@ import pytest
 
 from events.run_events import RunConfigUpdated, RunCreated, RunPrimaryMetricSet
 from events.types import Mode, Status
-from projections.facets import MAX_FACETS, changed
-from projections.fields import Column, Facet, Metric
-from projections.filters import Absent, And, Compare, In, Like, Not, Or, parse, parse_field
-from projections.ordering import SortKey, parse_sort
-from projections.tokens import FilterError
+from projections.search.facets import MAX_FACETS, changed
+from projections.search.fields import Column, Facet, Metric
+from projections.search.filters import Absent, And, Compare, In, Like, Not, Or, parse, parse_field
+from projections.search.ordering import SortKey, parse_sort
+from projections.search.tokens import FilterError
 
 LR = Facet(("config", "lr"))
 ACC = Metric("val/acc", "best")

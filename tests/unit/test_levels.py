@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from projections import level_files, levels
-from projections.archive import SortedPoints
-from projections.archive_writer import MetricsWriter
-from projections.level_curves import Grid
-from projections.levels import LevelRows, Pyramid
+from projections.archive import level_files, levels
+from projections.archive.levels import LevelRows, Pyramid
+from projections.archive.parquet import SortedPoints
+from projections.archive.writing import MetricsWriter
+from projections.charts.level_curves import Grid
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
 POINTS = st.lists(st.tuples(st.integers(-40, 40), ANY), min_size=1, max_size=60)

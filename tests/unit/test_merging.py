@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
-from projections import archive, merging
-from projections.archive_writer import MetricsWriter, write_logs
-from projections.manifest import Segment
+from projections.archive import merging, parquet
+from projections.archive.manifest import Segment
+from projections.archive.writing import MetricsWriter, write_logs
 from workers.archive_policy import MERGED_AT_ONCE, Policy, to_merge
 
 ROW = st.tuples(st.sampled_from(["a", "b", "ünï"]), st.integers(-3, 3), st.sampled_from([None, "warmup", "main"]))
@@ -37,7 +37,7 @@ def batch(rows: list[tuple[str, int, str | None]], number: int) -> MetricColumns
 
 def written(path: Path, batches: list[tuple[int, MetricColumns]]) -> Path:
     with MetricsWriter(path) as writer:
-        writer.add(archive.sorted_points(batches))
+        writer.add(parquet.sorted_points(batches))
         writer.close().publish()
     return path
 
@@ -89,7 +89,7 @@ def test_logs_come_behind_each_other(tmp_path: Path) -> None:
             text=tuple(f"{position}.{n}" for n in range(3)),
         )  # fmt: skip
         path = tmp_path / f"logs-{position}.parquet"
-        write_logs(path, [archive.logs_table([(position, lines)])]).publish()
+        write_logs(path, [parquet.logs_table([(position, lines)])]).publish()
         paths.append(path)
     merging.merge_logs(paths, tmp_path / "logs-merged.parquet").publish()
     rows = pq.read_table(tmp_path / "logs-merged.parquet").to_pylist()

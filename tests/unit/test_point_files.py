@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from projections import archive_writer, point_files
-from projections.archive import SortedPoints
-from projections.archive_writer import MetricsWriter
-from projections.buckets import joined
-from projections.point_files import Rows, Unreadable
+from projections.archive import writing
+from projections.archive.parquet import SortedPoints
+from projections.archive.writing import MetricsWriter
+from projections.charts import point_files
+from projections.charts.buckets import joined
+from projections.charts.point_files import Rows, Unreadable
 
 EVERYTHING = (-(1 << 63), (1 << 63) - 1)
 METRICS = ("a", "b", "c", "few", "long", "z")
@@ -33,7 +34,7 @@ def every() -> SortedPoints:
 def path(every: SortedPoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write them in row groups of few rows, so that metrics share some and have others to themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive_writer, "ROW_GROUP_ROWS", 200)
+        patch.setattr(writing, "ROW_GROUP_ROWS", 200)
         with MetricsWriter(tmp_path_factory.mktemp("points") / "metrics-1.parquet") as writer:
             writer.add(every)
             files = writer.close()

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
-from projections.query_statement import Refusal, admitted
-from projections.query_views import VIEWS
+from projections.query.statement import Refusal, admitted
+from projections.query.views import VIEWS
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import io
 import os
 import random
 
-from projections.artifacts import PART_BYTES
+from projections.storage.artifacts import PART_BYTES
 from service.imports.slices import Slice, parted
 
 
