@@ -46,7 +46,7 @@ class ArchiveUnavailable(StoreUnavailable):
 
 
 class Bucket:
-    """A `Store`, see `projections.archive.stores`. `reading` and `sending` are the same place with other patience."""
+    """A `Store`, see `stores`. `reading` and `sending` are the same place with other patience."""
 
     def __init__(self, reading: S3Store, sending: S3Store, cache: Path, cache_bytes: int) -> None:
         self._reading = reading

@@ -1,6 +1,6 @@
-"""Where the files of the archive are: a directory, or an S3 with a bounded cache before it (`projections.archive.bucket`).
+"""Where the files of the archive are: a directory, or an S3 with a bounded cache before it (`bucket`).
 
-    store = archive_store.opened(settings)
+    store = stores.opened(settings)
     with store.held(files) as root:       # all there and whole until the end of the block
         pq.read_table(root / files[0].path)
     store.publish(written)                # from temporary names below `store.root`; when it returns, they last
