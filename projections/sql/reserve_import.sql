@@ -3,15 +3,10 @@
 -- $6 actor, $7 dry run, $8 to $10 the most: imports of the project under way, bytes of the project and of the
 -- organisation. One row: what was taken before, and whether there was room.
 with taken as (
-    select
-        (select count(*) from operation.import_job
-         where ledger_id = $2 and state in ('uploading', 'waiting', 'running')) as imports,
-        ((select coalesce(sum(bytes), 0) from artifact where ledger_id = $2)
-            + (select coalesce(sum(bytes), 0) from operation.upload where ledger_id = $2))::bigint as project_bytes,
-        ((select coalesce(sum(a.bytes), 0) from ledger.ledger l join artifact a on a.ledger_id = l.ledger_id
-          where l.organisation_id = $3)
-            + (select coalesce(sum(bytes), 0) from operation.upload
-               where organisation_id = $3))::bigint as organisation_bytes
+    select b.project as project_bytes, b.organisation as organisation_bytes,
+           (select count(*) from operation.import_job
+            where ledger_id = $2 and state in ('uploading', 'waiting', 'running')) as imports
+    from operation.stored_bytes($2, $3) b
 ), made as (
     insert into operation.import_job (import_id, ledger_id, actor, bytes, dry_run)
     select $1, $2, $6, $4, $7 from taken

@@ -5,15 +5,10 @@
 with one as (
     select status from run where ledger_id = $2 and run_id = $3 for share
 ), taken as (
-    select
-        (select count(*) from artifact where ledger_id = $2 and run_id = $3) as artifacts,
-        (select count(*) from operation.upload where ledger_id = $2 and run_id = $3) as uploads,
-        ((select coalesce(sum(bytes), 0) from artifact where ledger_id = $2)
-            + (select coalesce(sum(bytes), 0) from operation.upload where ledger_id = $2))::bigint as project_bytes,
-        ((select coalesce(sum(a.bytes), 0) from ledger.ledger l join artifact a on a.ledger_id = l.ledger_id
-          where l.organisation_id = $4)
-            + (select coalesce(sum(bytes), 0) from operation.upload
-               where organisation_id = $4))::bigint as organisation_bytes
+    select b.project as project_bytes, b.organisation as organisation_bytes,
+           (select count(*) from artifact where ledger_id = $2 and run_id = $3) as artifacts,
+           (select count(*) from operation.upload where ledger_id = $2 and run_id = $3) as uploads
+    from operation.stored_bytes($2, $4) b
 ), made as (
     insert into operation.upload (upload_id, ledger_id, run_id, organisation_id, bytes, description)
     select $1, $2, $3, $4, $5, $6 from one, taken

@@ -11,7 +11,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from functools import partial
+from types import UnionType
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -48,6 +50,7 @@ _OWNER: Final[dict[Table, str]] = {
     "workflow": "select ledger_id from workflow where workflow_id = $1",
     "sweep": "select ledger_id from sweep where sweep_id = $1",
 }
+S = TypeVar("S", Workflow, Sweep)
 _REFUSED: Final = (Unreadable, Invalid, CorruptHistory, TooLarge, VersionConflict, msgspec.MsgspecError)
 
 
@@ -74,7 +77,7 @@ def read(definition: Definition) -> tuple[str, Sequence[Any]]:
     events = [codec.from_document(one.type, one.schema_version, one.data) for one in definition.events]
     match definition.kind:
         case "workflow":
-            workflow = _folded_workflow(events)
+            workflow = _workflow_of(events)
             recipe = asdict(workflow)
             del recipe["version"], recipe["archived"]
             msgspec.convert(msgspec.to_builtins(recipe), WorkflowBody)
@@ -82,7 +85,7 @@ def read(definition: Definition) -> tuple[str, Sequence[Any]]:
             checked(recipe)
             return workflow.name, events
         case "sweep":
-            return _folded_sweep(events).name, events
+            return _sweep_of(events).name, events
         case "alert_rule":
             rule = events[-1] if len(events) == 1 else None
             if not isinstance(rule, AlertRuleSet):
@@ -123,7 +126,7 @@ class Definer:
         due, known = await self._due(here, events, report)
         if not due:
             return
-        state = _folded_workflow([*known, *due])
+        state = _workflow_of([*known, *due])
         taken = await tenancy.workflow_by_name(self._pool, self._project.project_id, state.name)
         if taken is not None and taken.workflow_id != here:
             due = [*due, WorkflowRenamed(name=f"{state.name[:230]}-{here.hex[-8:]}")]
@@ -139,12 +142,12 @@ class Definer:
         assert isinstance(created, SweepCreated)
         workflow = await placed(self._pool, project_id, "workflow", created.workflow)
         events = [replace(created, workflow=workflow), *events[1:]]
-        if _folded_sweep(events).status in {SweepStatus.RUNNING, SweepStatus.PAUSED}:
+        if _sweep_of(events).status in {SweepStatus.RUNNING, SweepStatus.PAUSED}:
             events.append(SweepStopped())
             report.why = "it had not ended there; it makes no trials here"
         due, known = await self._due(here, events, report)
         if due:
-            await self._append(here, len(known), due, sweeps.row(here, _folded_sweep([*known, *due])))
+            await self._append(here, len(known), due, sweeps.row(here, _sweep_of([*known, *due])))
 
     async def _rule(self, original: UUID, rule: AlertRuleSet, report: DefinitionReport) -> None:
         project_id = self._project.project_id
@@ -215,19 +218,15 @@ async def taken_over(
         yield report
 
 
-def _folded_workflow(events: Sequence[Any]) -> Workflow:
-    state = Workflow()
+def _folded(kinds: UnionType, evolve: Callable[[S, Any], S], state: S, events: Sequence[Any]) -> S:
+    """Return what a history adds up to. Raises `CorruptHistory` for an event of something else."""
     for event in events:
-        if not isinstance(event, WorkflowEvent):
-            raise CorruptHistory(f"{type(event).__name__} is nothing that happens to a workflow")
-        state = recipes.evolve(state, event)
+        if not isinstance(event, kinds):
+            what = type(state).__name__.lower()
+            raise CorruptHistory(f"{type(event).__name__} is nothing that happens to a {what}")
+        state = evolve(state, event)
     return state
 
 
-def _folded_sweep(events: Sequence[Any]) -> Sweep:
-    state = Sweep()
-    for event in events:
-        if not isinstance(event, SweepEvent):
-            raise CorruptHistory(f"{type(event).__name__} is nothing that happens to a sweep")
-        state = searches.evolve(state, event)
-    return state
+_workflow_of: Final = partial(_folded, WorkflowEvent, recipes.evolve, Workflow())
+_sweep_of: Final = partial(_folded, SweepEvent, searches.evolve, Sweep())
