@@ -14,7 +14,16 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
 from urllib3.util import Retry, Timeout, make_headers
 
 from events.errors import LedgerError
@@ -28,6 +37,8 @@ BACKOFF_SECONDS: Final = 0.25
 _TIMEOUT: Final = Timeout(connect=10, read=120)
 _AWAY: Final = (429, 502, 503, 504)
 _UNKNOWN: Final = (401, 403)
+_CREDENTIALS: Final = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_AGAIN: Final = "the same command goes on"
 
 Method = Literal["GET", "POST"]
 
@@ -54,7 +65,7 @@ class Client:
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise Unreadable(f"{url} is no address of a server: http://host:port, perhaps with a path")
         if "@" in parts.netloc:
-            raise Unreadable("credentials are taken from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+            raise Unreadable(f"credentials have no place in a URL; {_CREDENTIALS}")
         self.host: Final = parts.netloc
         self._base = url.rstrip("/")
         away = Retry(
@@ -77,7 +88,7 @@ class Client:
         try:
             data = response.read(MAX_ANSWER_BYTES + 1)
         except HTTPError as error:
-            raise Unreachable(f"{self._base} broke off its answer to {path}: {said(error)}") from error
+            raise Unreachable(f"MLflow at {self._base} broke off its answer to {path}; {_AGAIN}") from error
         finally:
             response.release_conn()
         if len(data) > MAX_ANSWER_BYTES:
@@ -104,7 +115,7 @@ class Client:
         try:
             yield from response.stream(CHUNK_BYTES)
         except HTTPError as error:
-            raise Unreachable(f"{self._base} broke off artifact {path!r}: {said(error)}") from error
+            raise Unreachable(f"MLflow at {self._base} broke off artifact {path!r}; {_AGAIN}") from error
         finally:
             response.close()
 
@@ -116,7 +127,7 @@ class Client:
         try:
             response = self._pool.request(method, self._base + path, preload_content=False, **content)
         except HTTPError as error:
-            raise Unreachable(f"{self._base} is not reached: {said(error)}") from error
+            raise Unreachable(f"MLflow is not reached at {self._base}: {_why(error)}") from error
         if response.status == 200:
             return response
         try:
@@ -126,7 +137,31 @@ class Client:
         finally:
             response.close()
         answer = f"{self._base}{path} answers {response.status}: {reason}"
-        raise Unreachable(answer) if response.status in {*_AWAY, *_UNKNOWN} else Unreadable(answer)
+        if response.status in _UNKNOWN:
+            raise Unreachable(f"{answer}; {_CREDENTIALS}")
+        raise Unreachable(f"{answer}; {_AGAIN}") if response.status in _AWAY else Unreadable(answer)
+
+
+def _why(error: HTTPError) -> str:
+    """Return in a few words why nobody answers, and what to look at."""
+    cause: object = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    match cause:
+        case NameResolutionError():
+            return "its name leads to no address; check it"
+        case NewConnectionError():
+            met = cause.__cause__
+            what = met.strerror if isinstance(met, OSError) else said(cause)
+            return f"{what}; check host and port, and that the server runs"
+        case ConnectTimeoutError():
+            return f"it does not answer within {_TIMEOUT.connect_timeout} s; check host, port and firewalls"
+        case ReadTimeoutError():
+            return f"it says nothing for {_TIMEOUT.read_timeout} s; {_AGAIN}"
+        case SSLError():
+            return f"TLS fails; check https, port and certificates ({said(cause)})"
+        case ProtocolError():
+            return f"it cuts connections off; check that this is its port, and http or https as it speaks; {_AGAIN}"
+        case _:
+            return said(error)
 
 
 def _credentials(environment: Mapping[str, str]) -> dict[str, str]:

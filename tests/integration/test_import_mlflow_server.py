@@ -212,8 +212,11 @@ async def test_a_server_that_is_away_ends_the_import_and_the_same_again_goes_on(
         server.answers = whole
         reports = by_name(await bring(world, await asyncio.to_thread(source, server.url)))
     assert (reports["upset-loon"].outcome, reports["upset-loon"].artifacts) == ("continued", 2)
-    with pytest.raises(Unreachable, match="is not reached"):
+    with pytest.raises(Unreachable) as refused:
         await asyncio.to_thread(source, server.url)
+    assert str(refused.value) == (
+        f"MLflow is not reached at {server.url}: Connection refused; check host and port, and that the server runs"
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,6 +229,6 @@ async def test_a_server_that_is_away_ends_the_import_and_the_same_again_goes_on(
 )
 def test_credentials_come_from_mlflows_own_variables(environment: dict[str, str], sent: str | None) -> None:
     with serving({asked("POST", "/api/2.0/mlflow/experiments/search", QUESTION): Answer(401, b"no")}) as server:
-        with pytest.raises(Unreachable, match="answers 401: no"):
+        with pytest.raises(Unreachable, match="answers 401: no; set MLFLOW_TRACKING_USERNAME and"):
             MLflowServer(Client(server.url, environment))
         assert server.credentials == [sent]
