@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from service.migrate import migrate
+from service.commands.migrate import migrate
 from stack.postgres import Postgres
 
 NAME: Final = "bench"

@@ -14,11 +14,11 @@ from litestar import Litestar
 from events.database import wait_until_there
 from events.errors import LedgerError
 from events.settings import Settings, SettingsError, from_environment
-from service import audit, export, import_command, rebuild, replay, schemas
 from service.app import create_app
-from service.bootstrap import bootstrap
-from service.migrate import MigrationError
-from service.transport import Protocol
+from service.commands import audit, export, importing, rebuild, replay, schemas
+from service.commands.bootstrap import bootstrap
+from service.commands.migrate import MigrationError
+from service.http.transport import Protocol
 
 USAGE = """usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …
                           | replay --project P … | export --project P … | import PATH …]"""
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
             case ["export", *options]:
                 return export.main(options)
             case ["import", *options]:
-                return import_command.main(options)
+                return importing.main(options)
             case _:
                 print(USAGE, file=sys.stderr)
                 return 2

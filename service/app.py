@@ -20,10 +20,10 @@ from projections.archive.stores import keep_tidy
 from service import VERSION
 from service.auth import authenticated
 from service.context import Service
-from service.msgpack import transcoded
+from service.http.msgpack import transcoded
+from service.http.requests import TypedRequest
 from service.observability import counted
 from service.problems import HANDLERS
-from service.requests import TypedRequest
 from service.routes import (
     alerts,
     artifacts,

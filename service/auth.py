@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from events.errors import LedgerError
 from projections import tenancy
 from projections.runs import Reader
-from service.requests import header
+from service.http.requests import header
 
 KEY_PREFIX: Final = "tg_"
 TOKEN_PREFIX: Final = "tgr_"  # noqa: S105 (a prefix, not a secret)

@@ -34,12 +34,12 @@ from projections.storage import artifact_limits
 from projections.storage.objects import ObjectStore
 from projections.storage.uploads import Uploads
 from projections.tenancy import Project
-from service import admission
 from service.auth import Forbidden, Keys, Principal
+from service.http.requests import header
 from service.imports.jobs import Jobs
+from service.ingest import admission
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
-from service.requests import header
 from service.resources import (
     Credits,
     RunResource,

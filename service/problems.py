@@ -36,8 +36,8 @@ from projections.search.tokens import FilterError
 from projections.storage.artifact_limits import QuotaExceeded
 from projections.storage.objects import StoreFull
 from projections.storage.upload_writer import UploadCut, WrongDigest
-from service.admission import RateLimited
 from service.auth import Forbidden
+from service.ingest.admission import RateLimited
 from service.patterns import in_words
 
 log = logging.getLogger("tachograph.service")

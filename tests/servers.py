@@ -12,7 +12,7 @@ from nats.js import JetStreamContext
 
 from events import bus
 from events.ids import uuid7
-from service.migrate import migrate
+from service.commands.migrate import migrate
 from stack import Nats, Postgres
 from stack.nats import PERMISSIONS
 from stack.postgres import CONFIGURATION, ROLES

@@ -33,7 +33,7 @@ from projections.query.views import COLUMNS, VIEWS
 
 log = logging.getLogger("tachograph.queries")
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 AHEAD: Final = 1
 """Processes that wait for a query, once there was one: an idle system pays for none."""
 

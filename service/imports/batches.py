@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from events import codec
 from events.telemetry import STREAMS, LogColumns, MetricColumns
-from service.batches import MAX_POINTS
 from service.imports.incoming import Batch, Unreadable
+from service.ingest.batches import MAX_POINTS
 
 BATCH_ROWS: Final = 65_536
 MAX_GROUP_ROWS: Final = 4 << 20

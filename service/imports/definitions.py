@@ -42,7 +42,7 @@ from service.imports.incoming import Unreadable, said
 from service.imports.report import DefinitionReport
 from service.problems import Invalid
 from service.recipes import checked
-from service.run_names import no_id
+from service.runs.names import no_id
 
 Table = Literal["run", "workflow", "sweep"]
 _OWNER: Final[dict[Table, str]] = {

@@ -5,7 +5,7 @@ import msgspec
 from events.run_events import RunCreated
 from service.bodies import ExternalId, Name, Tags
 from service.imports.incoming import Unreadable
-from service.run_names import clean_path
+from service.runs.names import clean_path
 
 
 class _Described(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from service.timeline import plain
+from service.commands.timeline import plain
 
 LISTED: Final = 1_000
 """Runs that an import's kept report names, of those that came and of those that were refused."""

@@ -17,9 +17,9 @@ from events.errors import NotFound
 from projections.storage import artifacts
 from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import UploadCut, Wanted
-from service import ranges
 from service.artifact_names import announced_sha256, clean_media_type, clean_name, digest_header, disposition
 from service.context import Http, Service
+from service.http import ranges
 from service.paging import Page, Size, page
 from service.problems import Invalid, problem
 

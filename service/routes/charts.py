@@ -25,12 +25,12 @@ from projections.runs import StoredRun
 from projections.search import filters, listing
 from projections.search.fields import Metric
 from projections.search.tokens import FilterError
-from service import chart_caching as caching
-from service import ranges
-from service.chart_answers import ChartAnswer, GroupChartAnswer, of_groups, of_runs
-from service.chart_formats import MEDIA_TYPES, encoded
-from service.chart_requests import Asked, Selected, asked, selected
+from service.charts import caching
+from service.charts.answers import ChartAnswer, GroupChartAnswer, of_groups, of_runs
+from service.charts.formats import MEDIA_TYPES, encoded
+from service.charts.requests import Asked, Selected, asked, selected
 from service.context import Http, Service
+from service.http import ranges
 
 
 @dataclass

@@ -19,9 +19,9 @@ from projections.exported import SCHEMAS, Table, Wanted, exported
 from projections.pack.packer import Packer
 from projections.pack.packer import Wanted as Archive
 from projections.tenancy import Project
+from service.commands.export import SOFTWARE
 from service.context import Http, Service
-from service.downloads import download
-from service.export import SOFTWARE
+from service.http.downloads import download
 from service.problems import Invalid
 
 MAX_METRICS: Final = 1_000

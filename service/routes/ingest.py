@@ -21,12 +21,12 @@ from events.errors import Erased, Fenced, NotFound, TooLarge
 from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
-from service import ingest, metric_tables
-from service.batches import MAX_BODY_BYTES, Batch
 from service.context import Http, Service
-from service.encodings import inflated
+from service.http.encodings import inflated
+from service.http.requests import TypedRequest, header
+from service.ingest import bodies, tables
+from service.ingest.batches import MAX_BODY_BYTES, Batch
 from service.problems import Malformed, Unsupported
-from service.requests import TypedRequest, header
 
 BODY_SECONDS: Final = 30.0
 
@@ -61,18 +61,18 @@ def answered(kind: str, decode: Decode) -> Callable[[ASGIApp], ASGIApp]:
 
 def _metrics(raw: bytes, media_type: str, request: Http) -> Batch:
     received_us = time.time_ns() // 1000
-    if media_type in metric_tables.READERS:
-        return metric_tables.metrics(raw, media_type, dict(request.query_params.items()), received_us)
-    if media_type not in ingest.MEDIA_TYPES:
-        accepted = (*ingest.MEDIA_TYPES, *metric_tables.READERS)
+    if media_type in tables.READERS:
+        return tables.metrics(raw, media_type, dict(request.query_params.items()), received_us)
+    if media_type not in bodies.MEDIA_TYPES:
+        accepted = (*bodies.MEDIA_TYPES, *tables.READERS)
         raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, accepted)))
-    return ingest.metrics(raw, media_type, received_us)
+    return bodies.metrics(raw, media_type, received_us)
 
 
 def _logs(raw: bytes, media_type: str, _: Http) -> Batch:
-    if media_type not in ingest.MEDIA_TYPES:
-        raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, ingest.MEDIA_TYPES)))
-    return ingest.logs(raw, media_type, time.time_ns() // 1000)
+    if media_type not in bodies.MEDIA_TYPES:
+        raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, bodies.MEDIA_TYPES)))
+    return bodies.logs(raw, media_type, time.time_ns() // 1000)
 
 
 @post("/runs/{run:str}/metrics", status_code=202, middleware=[answered(METRICS, _metrics)])

@@ -17,7 +17,7 @@ from service.context import Http, Service
 from service.paging import Page, Size, page
 from service.past import project_then
 from service.resources import ProjectResource, project_resource
-from service.run_names import no_id
+from service.runs.names import no_id
 
 
 def _at(position: int) -> dict[str, str]:

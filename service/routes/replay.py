@@ -15,10 +15,10 @@ from litestar.response import Stream
 from events.errors import LedgerError
 from projections.archive.restore import Restorer
 from projections.replay import Replay
-from service import timeline
+from service.commands import timeline
+from service.commands.replay import resolve, types_of
 from service.context import Http, Service
-from service.downloads import enter, patience
-from service.replay import resolve, types_of
+from service.http.downloads import enter, patience
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 CHUNK_BYTES: Final = 64 << 10

@@ -18,15 +18,15 @@ from projections.execute import answered_before, execute
 from projections.new_runs import open_run
 from projections.past import Moment
 from projections.runs import StoredRun
-from service import new_runs
 from service.bodies import ArchiveBody, CloseBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
-from service.deletion import DeletionResource, deletion, refuse_active
 from service.moments import MAX_POSITION
 from service.paging import Vocabulary
 from service.past import run_then
-from service.reproduction import reproduced, reproductions, workflow_name
 from service.resources import RunResource, Tombstone
+from service.runs import creation
+from service.runs.deletion import DeletionResource, deletion, refuse_active
+from service.runs.reproduction import reproduced, reproductions, workflow_name
 
 
 @post("/projects/{project:str}/runs", status_code=201)
@@ -38,8 +38,8 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
     answered = await answered_before(service.ledger, project_id, run_id, asked)
     if answered is not None:  # its workflow may have another name by now
         return await service.answer(answered, status=201)
-    workflow = await new_runs.offered(service.pool, project_id, data.workflow) if data.workflow else None
-    created = new_runs.created(data, workflow)
+    workflow = await creation.offered(service.pool, project_id, data.workflow) if data.workflow else None
+    created = creation.created(data, workflow)
     outcome = await open_run(
         service.ledger, project_id, run_id, created, asked, workflow=workflow.workflow.name if workflow else None
     )

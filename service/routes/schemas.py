@@ -5,7 +5,7 @@ from typing import Final
 from litestar import Response, Router, get
 
 from events.errors import NotFound
-from service.migrate import ROOT
+from service.commands.migrate import ROOT
 
 SCHEMAS: Final = {path.name: path.read_bytes() for path in (ROOT / "schemas" / "events").glob("*.json")}
 

@@ -14,9 +14,9 @@ from events.sweep import decide
 from projections import sweeps
 from projections.sweeps import StoredSweep
 from service.context import Http, Service
-from service.new_runs import offered
 from service.paging import Page, Size, linked, opened, page, sealed
 from service.problems import Invalid
+from service.runs.creation import offered
 from service.sweeps import NewSweep, SweepResource, TrialResource, searched, sweep_resource, trial_resource
 
 

@@ -21,7 +21,7 @@ from service.paging import Page, Size, page
 from service.problems import Invalid
 from service.recipes import checked
 from service.resources import WorkflowResource, workflow_resource
-from service.run_names import no_id
+from service.runs.names import no_id
 
 
 def _answer(outcome: tuple[StoredWorkflow, int], status: int = 200) -> Response[WorkflowResource]:

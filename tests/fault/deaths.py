@@ -28,7 +28,7 @@ from projections.storage.artifacts import Artifact
 from projections.storage.upload_writer import Wanted
 from projections.storage.uploads import Uploads
 from projections.verification import Places, audit
-from service.rebuild import projection
+from service.commands.rebuild import projection
 from stack.process import ROOT
 from stack.system import OURS_ALONE
 from tests.fault import messages

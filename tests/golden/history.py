@@ -34,8 +34,8 @@ from projections import credits, metrics, runs, subscriptions, sweeps, tenancy
 from projections.archive.stores import Directory
 from projections.execute import Request, asked_by, execute, record
 from projections.storage.objects import ObjectStore
-from service.bootstrap import ORGANISATION, first_key
-from service.migrate import migrate
+from service.commands.bootstrap import ORGANISATION, first_key
+from service.commands.migrate import migrate
 from workers.alerter import Alerter
 from workers.archive_policy import Policy
 from workers.archiver import Archiver

@@ -15,7 +15,7 @@ from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings
 from service.app import create_app
-from service.bootstrap import bootstrap
+from service.commands.bootstrap import bootstrap
 from tests import servers
 from tests.integration.fleet import Clock, worker_beat
 from tests.servers import Database, NatsServer, PostgresServer

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from events.ids import uuid7
-from service.chart_answers import ChartAnswer, GroupChartAnswer
+from service.charts.answers import ChartAnswer, GroupChartAnswer
 from tests.api import Api, Json, Project, accepted, refused, serving, until
 from tests.servers import NatsServer, PostgresServer
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from events.ids import uuid7
-from service.reproduction import MAX_CHAIN
+from service.runs.reproduction import MAX_CHAIN
 from tests.api import Api, Json, Project, accepted, refused
 
 SAME = (

@@ -24,8 +24,8 @@ from projections.archive.stores import Directory
 from projections.execute import answered_before, as_of, asked_by
 from projections.rebuild import PROJECTIONS, rebuild
 from projections.verification import Places, audit
-from service.migrate import migrate
-from service.rebuild import projection
+from service.commands.migrate import migrate
+from service.commands.rebuild import projection
 from tests import servers
 from tests.golden.history import MASTER_KEY, SIGNING_SEED
 from tests.golden.releases import PACKAGES, PARTITIONS, TABLES, Release, history, releases

@@ -22,7 +22,7 @@ from projections.apply import TelemetryMovedError
 from projections.archive.restore import Restorer
 from projections.execute import asked_by, execute
 from projections.replay import Replay, Step, Wanted
-from service import downloads
+from service.http import downloads
 from service.routes import replay as routes
 from stack.process import ROOT
 from tests.api import SECONDS

@@ -3,7 +3,7 @@
 import pytest
 
 from events.settings import SettingsError
-from service.admission import WINDOW_SECONDS, Admission, Limits, Overloaded, RateLimited, from_environment
+from service.ingest.admission import WINDOW_SECONDS, Admission, Limits, Overloaded, RateLimited, from_environment
 
 
 class Clock:

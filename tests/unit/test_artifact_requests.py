@@ -5,10 +5,10 @@ from base64 import b64encode
 
 import pytest
 
-from service import ranges
 from service.artifact_names import announced_sha256, clean_media_type, clean_name, digest_header, disposition
+from service.http import ranges
+from service.http.ranges import Range
 from service.problems import Invalid
-from service.ranges import Range
 
 ETAG = '"abc"'
 

@@ -9,7 +9,7 @@ from events.run import Run
 from events.types import Status
 from projections.charts.run_points import Newest
 from projections.runs import StoredRun
-from service.chart_caching import control
+from service.charts.caching import control
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=2)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from events.errors import TooLarge
-from service.encodings import inflated
+from service.http.encodings import inflated
 from service.problems import Malformed, Unsupported
 
 BODY = b'{"epoch": 1}' * 1_000

@@ -11,7 +11,7 @@ from events.codec import LOGS, METRICS, PACKED, decode
 from events.ledger import MAX_EVENT_BYTES
 from events.packing import unpacked
 from events.telemetry import LogColumns, MetricColumns
-from service import batches, ingest
+from service.ingest import batches, bodies
 from service.problems import Invalid
 
 RECEIVED_US = 1_790_000_000_000_000
@@ -33,7 +33,7 @@ def test_a_batch_becomes_columns_in_order() -> None:
         "a": {"step": [3, 1], "value": [1, 2.5]},
         "b": {"step": [9], "value": [-0.0], "time_us": [5]},
     }
-    batch = ingest.metrics(body(series=series), "application/json", RECEIVED_US)
+    batch = bodies.metrics(body(series=series), "application/json", RECEIVED_US)
     (one,) = columns(batch)
     assert (batch.epoch, batch.source, batch.seq, batch.points) == (1, "sdk", 7, 3)
     assert one.names == ("a", "b")
@@ -46,7 +46,7 @@ def test_a_batch_becomes_columns_in_order() -> None:
 
 def test_non_finite_numbers_are_kept() -> None:
     series = {"a": {"step": [1, 2, 3], "value": ["NaN", "Infinity", "-Infinity"]}}
-    (one,) = columns(ingest.metrics(body(series=series), "application/json", RECEIVED_US))
+    (one,) = columns(bodies.metrics(body(series=series), "application/json", RECEIVED_US))
     assert np.isnan(one.values()[0])
     assert one.values()[1:].tolist() == [math.inf, -math.inf]
 
@@ -54,15 +54,15 @@ def test_non_finite_numbers_are_kept() -> None:
 def test_message_pack_carries_the_same() -> None:
     document = msgspec.json.decode(body())
     packed = msgspec.msgpack.encode(document)
-    from_packed = ingest.metrics(packed, "application/msgpack", RECEIVED_US)
-    assert from_packed == ingest.metrics(body(), "application/json", RECEIVED_US)
+    from_packed = bodies.metrics(packed, "application/msgpack", RECEIVED_US)
+    assert from_packed == bodies.metrics(body(), "application/json", RECEIVED_US)
 
 
 def test_a_repetition_is_the_same_request_whenever_it_is_received() -> None:
     series = {"a": {"step": [1], "value": [1.0]}}
-    first = ingest.metrics(body(series=series), "", 1)
-    again = ingest.metrics(body(series=series), "", 2)
-    other = ingest.metrics(body(series={"a": {"step": [1], "value": [2.0]}}), "", 1)
+    first = bodies.metrics(body(series=series), "", 1)
+    again = bodies.metrics(body(series=series), "", 2)
+    other = bodies.metrics(body(series={"a": {"step": [1], "value": [2.0]}}), "", 1)
     assert first.request == again.request
     assert first.request != other.request
 
@@ -72,7 +72,7 @@ def test_stages_are_one_for_the_batch_or_a_column() -> None:
         "a": {"step": [1, 2], "value": [1.0, 2.0], "stage": ["warmup", None]},
         "b": {"step": [1], "value": [3.0]},
     }
-    (one,) = columns(ingest.metrics(body(series=series, stage="epoch_1"), "", RECEIVED_US))
+    (one,) = columns(bodies.metrics(body(series=series, stage="epoch_1"), "", RECEIVED_US))
     indices = one.stage_indices()
     assert indices is not None
     assert [one.stages[index] for index in indices] == ["warmup", None, "epoch_1"]
@@ -83,7 +83,7 @@ def test_a_large_body_becomes_several_events_that_fit_and_lose_nothing() -> None
     series = {
         f"{index:03d}/{'x' * 200}": {"step": list(range(count)), "value": [float(index)] * count} for index in range(60)
     }
-    batch = ingest.metrics(body(series=series), "", RECEIVED_US)
+    batch = bodies.metrics(body(series=series), "", RECEIVED_US)
     parts = columns(batch)
     assert len(parts) > 1
     assert all(len(unpacked(payload)) <= MAX_EVENT_BYTES for payload in batch.payloads)
@@ -116,7 +116,7 @@ def test_a_large_body_becomes_several_events_that_fit_and_lose_nothing() -> None
 )
 def test_what_cannot_be_is_refused_by_path_and_limit(changes: dict[str, Any], path: str, limit: int | None) -> None:
     with pytest.raises(Invalid) as refusal:
-        ingest.metrics(body(**changes), "", RECEIVED_US)
+        bodies.metrics(body(**changes), "", RECEIVED_US)
     assert refusal.value.path == path
     assert refusal.value.limit == limit
 
@@ -139,12 +139,12 @@ def test_what_cannot_be_is_refused_by_path_and_limit(changes: dict[str, Any], pa
 )
 def test_wrong_types_are_refused_naming_the_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=message):
-        ingest.metrics(body(**changes), "", RECEIVED_US)
+        bodies.metrics(body(**changes), "", RECEIVED_US)
 
 
 def test_lines_become_columns_and_long_batches_several_events() -> None:
     lines = [{"text": f"{index} {'y' * 2_000}", "stream": "stderr", "time_us": index} for index in range(500)]
-    batch = ingest.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": lines}), "", RECEIVED_US)
+    batch = bodies.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": lines}), "", RECEIVED_US)
     assert batch.points == 500
     assert len(batch.payloads) > 1
     assert all(len(unpacked(payload)) <= MAX_EVENT_BYTES for payload in batch.payloads)
@@ -155,7 +155,7 @@ def test_lines_become_columns_and_long_batches_several_events() -> None:
 
 def test_an_empty_batch_of_lines_is_refused() -> None:
     with pytest.raises(Invalid, match="at least one line"):
-        ingest.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": []}), "", RECEIVED_US)
+        bodies.logs(msgspec.json.encode({"epoch": 1, "seq": 1, "lines": []}), "", RECEIVED_US)
 
 
 @pytest.mark.parametrize("time_us", [-1, RECEIVED_US + batches.MAX_AHEAD_US + 1, (1 << 63) - 1])
@@ -166,13 +166,13 @@ def test_a_clock_that_is_far_off_is_named(time_us: int) -> None:
         "c": {"step": [5], "value": [5], "time_us": [RECEIVED_US]},
     }
     with pytest.raises(Invalid, match="clock is far off") as refused:
-        ingest.metrics(body(series=series), "application/json", RECEIVED_US)
+        bodies.metrics(body(series=series), "application/json", RECEIVED_US)
     assert refused.value.path == "$.series['b'].time_us"
     lines = {"epoch": 1, "seq": 1, "lines": [{"text": "x"}, {"text": "y", "time_us": time_us}]}
     with pytest.raises(Invalid, match="clock is far off"):
-        ingest.logs(msgspec.json.encode(lines), "application/json", RECEIVED_US)
+        bodies.logs(msgspec.json.encode(lines), "application/json", RECEIVED_US)
 
 
 def test_telemetry_may_come_late_and_a_little_early() -> None:
     series = {"a": {"step": [1, 2], "value": [1, 2], "time_us": [0, RECEIVED_US + batches.MAX_AHEAD_US]}}
-    assert ingest.metrics(body(series=series), "application/json", RECEIVED_US).points == 2
+    assert bodies.metrics(body(series=series), "application/json", RECEIVED_US).points == 2

@@ -13,8 +13,8 @@ import pytest
 
 from events.codec import METRICS, PACKED, decode
 from events.errors import TooLarge
-from service import ingest, metric_tables
-from service.batches import MAX_BODY_BYTES, MAX_POINTS, Batch
+from service.ingest import bodies, tables
+from service.ingest.batches import MAX_BODY_BYTES, MAX_POINTS, Batch
 from service.problems import Invalid, Malformed
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -35,7 +35,7 @@ def written(table: pa.Table, media_type: str, **options: Any) -> bytes:
 
 
 def read(table: pa.Table, media_type: str, **query: str) -> Batch:
-    return metric_tables.metrics(written(table, media_type), media_type, KEY | query, RECEIVED_US)
+    return tables.metrics(written(table, media_type), media_type, KEY | query, RECEIVED_US)
 
 
 def columns(batch: Batch) -> Any:
@@ -50,7 +50,7 @@ def table(**changed: Any) -> pa.Table:
 
 def as_json(series: dict[str, Any], **fields: Any) -> Batch:
     body = msgspec.json.encode({"epoch": 1, "seq": 7, "series": series, **fields})
-    return ingest.metrics(body, "application/json", RECEIVED_US)
+    return bodies.metrics(body, "application/json", RECEIVED_US)
 
 
 @BOTH
@@ -183,9 +183,9 @@ def test_a_table_has_at_most_a_hundred_thousand_points(media_type: str) -> None:
 def test_the_key_of_a_table_stands_in_the_query(missing: str) -> None:
     query = {name: value for name, value in KEY.items() if name != missing}
     with pytest.raises(msgspec.ValidationError, match=missing):
-        metric_tables.metrics(written(table(), ARROW), ARROW, query, RECEIVED_US)
+        tables.metrics(written(table(), ARROW), ARROW, query, RECEIVED_US)
     with pytest.raises(msgspec.ValidationError, match="sequence"):
-        metric_tables.metrics(written(table(), ARROW), ARROW, KEY | {"sequence": "1"}, RECEIVED_US)
+        tables.metrics(written(table(), ARROW), ARROW, KEY | {"sequence": "1"}, RECEIVED_US)
 
 
 @BOTH
@@ -193,9 +193,9 @@ def test_what_is_cut_off_anywhere_is_refused(media_type: str) -> None:
     raw = written(table(), media_type)
     for size in range(len(raw)):
         with pytest.raises(Malformed):
-            metric_tables.metrics(raw[:size], media_type, KEY, RECEIVED_US)
+            tables.metrics(raw[:size], media_type, KEY, RECEIVED_US)
     with pytest.raises(Malformed):
-        metric_tables.metrics(raw + b"\0" * 8, media_type, KEY, RECEIVED_US)
+        tables.metrics(raw + b"\0" * 8, media_type, KEY, RECEIVED_US)
 
 
 def test_the_buffers_of_a_stream_are_not_compressed_one_by_one() -> None:
@@ -203,7 +203,7 @@ def test_the_buffers_of_a_stream_are_not_compressed_one_by_one() -> None:
         coded = table(metric=pa.array(["a", "a"]).dictionary_encode())
         raw = written(coded, ARROW, options=pa.ipc.IpcWriteOptions(compression=codec))
         with pytest.raises(Malformed, match="Content-Encoding"):
-            metric_tables.metrics(raw, ARROW, KEY, RECEIVED_US)
+            tables.metrics(raw, ARROW, KEY, RECEIVED_US)
 
 
 def test_a_file_is_not_read_where_its_pages_would_be_too_large() -> None:
@@ -217,13 +217,13 @@ def test_a_file_is_not_read_where_its_pages_would_be_too_large() -> None:
     raw = written(long, PARQUET, compression="zstd")
     assert len(raw) < MAX_BODY_BYTES
     with pytest.raises(TooLarge):
-        metric_tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
+        tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
 
 
 def test_an_encoding_by_which_few_bytes_are_many_texts_is_refused() -> None:
     raw = written(table(), PARQUET, use_dictionary=False, column_encoding={"metric": "DELTA_BYTE_ARRAY"})
     with pytest.raises(Malformed, match="DELTA_BYTE_ARRAY"):
-        metric_tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
+        tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
 
 
 @BOTH
@@ -233,7 +233,7 @@ def test_no_altered_byte_does_more_than_be_refused(media_type: str) -> None:
         for value in (0, 1, 0x7F, 0xFF):
             altered = raw[:index] + bytes([value]) + raw[index + 1 :]
             try:
-                metric_tables.metrics(altered, media_type, KEY, RECEIVED_US)
+                tables.metrics(altered, media_type, KEY, RECEIVED_US)
             except (Malformed, Invalid, TooLarge):
                 continue
 
@@ -242,4 +242,4 @@ def test_a_list_that_is_longer_than_its_file_is_refused() -> None:
     raw = written(table(), PARQUET)
     footer = struct.unpack("<I", raw[-8:-4])[0]
     with pytest.raises(Malformed):
-        metric_tables.metrics(raw[:-8] + struct.pack("<I", footer + len(raw)) + b"PAR1", PARQUET, KEY, RECEIVED_US)
+        tables.metrics(raw[:-8] + struct.pack("<I", footer + len(raw)) + b"PAR1", PARQUET, KEY, RECEIVED_US)

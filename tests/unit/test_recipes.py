@@ -11,10 +11,10 @@ from events.run_events import RunCreated
 from events.types import Liveness, Mode, Resources, StartCommand, Volume
 from events.workflow import Workflow
 from projections.tenancy import StoredWorkflow
-from service import new_runs
 from service.bodies import NewRun, WorkflowBody
 from service.problems import Invalid
 from service.recipes import checked, inner_path
+from service.runs import creation
 
 STORED = StoredWorkflow(
     UUID(int=1),
@@ -41,7 +41,7 @@ STORED = StoredWorkflow(
 
 
 def run_of(workflow: StoredWorkflow | None = None, **body: Any) -> RunCreated:
-    return new_runs.created(msgspec.convert(body, NewRun), workflow)
+    return creation.created(msgspec.convert(body, NewRun), workflow)
 
 
 @pytest.mark.parametrize(

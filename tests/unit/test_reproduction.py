@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.reproduction import differences
+from service.runs.reproduction import differences
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from events.run_names import TRIES, names
 from service.problems import Invalid
-from service.run_names import clean_path, no_id
+from service.runs.names import clean_path, no_id
 
 
 @pytest.mark.parametrize(

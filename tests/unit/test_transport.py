@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.transport import GATHERED_BYTES, Gathering
+from service.http.transport import GATHERED_BYTES, Gathering
 
 
 class Written(asyncio.Transport):

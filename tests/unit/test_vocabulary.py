@@ -4,7 +4,7 @@ import pytest
 
 from events.types import Status
 from events.vocabulary import VOCABULARIES, UnknownWord, meant, said
-from service import state_table
+from service.commands import state_table
 
 # features.md, "Words"
 TABLE = """

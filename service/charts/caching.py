@@ -15,7 +15,7 @@ from projections.charts.questions import Question
 from projections.charts.reading import began_us
 from projections.charts.run_points import Newest
 from projections.runs import StoredRun
-from service.chart_answers import Shape
+from service.charts.answers import Shape
 
 GENERATION: Final = 2
 """Goes up when the same points are answered with something else than before."""

@@ -25,9 +25,9 @@ from projections.archive import parquet, stores
 from projections.pack.packer import Packer, Wanted
 from projections.storage.objects import ObjectStore
 from service import VERSION
-from service.audit import find_project
-from service.bar import Bar
-from service.replay import find_run
+from service.commands.audit import find_project
+from service.commands.bar import Bar
+from service.commands.replay import find_run
 
 SOFTWARE = f"tachograph {VERSION}"
 

@@ -16,7 +16,7 @@ from projections.archive import stores
 from projections.archive.stores import Store
 from projections.archived_metrics import ArchivedMetrics
 from projections.rebuild import PROJECTIONS, Rebuilt, rebuild
-from service.bar import Bar
+from service.commands.bar import Bar
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,9 +28,9 @@ from projections.storage import artifact_limits
 from projections.storage.objects import ObjectStore
 from projections.storage.uploads import Uploads
 from projections.tenancy import Project
-from service.audit import find_project
-from service.bar import Bar
 from service.bodies import NewProject
+from service.commands.audit import find_project
+from service.commands.bar import Bar
 from service.imports.definitions import Definer, taken_over
 from service.imports.importer import Importer, taken
 from service.imports.inputs import SYSTEMS, Where, opened

@@ -12,9 +12,10 @@ from events.bus import STREAMS
 from events.cloudevents import COLUMNS_MEDIA_TYPE
 from events.codec import EVENT_TYPES, TELEMETRY
 from events.settings import Settings
-from service import VERSION, state_table
+from service import VERSION
 from service.app import create_app
-from service.migrate import ROOT
+from service.commands import state_table
+from service.commands.migrate import ROOT
 
 DIRECTORY: Final = ROOT / "schemas"
 

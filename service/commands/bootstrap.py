@@ -16,7 +16,7 @@ from events.settings import Settings, SettingsError
 from projections import tenancy
 from projections.execute import asked_by, record
 from service.auth import KEY_PREFIX, key_of
-from service.migrate import migrate
+from service.commands.migrate import migrate
 
 ORGANISATION: Final[UUID] = derived("organisation", "default")
 ACTOR: Final = "system:bootstrap"

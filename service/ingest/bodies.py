@@ -11,8 +11,8 @@ import numpy as np
 from msgspec import Meta
 
 from events.telemetry import STREAMS, LogColumns, MetricColumns
-from service import batches
-from service.batches import EXACT, Batch, Epoch, Key, Seq, Source
+from service.ingest import batches
+from service.ingest.batches import EXACT, Batch, Epoch, Key, Seq, Source
 from service.problems import Invalid
 
 MAX_LINES: Final = 10_000

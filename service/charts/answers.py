@@ -13,7 +13,7 @@ from projections.charts.groups import GroupSeries
 from projections.charts.questions import Question
 from projections.charts.series import Chart, GroupChart
 from projections.charts.smoothing import Smoother, Smoothing
-from service.chart_formats import Curve, Curves, Format
+from service.charts.formats import Curve, Curves, Format
 
 _SHARED: Final = {"x": "x", "x_first": "x_first", "min": "min", "max": "max"}
 _COUNTS: Final = {"count": "count", "nan": "nan_count", "posinf": "posinf_count", "neginf": "neginf_count"}

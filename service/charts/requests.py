@@ -15,8 +15,8 @@ from projections.runs import StoredRun, several
 from projections.search import filters
 from projections.search.fields import Column
 from projections.search.listing import Query
-from service.chart_answers import Shape
-from service.chart_formats import MEDIA_TYPES, Format
+from service.charts.answers import Shape
+from service.charts.formats import MEDIA_TYPES, Format
 from service.context import Http, Service
 from service.paging import Size
 

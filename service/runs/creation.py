@@ -14,7 +14,7 @@ from projections.tenancy import StoredWorkflow
 from service.bodies import NewRun
 from service.problems import Invalid
 from service.recipes import checked
-from service.run_names import clean_path
+from service.runs.names import clean_path
 
 _SHARED: Final = (
     "command",

@@ -11,7 +11,7 @@ import asyncpg
 
 from events.sql import load
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 FUNCTIONS: Final = (
     ("events.sql", "stored"),
     ("events.sql", "append"),

@@ -11,7 +11,7 @@ from events import bus
 from events.errors import Unavailable
 from projections.replay import Replay
 from projections.republish import Republisher, Sent, check_subject, count
-from service.bar import Bar
+from service.commands.bar import Bar
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

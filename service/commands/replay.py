@@ -25,11 +25,12 @@ from projections.archive import stores
 from projections.archive.restore import Restorer
 from projections.replay import Replay, Wanted
 from projections.runs import StoredRun
-from service import moments, timeline
-from service.audit import find_project
-from service.bar import Bar
+from service import moments
+from service.commands import timeline
+from service.commands.audit import find_project
+from service.commands.bar import Bar
+from service.commands.republish import Target, republish, say
 from service.problems import Invalid
-from service.republish import Target, republish, say
 
 CHUNK_BYTES: Final = 64 << 10
 

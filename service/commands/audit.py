@@ -26,7 +26,7 @@ from projections.storage import stored_heads
 from projections.storage.objects import ObjectStore
 from projections.transport import SAMPLE_MESSAGES
 from projections.verification import Places, Report, audit
-from service.bar import Bar
+from service.commands.bar import Bar
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,16 +18,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from events.telemetry import MetricColumns
-from service import arrow_bodies, batches
-from service.batches import Batch, Key
+from service.ingest import arrow, batches
+from service.ingest.batches import Batch, Key
 from service.problems import Invalid
 
 COLUMNS: Final = ("metric", "step", "value", "time_us", "stage")
 REQUIRED: Final = COLUMNS[:3]
 
 READERS: Final = {
-    "application/vnd.apache.arrow.stream": arrow_bodies.from_stream,
-    "application/vnd.apache.parquet": arrow_bodies.from_parquet,
+    "application/vnd.apache.arrow.stream": arrow.from_stream,
+    "application/vnd.apache.parquet": arrow.from_parquet,
 }
 
 Indices = NDArray[np.int64]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from events.errors import TooLarge
-from service import parquet_pages
-from service.batches import MAX_BODY_BYTES, MAX_POINTS, check_points
-from service.parquet_pages import Chunk
+from service.ingest import parquet_pages
+from service.ingest.batches import MAX_BODY_BYTES, MAX_POINTS, check_points
+from service.ingest.parquet_pages import Chunk
 from service.problems import Malformed
 
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"

@@ -19,10 +19,10 @@ from projections.runs import PENDING, StoredRun
 from projections.storage import artifacts
 from service.bodies import ReproduceBody
 from service.context import Service
-from service.new_runs import FOR_A_WORKER
 from service.problems import Invalid
 from service.recipes import checked
-from service.run_names import clean_path
+from service.runs.creation import FOR_A_WORKER
+from service.runs.names import clean_path
 
 MAX_CHAIN: Final = 100
 MAX_CHANGES: Final = 1_000

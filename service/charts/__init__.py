@@ -1,0 +1,1 @@
+"""Charts as the API takes, answers and encodes them."""

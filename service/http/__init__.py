@@ -1,0 +1,1 @@
+"""HTTP as such: requests, encodings, ranges, long answers, and how bytes leave."""

@@ -1,0 +1,1 @@
+"""Bodies of telemetry, from bytes of strangers to batches that may be kept."""

@@ -1,0 +1,1 @@
+"""Runs as the API makes, names, repeats and deletes them."""
