@@ -34,6 +34,7 @@ from events.records import (
 )
 from events.repetition import same_request
 from events.sql import load
+from events.turns import Turns
 from events.verdicts import STORED, as_appended, judged, repeated, verdicts_of
 
 MAX_EVENT_BYTES: Final = 512 << 10
@@ -72,6 +73,7 @@ class Ledger:
         self.pool = pool
         self.keyring = keyring
         self.recent = Recent()
+        self.turns = Turns()
         self._nudge = nudge
         self._commits: dict[UUID, GroupCommit] = {}
         self._held: dict[UUID, PoolConnectionProxy] = {}

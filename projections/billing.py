@@ -80,22 +80,23 @@ async def enter(ledger: Ledger, organisation_id: UUID, event: BillingEvent, requ
 
     Raises `Rejected` where the account would leave its bounds, `VersionConflict` only after `ATTEMPTS` rounds.
     """
-    for _ in range(ATTEMPTS):
-        known = await account(ledger.pool, organisation_id)
-        after = billing.evolve(known, event)
-        try:
-            return await record(
-                ledger,
-                ledger_id=organisation_id,
-                stream=billing.stream(organisation_id),
-                expected_version=known.version,
-                events=[event],
-                inline=row(organisation_id, after),
-                request=request,
-            )
-        except VersionConflict:
-            continue
-    raise VersionConflict(f"others changed this account {ATTEMPTS} times meanwhile")
+    async with ledger.turns.of(billing.stream(organisation_id)):
+        for _ in range(ATTEMPTS):
+            known = await account(ledger.pool, organisation_id)
+            after = billing.evolve(known, event)
+            try:
+                return await record(
+                    ledger,
+                    ledger_id=organisation_id,
+                    stream=billing.stream(organisation_id),
+                    expected_version=known.version,
+                    events=[event],
+                    inline=row(organisation_id, after),
+                    request=request,
+                )
+            except VersionConflict:
+                continue
+        raise VersionConflict(f"others changed this account {ATTEMPTS} times meanwhile")
 
 
 async def as_of(ledger: Ledger, organisation_id: UUID, version: int | None) -> Account:

@@ -1,5 +1,6 @@
 """A command, carried out: read the state, decide, append, and decide again when somebody was faster."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -20,6 +21,7 @@ from projections.runs import StoredRun
 from projections.tenancy import Rows
 
 ATTEMPTS: Final = 20
+LONGEST_PAUSE_SECONDS: Final = 0.2
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -66,11 +68,19 @@ async def execute(
     `guard` is what the append's transaction checks beside it (see `check_quota.sql`).
 
     A named request that was recorded before gives the first answer again; one that changed nothing left no event, and
-    is decided anew. Raises what `decide` and `Ledger.append` raise, `VersionConflict` only after `ATTEMPTS` rounds.
+    is decided anew. Raises what `decide` and `Ledger.append` raise, `VersionConflict` only after other processes were
+    faster `ATTEMPTS` times, `Busy` when its turn at the run does not come.
     """
+    async with ledger.turns.of(run_id):
+        return await _in_turn(ledger, ledger_id, run_id, command, request, guard or {})
+
+
+async def _in_turn(
+    ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request, guard: Rows
+) -> Outcome:
     remembered: StoredRun | None = ledger.recent.get(run_id)
     unseen = isinstance(command, CreateRun)  # most likely nothing is there; if there is, the append says so
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         known = remembered
         if known is None and not unseen:
             known = await runs.get(ledger.pool, run_id)
@@ -78,7 +88,7 @@ async def execute(
             if answered is not None:  # asked after the state was read, which may be what this very request led to
                 return answered
         try:
-            outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known, guard or {})
+            outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known, guard)
         except VersionConflict:
             outcome = None
         except (Rejected, TooLarge):
@@ -89,6 +99,8 @@ async def execute(
             return outcome
         remembered, unseen = None, False
         ledger.recent.forget(run_id)
+        if attempt > 1:  # another process is faster, as it need not read first: let it come to the end of its queue
+            await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 0.001 * 2**attempt))
     raise VersionConflict(f"others changed this run {ATTEMPTS} times meanwhile")
 
 

@@ -81,22 +81,23 @@ async def change(
     A named request that was recorded before gives the first answer again. Raises what `decide` raises, `NotFound`, and
     `VersionConflict` only after `ATTEMPTS` rounds.
     """
-    for _ in range(ATTEMPTS):
-        known = await get(ledger.pool, sweep_id)
-        if known is None:
-            raise NotFound(f"there is no sweep {sweep_id}")
-        before = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
-        if before is not None:
-            return await at_version(ledger, known.ledger_id, sweep_id, before.version), before.last
-        events = decide(known.sweep)
-        if not events:
-            return known, (await ledger.head(known.ledger_id))[0]
-        try:
-            appended = await _append(ledger, known.ledger_id, sweep_id, known.sweep, events[0], request)
-        except VersionConflict:
-            continue
-        return await at_version(ledger, known.ledger_id, sweep_id, appended.version), appended.last
-    raise VersionConflict(f"others changed this sweep {ATTEMPTS} times meanwhile")
+    async with ledger.turns.of(sweep_id):
+        for _ in range(ATTEMPTS):
+            known = await get(ledger.pool, sweep_id)
+            if known is None:
+                raise NotFound(f"there is no sweep {sweep_id}")
+            before = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
+            if before is not None:
+                return await at_version(ledger, known.ledger_id, sweep_id, before.version), before.last
+            events = decide(known.sweep)
+            if not events:
+                return known, (await ledger.head(known.ledger_id))[0]
+            try:
+                appended = await _append(ledger, known.ledger_id, sweep_id, known.sweep, events[0], request)
+            except VersionConflict:
+                continue
+            return await at_version(ledger, known.ledger_id, sweep_id, appended.version), appended.last
+        raise VersionConflict(f"others changed this sweep {ATTEMPTS} times meanwhile")
 
 
 async def _append(

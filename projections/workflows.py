@@ -31,22 +31,23 @@ async def change(
     A named request that was recorded before gives the first answer again. Raises `NotFound`, and `VersionConflict` only
     after `ATTEMPTS` rounds.
     """
-    for _ in range(ATTEMPTS):
-        known = await tenancy.workflow(ledger.pool, workflow_id)
-        if known is None:
-            raise NotFound(f"there is no workflow {workflow_id}")
-        before = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
-        if before is not None:
-            return await at_version(ledger, known.ledger_id, workflow_id, before.version), before.last
-        events = decide(known.workflow)
-        if not events:
-            return known, (await ledger.head(known.ledger_id))[0]
-        try:
-            appended = await _append(ledger, known.ledger_id, workflow_id, known.workflow, events, request)
-        except VersionConflict:
-            continue
-        return await at_version(ledger, known.ledger_id, workflow_id, appended.version), appended.last
-    raise VersionConflict(f"others changed this workflow {ATTEMPTS} times meanwhile")
+    async with ledger.turns.of(workflow_id):
+        for _ in range(ATTEMPTS):
+            known = await tenancy.workflow(ledger.pool, workflow_id)
+            if known is None:
+                raise NotFound(f"there is no workflow {workflow_id}")
+            before = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
+            if before is not None:
+                return await at_version(ledger, known.ledger_id, workflow_id, before.version), before.last
+            events = decide(known.workflow)
+            if not events:
+                return known, (await ledger.head(known.ledger_id))[0]
+            try:
+                appended = await _append(ledger, known.ledger_id, workflow_id, known.workflow, events, request)
+            except VersionConflict:
+                continue
+            return await at_version(ledger, known.ledger_id, workflow_id, appended.version), appended.last
+        raise VersionConflict(f"others changed this workflow {ATTEMPTS} times meanwhile")
 
 
 async def at_version(ledger: Ledger, ledger_id: UUID, workflow_id: UUID, version: int | None) -> StoredWorkflow:

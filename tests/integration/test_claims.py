@@ -226,3 +226,18 @@ async def test_two_hundred_commands_at_once_leave_a_legal_history(fleet: Fleet, 
             stored = await runs.get(fleet.pool, run_id)
             assert stored is not None
             assert stored.run == folded
+
+
+async def test_two_hundred_who_change_one_run_at_once_do_not_refuse_one_another(fleet: Fleet, database: Database):
+    run_id = await fleet.tracked()
+    commands = [EditRun(summary={f"k{number}": number}) for number in range(199)]
+    async with another_process(database) as other:
+        await asyncio.gather(
+            *(
+                execute((fleet.ledger, other)[number % 2], fleet.ledger_id, run_id, command, asked_by("test"))
+                for number, command in enumerate([*commands, KillRun()])
+            )
+        )
+    run = await fleet.run(run_id)
+    assert run.summary == {f"k{number}": number for number in range(199)}
+    assert run.kill is not None

@@ -178,13 +178,14 @@ async def test_a_named_request_that_overtakes_its_own_copy_is_answered_alike(
 ) -> None:
     run_id, request = await project.ended(), named(b"b")
     edit = c.EditRun(notes="first")
-    project.ledger.recent.forget(run_id)  # as in another process: the state is read
+    project.ledger.recent.forget(run_id)  # so that the state is read
+    other = Ledger(project.pool, Keyring(MASTER_KEY))  # another process
     get = runs.get
     answers = []
 
     async def after_the_copy(pool: asyncpg.Pool, run_id: UUID) -> runs.StoredRun | None:
         monkeypatch.setattr(runs, "get", get)
-        answers.append(await execute(project.ledger, project.ledger_id, run_id, edit, request))
+        answers.append(await execute(other, project.ledger_id, run_id, edit, request))
         return await get(pool, run_id)
 
     monkeypatch.setattr(runs, "get", after_the_copy)
