@@ -3,6 +3,9 @@
 MAKEFLAGS += --no-print-directory
 .PHONY: help up demo test faults check format bench lock venv clean
 
+# A process starts in half the time where what was compiled is kept, and the system and its tests start many.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 PY   := $(VENV)/bin/python
 UV   := $(VENV)/bin/uv

@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
 
 from events import bus
+from stack import Postgres
 from tests.api import SECONDS
 from tests.servers import Database, NatsServer
 
@@ -36,10 +37,11 @@ async def client_of(url: str) -> AsyncIterator[tuple[Client, asyncio.Queue[Excep
         await client.close()
 
 
-@pytest.mark.parametrize("setting", ["fsync", "synchronous_commit", "full_page_writes"])
-async def test_a_commit_that_returned_is_on_disk(database: Database, setting: str):
-    async with connected(database) as connection:
+async def test_a_commit_that_returned_is_on_disk(own_postgres: Postgres):
+    connection = await asyncpg.connect(own_postgres.url())
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
         assert await connection.fetchval("select current_setting($1)", setting) == "on"
+    await connection.close()
 
 
 @pytest.mark.parametrize(
