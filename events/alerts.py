@@ -85,7 +85,10 @@ class AlertRuleRemoved(Event, frozen=True, tag="alert_rule.removed"):
 
 
 class AlertFired(Event, frozen=True, tag="alert.fired"):
-    """A rule's condition came about, at `position` of the project's ledger; a metric's value as text."""
+    """A rule's condition came about, at `position` of the project's ledger.
+
+    `value`, a metric's as text, is in old events alone: the ledger would keep it when its run is deleted.
+    """
 
     rule: UUID
     project: UUID

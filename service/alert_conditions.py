@@ -1,5 +1,7 @@
 """What an alert rule may wait for, and a webhook be told."""
 
+from difflib import get_close_matches
+
 from events.alerts import Condition, MetricBeyond, NoImprovement
 from events.codec import EVENT_TYPES, TELEMETRY
 from service.problems import Invalid
@@ -25,6 +27,11 @@ def check_condition(condition: Condition) -> None:
 
 def check_types(types: tuple[str, ...], path: str) -> None:
     """Refuse what is no type of event. Raises `Invalid`."""
-    unknown = [one for one in types if one not in EVENT_TYPES and one not in TELEMETRY]
-    if unknown or not types:
-        raise Invalid(f"{unknown[0]!r} is no type of event" if unknown else "at least one type is named", path=path)
+    if not types:
+        raise Invalid("at least one type is named", path=path)
+    known = [*EVENT_TYPES, *TELEMETRY]
+    for one in types:
+        if one not in known:
+            near = get_close_matches(one, known, cutoff=0.5)
+            meant = f"; near it: {', '.join(near)}" if near else ""
+            raise Invalid(f"{one!r} is no type of event{meant}; all are listed at /schema/events", path=path)

@@ -37,6 +37,7 @@ from projections.storage.artifact_limits import QuotaExceeded
 from projections.storage.objects import StoreFull
 from projections.storage.upload_writer import UploadCut, WrongDigest
 from service.auth import Forbidden
+from service.expected import expected
 from service.ingest.admission import RateLimited
 from service.patterns import in_words
 
@@ -180,7 +181,7 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        errors = [_field(item) for item in error.extra]
+        errors = [_field(request, item) for item in error.extra]
         detail = "; ".join(f"{item['path']}: {item['message']}" for item in errors)
         status = HTTPStatus.UNPROCESSABLE_ENTITY
         limit = next((limit for item in errors if (limit := _limit(item["message"])) is not None), None)
@@ -192,10 +193,25 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
     return problem(status, status.name.lower().replace("_", "-"), detail, headers, errors=errors, limit=limit)
 
 
-def _field(item: Any) -> dict[str, str]:
-    key = (item.get("key") or "").removeprefix("data").lstrip(".")
-    key = CALLED.get(key, key) if item.get("source") == "query" else key
-    return {"path": f"$.{key}" if key else "$", "message": in_words(item.get("message", ""))}
+def _field(request: Request[Any, Any, Any], item: Any) -> dict[str, Any]:
+    key, message = item.get("key") or "", item.get("message", "")
+    taken, _, inner = key.partition(".")
+    possible = _possible(request, taken, f"$.{inner}" if inner else "$", message)
+    key = CALLED.get(key, key) if item.get("source") == "query" else key.removeprefix("data").lstrip(".")
+    return _error(f"$.{key}" if key else "$", message, possible)
+
+
+def _error(path: str, message: str, possible: Sequence[str]) -> dict[str, Any]:
+    words = in_words(message)
+    if not possible:
+        return {"path": path, "message": words}
+    return {"path": path, "message": f"{words}; possible: {', '.join(possible)}", "expected": possible}
+
+
+def _possible(request: Request[Any, Any, Any], parameter: str, path: str, message: str) -> Sequence[str]:
+    """Return what a parameter of the route's handler (`data` is its body) could say at a path."""
+    known = request.route_handler.parsed_fn_signature.parameters.get(parameter)
+    return [] if known is None else expected(known.annotation, path, message)
 
 
 _PATH: Final = re.compile(r"\$[^`]*")
@@ -210,14 +226,12 @@ def _limit(message: str) -> int | float | None:
     return float(found[1]) if "." in found[1] else int(found[1])
 
 
-def _invalid_body(_: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
-    refused, __, at = str(error).partition(" - at ")
-    message = in_words(refused)
+def _invalid_body(request: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
+    refused, _, at = str(error).partition(" - at ")
     path = found[0] if (found := _PATH.search(at)) else "$"
-    errors = [{"path": path, "message": message}]
-    return problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{path}: {message}", errors=errors, limit=_limit(message)
-    )
+    wrong = _error(path, refused, _possible(request, "data", path, refused))
+    detail = f"{path}: {wrong['message']}"
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", detail, errors=[wrong], limit=_limit(wrong["message"]))
 
 
 def _malformed_body(_: Request[Any, Any, Any], error: msgspec.DecodeError) -> Response[bytes]:

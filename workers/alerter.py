@@ -5,10 +5,8 @@ firing's id follows from its rule and position, so that a page done again fires 
 is remembered and the cursor are written together. An event that cannot be read holds up its ledger: a dead letter.
 """
 
-import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
@@ -16,10 +14,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from events import cloudevents
 from events.alerts import AlertFired, AlertRuleSet, EventHappens, MetricCondition, StatusBecomes, Watch, watch
 from events.codec import METRICS, SYSTEM_METRICS, microseconds
-from events.database import as_struct
 from events.errors import CorruptHistory
 from events.ids import derived
 from events.ledger import Ledger, Recorded
@@ -27,12 +23,13 @@ from events.records import IMPORTER
 from events.run import TRANSITIONS
 from events.sql import load
 from events.telemetry import MetricColumns
-from projections import dead_letters, runs, subscriptions
+from projections import dead_letters, firings, runs, subscriptions
 from projections.apply import WINDOW_POSITIONS, Connection
 from projections.execute import Request, record
-from projections.subscriptions import Delivery, Subscription
+from projections.firings import Firing
+from projections.subscriptions import Subscription
 from workers.crashpoints import crash_point
-from workers.webhooks import Answer, post
+from workers.deliveries import Deliveries
 
 log = logging.getLogger("tachograph.alerter")
 
@@ -41,9 +38,6 @@ ACTOR: Final = "system:alerter"
 PAGE_EVENTS: Final = 200
 UNASKED: Final = ("alert.fired", "run.deleted")
 """What is read of a ledger without rules and webhooks: alerts of other ledgers' rules, and what is to be forgotten."""
-DELIVERIES_AT_ONCE: Final = 8
-ATTEMPTS: Final = 10
-BACKOFF_SECONDS: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 7_200.0)
 
 STATUS_OF: Final = {str(event.__struct_config__.tag): status for (_, event), status in TRANSITIONS.items()}
 """The status that an event brings, where it brings always the same."""
@@ -58,7 +52,7 @@ class Alerter:
 
     def __init__(self, ledger: Ledger, *, allow_private: bool = False) -> None:
         self._ledger = ledger
-        self._allow_private = allow_private
+        self._deliveries = Deliveries(ledger, allow_private=allow_private)
         self._workflows: dict[UUID, UUID | None] = {}
         self._organisations: dict[UUID, UUID] = {}
         self._held: dict[UUID, int] = {}
@@ -72,7 +66,7 @@ class Alerter:
         """Take a page of each ledger that is behind, and make the deliveries that are due; returns how much it was."""
         behind = await self._ledger.pool.fetch(load("events.sql", "behind"), READER)
         passed = sum([await self._take(row["ledger_id"], row["position"], row["head"]) for row in behind])
-        return passed + await self._deliver_due()
+        return passed + await self._deliveries.step()
 
     async def stop(self) -> None:
         """Nothing is held."""
@@ -92,17 +86,21 @@ class Alerter:
             return 0
         fresh: dict[tuple[UUID, UUID], Watch] = {}
         organisation = await self._organisation(ledger_id)
+        fired = 0
         for recorded in page:
             for rule in rules if recorded.actor != IMPORTER else ():
                 if rule.set_at <= recorded.recorded_at and await self._in_scope(rule.rule(), recorded):
-                    for fired in await self._fires(rule, recorded, fresh):
-                        await self._fire(organisation, fired)
+                    for firing in await self._fires(rule, recorded, fresh):
+                        await self._fire(organisation, firing)
+                        fired += 1
         crash_point("alerter.after_fire")
         sent = await self._addressed(page, ledger_id, organisation, hooks)
         if self._held.get(ledger_id, reached + 1) <= reached:
             del self._held[ledger_id]
             await dead_letters.resolve(pool, READER, ledger_id, reached)
         deleted = [recorded.stream for recorded in page if recorded.type == "run.deleted"]
+        if fired:
+            await firings.trim(pool, ledger_id)
         if not (fresh or deleted or sent):
             await pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, reached)
             return reached - after
@@ -163,14 +161,9 @@ class Alerter:
 
     async def _fires(
         self, rule: Subscription, recorded: Recorded, fresh: dict[tuple[UUID, UUID], Watch]
-    ) -> Sequence[tuple[UUID, AlertFired]]:
-        """Return what a rule makes of an event: the firings' ids and events; `fresh` takes what is remembered."""
-        stated = rule.rule()
-        condition = stated.condition
-        run = recorded.stream if recorded.type.startswith("run.") else None
-        fired = AlertFired(
-            rule=rule.subscription_id, project=rule.project_id, run=run, position=recorded.position, name=stated.name
-        )
+    ) -> Sequence[Firing]:
+        """Return what a rule makes of an event; `fresh` takes what is remembered."""
+        condition = rule.rule().condition
         happened = False
         match condition:
             case EventHappens():
@@ -178,19 +171,19 @@ class Alerter:
             case StatusBecomes():
                 happened = STATUS_OF.get(recorded.type) in condition.statuses
             case _:
-                return await self._watched(rule.subscription_id, condition, recorded, fired, fresh)
-        return [(_firing(fired, 0), fired)] if happened else []
+                return await self._watched(rule, condition, recorded, fresh)
+        return [_firing(rule, recorded, 0)] if happened else []
 
     async def _watched(
         self,
-        rule_id: UUID,
+        rule: Subscription,
         condition: MetricCondition,
         recorded: Recorded,
-        fired: AlertFired,
         fresh: dict[tuple[UUID, UUID], Watch],
-    ) -> Sequence[tuple[UUID, AlertFired]]:
+    ) -> Sequence[Firing]:
         if recorded.type not in {METRICS, SYSTEM_METRICS}:
             return []
+        rule_id = rule.subscription_id
         if recorded.payload is None:
             log.warning("position %d was archived or erased before rule %s saw it", recorded.position, rule_id)
             return []
@@ -203,15 +196,14 @@ class Alerter:
             return []
         key = (rule_id, recorded.stream)
         known = fresh.get(key) or await self._remembered(*key)
-        firings = []
+        found = []
         at_us = microseconds(recorded.recorded_at)
         for index, (step, value) in enumerate(_points(batch, condition.metric)):
             known, fires = watch(condition, known, step, value, at_us)
             if fires:
-                said = msgspec.structs.replace(fired, step=step, value=repr(value))
-                firings.append((_firing(fired, index), said))
+                found.append(_firing(rule, recorded, index, metric=condition.metric, step=step, value=repr(value)))
         fresh[key] = known
-        return firings
+        return found
 
     async def _remembered(self, rule_id: UUID, run_id: UUID) -> Watch:
         state = await self._ledger.pool.fetchval(
@@ -219,8 +211,18 @@ class Alerter:
         )
         return Watch() if state is None else msgspec.msgpack.decode(state, type=Watch)
 
-    async def _fire(self, organisation: UUID, firing: tuple[UUID, AlertFired]) -> None:
-        event_id, fired = firing
+    async def _fire(self, organisation: UUID, firing: Firing) -> None:
+        """Keep a firing, then record it: what is delivered of the event finds it there."""
+        event_id = firing.alert_id
+        await firings.keep(self._ledger.pool, firing)
+        fired = AlertFired(
+            rule=firing.rule_id,
+            project=firing.project_id,
+            run=firing.run_id,
+            position=firing.position,
+            name=firing.name,
+            step=firing.step,
+        )
         request = Request(
             actor=ACTOR,
             event_id=event_id,
@@ -279,63 +281,29 @@ class Alerter:
             [event.type for _, event in sent],
         )
 
-    async def _deliver_due(self) -> int:
-        rows = await self._ledger.pool.fetch(
-            "select * from operation.delivery where state = 'pending' and next_at <= clock_timestamp()"
-            " order by next_at limit $1",
-            DELIVERIES_AT_ONCE,
-        )
-        await asyncio.gather(*(self._deliver(as_struct(Delivery, row)) for row in rows))
-        if rows:
-            touched = list({row["webhook_id"] for row in rows})
-            await self._ledger.pool.execute(
-                load("projections.sql", "trim_deliveries"), touched, subscriptions.MAX_DELIVERIES
-            )
-        return len(rows)
 
-    async def _deliver(self, delivery: Delivery) -> None:
-        hook = await subscriptions.get(self._ledger.pool, delivery.webhook_id)
-        if hook is None or hook.removed_at is not None:
-            answer, state = Answer(None, "the webhook was removed"), "failed"
-        else:
-            answer = await self._send(hook, delivery)
-            more = delivery.attempts + 1 < ATTEMPTS
-            state = "delivered" if answer.delivered else "pending" if more else "failed"
-        crash_point("alerter.after_delivery")
-        pause = BACKOFF_SECONDS[min(delivery.attempts, len(BACKOFF_SECONDS) - 1)] * random.uniform(0.5, 1.5)  # noqa: S311
-        await self._ledger.pool.execute(
-            load("projections.sql", "end_delivery"),
-            delivery.delivery_id,
-            state,
-            answer.status,
-            answer.error,
-            pause,
-        )
-
-    async def _send(self, hook: Subscription, delivery: Delivery) -> Answer:
-        if delivery.position == 0:
-            document: object = {"specversion": "1.0", "id": str(delivery.delivery_id), "type": delivery.type}
-        else:
-            position = delivery.position
-            (recorded,) = await self._ledger.read(delivery.ledger_id, after=position - 1, up_to=position)
-            document = cloudevents.document(recorded)
-        return await asyncio.to_thread(
-            post,
-            hook.webhook().url,
-            msgspec.json.encode(document),
-            secret(self._ledger, hook.subscription_id),
-            {"Tachograph-Delivery": str(delivery.delivery_id)},
-            allow_private=self._allow_private,
-        )
-
-
-def secret(ledger: Ledger, webhook_id: UUID) -> bytes:
-    """Return what a webhook's deliveries are signed with; it is derived, and stored nowhere."""
-    return ledger.keyring.derive(f"webhook.{webhook_id}").hex().encode()
-
-
-def _firing(fired: AlertFired, index: int) -> UUID:
-    return derived("alert.fired", fired.rule, fired.project, fired.position, index)
+def _firing(
+    rule: Subscription,
+    recorded: Recorded,
+    index: int,
+    *,
+    metric: str | None = None,
+    step: int | None = None,
+    value: str | None = None,
+) -> Firing:
+    """Return what a rule fires for an event, or for the point at an index of it; always under the same id."""
+    return Firing(
+        alert_id=derived("alert.fired", rule.subscription_id, rule.project_id, recorded.position, index),
+        rule_id=rule.subscription_id,
+        project_id=rule.project_id,
+        run_id=recorded.stream if recorded.type.startswith("run.") else None,
+        position=recorded.position,
+        at=recorded.recorded_at,
+        name=rule.rule().name,
+        metric=metric,
+        step=step,
+        value=value,
+    )
 
 
 def _points(batch: MetricColumns, metric: str) -> Sequence[tuple[int, float]]:
@@ -351,6 +319,7 @@ def _points(batch: MetricColumns, metric: str) -> Sequence[tuple[int, float]]:
 
 
 async def _forget(connection: Connection | asyncpg.Connection, run_id: UUID) -> None:
-    """Forget a deleted run: what its rules remember, and what was sent of it."""
+    """Forget a deleted run: what its rules remember and fired, and what was sent of it."""
     await connection.execute("delete from operation.alert_state where run_id = $1", run_id)
+    await connection.execute("delete from operation.alert_firing where run_id = $1", run_id)
     await connection.execute("delete from operation.delivery where run_id = $1", run_id)

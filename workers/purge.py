@@ -39,7 +39,7 @@ STREAM_SUBJECTS: Final = (("EVENTS", "tachograph.events"), ("TELEMETRY", "tachog
 MORE_WORDS: Final = 3
 """How many words a subject for republishing may have beyond those of its stream, for a deletion to find it."""
 
-TABLES: Final = ("run", "run_facet", "artifact", "metric_summary", "data_key")
+TABLES: Final = ("run", "run_facet", "artifact", "metric_summary", "alert_state", "alert_firing", "data_key")
 """What holds users' texts, or keys, in clear."""
 
 PAGE_RUNS: Final = 100

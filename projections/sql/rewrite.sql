@@ -19,6 +19,10 @@ begin
             alter table projection.artifact alter column bytes type bigint using bytes + 0;
         when 'metric_summary' then
             alter table projection.metric_summary alter column count type bigint using count + 0;
+        when 'alert_state' then
+            alter table operation.alert_state alter column state type bytea using state || ''::bytea;
+        when 'alert_firing' then
+            alter table operation.alert_firing alter column position type bigint using position + 0;
         when 'data_key' then
             alter table ledger.data_key alter column wrapped type bytea using wrapped || ''::bytea;
     end case;

@@ -1,5 +1,6 @@
 """Alert rules and webhooks of a project."""
 
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -18,14 +19,15 @@ from events.alerts import (
 )
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
-from projections import subscriptions
+from projections import firings, subscriptions
 from projections.execute import record
+from projections.firings import Firing
 from projections.subscriptions import Delivery, Kind, Subscription
 from projections.tenancy import Project
 from service.alert_conditions import check_condition, check_types
 from service.bodies import Name
 from service.context import Http, Service
-from service.paging import Size
+from service.paging import Page, Size, opened, page, sealed
 from service.problems import Invalid
 from service.recipes import Body
 
@@ -65,6 +67,28 @@ class WebhookResource(msgspec.Struct, frozen=True):
     url: str
     types: tuple[str, ...]
     secret: str | None = None
+
+
+class FiringResource(msgspec.Struct, frozen=True):
+    """A rule that came about: for what, at which position of the project's ledger, and when that was recorded.
+
+    A metric's value is a text, since it may be NaN.
+    """
+
+    id: UUID
+    rule: UUID
+    name: str
+    run: UUID | None
+    position: int
+    at: datetime
+    metric: str | None
+    step: int | None
+    value: str | None
+
+
+class _Place(msgspec.Struct, frozen=True, array_like=True):
+    at: datetime
+    alert: UUID
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -146,6 +170,20 @@ def _alert(found: Subscription) -> AlertResource:
     return AlertResource(found.subscription_id, rule.name, rule.condition, rule.workflow, rule.run)
 
 
+def _fired(kept: Firing) -> FiringResource:
+    return FiringResource(
+        id=kept.alert_id,
+        rule=kept.rule_id,
+        name=kept.name,
+        run=kept.run_id,
+        position=kept.position,
+        at=kept.at,
+        metric=kept.metric,
+        step=kept.step,
+        value=kept.value,
+    )
+
+
 @post("/projects/{project:str}/alerts", status_code=201)
 async def create_alert(
     request: Http, data: JSONBody[NewAlert], service: Service, project: str
@@ -172,6 +210,30 @@ async def list_alerts(request: Http, service: Service, project: str) -> list[Ale
 async def remove_alert(request: Http, service: Service, project: str, alert: UUID) -> Response[None]:
     """Remove a rule."""
     return await _remove(request, service, await _known(request, service, project, alert, "alert_rule", removed=True))
+
+
+@get("/projects/{project:str}/alerts/fired")
+async def list_fired(
+    request: Http,
+    service: Service,
+    project: str,
+    rule: UUID | None = None,
+    run: UUID | None = None,
+    limit: Size = 100,
+    cursor: str | None = None,
+) -> Response[Page[FiringResource]]:
+    """What rules fired, newest first; rules removed since are included, and runs deleted since are not."""
+    known = await service.project(request, project)
+    place = None if cursor is None else opened(cursor, _Place)
+    found = await firings.of_project(
+        service.pool,
+        known.project_id,
+        rule=rule,
+        run=run,
+        before=None if place is None else (place.at, place.alert),
+        limit=limit + 1,
+    )
+    return page(request, [_fired(one) for one in found], limit, lambda last: sealed(_Place(last.at, last.id)))
 
 
 @post("/projects/{project:str}/webhooks", status_code=201)
@@ -234,6 +296,7 @@ ROUTES = Router(
         create_alert,
         list_alerts,
         remove_alert,
+        list_fired,
         create_webhook,
         list_webhooks,
         remove_webhook,

@@ -10,6 +10,15 @@ from service.commands.migrate import ROOT
 SCHEMAS: Final = {path.name: path.read_bytes() for path in (ROOT / "schemas" / "events").glob("*.json")}
 
 
+@get("/schema/events", exclude_from_auth=True, tags=["system"])
+async def event_schemas() -> dict[str, list[str]]:
+    """What can happen: each type of event, with the paths of the schemas of its versions."""
+    listed: dict[str, list[str]] = {}
+    for name in sorted(SCHEMAS):
+        listed.setdefault(name.removesuffix(".json").rpartition(".v")[0], []).append(f"/schema/events/{name}")
+    return listed
+
+
 @get("/schema/events/{name:str}", exclude_from_auth=True, tags=["system"], media_type="application/schema+json")
 async def event_schema(name: str) -> Response[bytes]:
     """Return the JSON Schema of an event's data, `<type>.v<version>.json`."""
@@ -18,4 +27,4 @@ async def event_schema(name: str) -> Response[bytes]:
     return Response(SCHEMAS[name])
 
 
-ROUTES = Router(path="", route_handlers=[event_schema])
+ROUTES = Router(path="", route_handlers=[event_schemas, event_schema])

@@ -16,12 +16,22 @@ import asyncpg
 import pytest
 
 from events import codec
-from events.alerts import AlertFired, AlertRuleSet, Condition, EventHappens, MetricIsNan, StatusBecomes, WebhookSet
+from events.alerts import (
+    AlertFired,
+    AlertRuleSet,
+    Condition,
+    EventHappens,
+    MetricBeyond,
+    MetricIsNan,
+    Side,
+    StatusBecomes,
+    WebhookSet,
+)
 from events.errors import CorruptHistory
 from events.ids import uuid7
 from events.run_events import RunCompleted, RunCreated, RunImported
 from events.types import Mode, Origin, Status
-from projections import dead_letters, subscriptions, tenancy
+from projections import dead_letters, firings, subscriptions, tenancy
 from projections.execute import asked_by, record
 from projections.inline import Tenancy
 from projections.rebuild import rebuild
@@ -32,7 +42,8 @@ from service.imports.incoming import Batch, Incoming
 from tests.api import Api, Json, accepted, refused, serving, until
 from tests.integration.telemetry import World, metric_batch
 from tests.servers import Database, NatsServer, PostgresServer
-from workers.alerter import READER, Alerter, secret
+from workers.alerter import READER, Alerter
+from workers.deliveries import secret
 
 
 class Receiver:
@@ -141,7 +152,36 @@ async def test_rules_fire_for_what_comes_after_them(alerting: Alerting) -> None:
     assert {one.run for one in fired} == {run_id}
     counts = [sum(one.rule == rule for one in fired) for rule in rules]
     assert counts == [1, 2, 2]
-    assert [(one.step, one.value) for one in fired if one.rule == rules[2]] == [(1, "nan"), (4, "nan")]
+    assert [(one.step, one.value) for one in fired if one.rule == rules[2]] == [(1, None), (4, None)]
+    kept = await firings.of_project(world.pool, world.ledger_id, limit=10)
+    assert {(one.rule_id, one.run_id, one.position) for one in kept} == {(o.rule, o.run, o.position) for o in fired}
+    points = [(one.metric, one.step, one.value) for one in kept if one.rule_id == rules[2]]
+    assert sorted(points) == [("loss", 1, "nan"), ("loss", 4, "nan")]
+
+
+async def test_what_a_deleted_run_fired_goes_and_the_newest_of_the_others_are_kept(
+    alerting: Alerting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = alerting.world
+    above = await alerting.rule(MetricBeyond(metric="loss", side=Side.ABOVE, value=5.0))
+    gone, left = [await world.started_run() for _ in range(2)]
+    await alerting.nans(gone, 7.0625)
+    await alerting.nans(left, 6.0, 1.0, 8.0, 1.0, 9.0)
+    await drain(Alerter(world.ledger))
+    kept = await firings.of_project(world.pool, world.ledger_id, rule=above, limit=10)
+    assert sorted((one.step, one.value) for one in kept) == [(0, "6.0"), (0, "7.0625"), (2, "8.0"), (4, "9.0")]
+    await world.end(gone)
+    await world.delete(gone)
+    await drain(Alerter(world.ledger))
+    kept = await firings.of_project(world.pool, world.ledger_id, limit=10)
+    assert {one.run_id for one in kept} == {left}
+    assert "7.0625" not in repr(await alerting.fired())
+    monkeypatch.setattr(firings, "MAX_PER_PROJECT", 2)
+    await alerting.nans(left, 1.0, 10.0)
+    await drain(Alerter(world.ledger))
+    kept = await firings.of_project(world.pool, world.ledger_id, limit=10)
+    assert len(kept) == 2
+    assert kept[0].value == "10.0"
 
 
 async def test_what_an_import_brings_fires_nothing(alerting: Alerting) -> None:
@@ -322,20 +362,34 @@ def test_from_a_rule_to_a_signed_alert_over_http(api: Api, receiver: Receiver) -
     assert said == hmac.digest(hook["secret"].encode(), at[2:].encode() + b"." + body, "sha256").hex()
     alert = json.loads(body)
     assert (alert["type"], alert["data"]["rule"], alert["data"]["run"]) == ("alert.fired", rule["id"], run["id"])
-    assert (alert["data"]["step"], alert["data"]["value"]) == (2, "3.0")
+    assert (alert["data"]["metric"], alert["data"]["step"], alert["data"]["value"]) == ("loss", 2, "3.0")
+    accepted(project.log(run, 2, {"loss": {"step": [4, 5, 6, 7], "value": [1.0, 5.0, 1.0, 6.0]}}), 202)
+
+    def fired(**asked: Any) -> list[Any]:
+        return [one["value"] for one in accepted(api.client.get(f"{path}/alerts/fired", params=asked))["items"]]
+
+    until(lambda: len(fired()) == 3, "all three are listed")
+    assert sorted(fired()) == sorted(fired(rule=rule["id"], run=run["id"])) == ["3.0", "5.0", "6.0"]
+    assert fired(run=hook["id"]) == []
+    assert fired()[-1] == "3.0"
+    first = accepted(api.client.get(f"{path}/alerts/fired", params={"limit": 2}))
+    rest = accepted(api.client.get(f"{path}/alerts/fired", params={"limit": 2, "cursor": first["next_cursor"]}))
+    assert [one["value"] for one in first["items"] + rest["items"]] == fired()
+    assert rest["next_cursor"] is None
 
     def log(state: str) -> list[Json]:
         items = accepted(api.client.get(f"{path}/webhooks/{hook['id']}/deliveries"))["items"]
         return [one for one in items if one["state"] == state]
 
-    until(lambda: len(log("delivered")) == 1, "it is in the log")
+    until(lambda: len(log("delivered")) == 3, "they are in the log")
     accepted(api.client.post(f"{path}/webhooks/{hook['id']}/test"), 202)
-    until(lambda: len(log("delivered")) == 2, "the test too")
+    until(lambda: len(log("delivered")) == 4, "the test too")
     assert json.loads(receiver.requests[-1][1])["type"] == "webhook.test"
     (listed,) = accepted(api.client.get(f"{path}/webhooks"))
     assert listed == hook | {"secret": None}
     with api.other_tenant() as other:
         refused(other.get(f"{path}/alerts"), 404)
+        refused(other.get(f"{path}/alerts/fired"), 404)
         refused(other.post(f"{path}/webhooks/{hook['id']}/test"), 404)
     for kind, one in (("alerts", rule), ("webhooks", hook)):
         removals = [api.client.delete(f"{path}/{kind}/{one['id']}", headers={"Idempotency-Key": kind}) for _ in "ab"]

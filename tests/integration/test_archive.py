@@ -155,8 +155,8 @@ from pathlib import Path
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
-from projections.archive_store import Directory
-from projections.objects import ObjectStore
+from projections.archive.stores import Directory
+from projections.storage.objects import ObjectStore
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
 

@@ -28,6 +28,7 @@ from workers.projector import Projector
 from workers.relay import Relay
 
 MARK = "mark-5f0c2a"
+VALUE = "50310625.25"
 KEPT = "kept-91be37"
 
 
@@ -105,9 +106,13 @@ async def settled(api: Api) -> None:
 
 def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
     project = api.project()
+    beyond = {"when": "threshold", "metric": "spike", "side": "above", "value": 1.0}
+    accepted(api.client.post(f"/projects/{project.id}/alerts", json={"name": "spike", "condition": beyond}), 201)
     kept = full(project, KEPT)
     run = full(project, MARK)
     path = f"/runs/{run['id']}"
+    spiked = project.started()
+    accepted(project.log(spiked, 1, {"spike": {"step": [1], "value": [float(VALUE)]}}), 202)
 
     def summarised() -> bool:
         return bool(accepted(api.client.get(f"{path}/metrics"))["metrics"])
@@ -122,16 +127,22 @@ def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
     before = holding(own_home, MARK)
     assert any(name.startswith("postgres/base/") for name in before)
     assert any(name.startswith("nats/") for name in before)
+    fired = f"/projects/{project.id}/alerts/fired"
+    (alert,) = until(lambda: accepted(api.client.get(fired))["items"], "the alert is fired")
+    assert (alert["run"], alert["step"], alert["value"]) == (spiked["id"], 1, VALUE)
 
     objects = own_home / api.home / "objects"
     assert len(list(objects.rglob(f"run={run['id']}/*/*"))) == 2
 
     accepted(api.client.delete(path))
+    accepted(api.client.post(f"/runs/{spiked['id']}/finish", json={"epoch": 1, "status": "completed"}))
+    accepted(api.client.delete(f"/runs/{spiked['id']}"))
 
-    def purged() -> list[Json]:
+    def purged(run: Json) -> list[Json]:
         return [event for event in project.events(run) if event["type"] == "run.purged"]
 
-    (receipt,) = until(purged, "the run is purged")
+    (receipt,) = until(lambda: purged(run), "the run is purged")
+    until(lambda: purged(spiked), "the run that an alert was fired for is purged")
     stores = receipt["data"]["receipt"]
     assert stores["postgres"]["objects"] > 25
     assert stores["parquet"]["objects"] >= 2
@@ -139,7 +150,8 @@ def test_no_byte_of_a_purged_run_is_left(api: Api, own_home: Path) -> None:
     assert stores["artifacts"] == {"objects": 2, "bytes": len(f"{MARK} is in a file\n") * 1_000 + (4 << 20) + 2 * 28}
     assert all(store["bytes"] > 500 for store in stores.values())
     asyncio.run(settled(api))
-    assert holding(own_home, MARK) == set()
+    assert holding(own_home, MARK) == holding(own_home, VALUE) == set()
+    assert accepted(api.client.get(fired))["items"] == []
     assert holding(own_home, KEPT) != set()
     assert not list(objects.rglob(f"run={run['id']}*"))
     assert len(list(objects.rglob(f"run={kept['id']}/*/*"))) == 2
@@ -159,8 +171,8 @@ from events import bus
 from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
-from projections.archive_store import Directory
-from projections.objects import ObjectStore
+from projections.archive.stores import Directory
+from projections.storage.objects import ObjectStore
 from workers.archive_policy import Policy
 from workers.archiver import Archiver
 

@@ -38,6 +38,39 @@ def test_what_is_no_document_of_the_right_shape_is_refused(api: Api, body: bytes
 
 
 @pytest.mark.parametrize(
+    ("body", "path", "possible"),
+    [
+        ({"name": "a", "conditions": {}}, "$", ["name", "condition", "workflow", "run"]),
+        (
+            {"name": "a", "condition": {"when": "never"}},
+            "$.condition.when",
+            ["event", "status", "nan", "threshold", "no_improvement"],
+        ),
+        (
+            {"name": "a", "condition": {"when": "threshold", "metric": "m", "side": "over", "value": 1}},
+            "$.condition.side",
+            ["above", "below"],
+        ),
+    ],
+)
+def test_what_a_field_can_say_is_told_where_it_said_something_else(
+    project: Project, body: Any, path: str, possible: list[str]
+):
+    problem = refused(project.api.post(f"/projects/{project.id}/alerts", json=body), 422)
+    (error,) = problem["errors"]
+    assert (error["path"], error["expected"]) == (path, possible)
+    assert problem["detail"].endswith(f"; possible: {', '.join(possible)}")
+
+
+def test_a_parameter_says_what_it_can_be(project: Project):
+    run = project.started()
+    (error,) = refused(project.api.get(f"/runs/{run['id']}/export", params={"format": "xls"}), 422)["errors"]
+    assert error["path"] == "$.format"
+    assert "parquet" in error["expected"]
+    assert "parquet" in error["message"]
+
+
+@pytest.mark.parametrize(
     ("body", "path", "limit"),
     [
         ({"name": 3}, "$.name", None),

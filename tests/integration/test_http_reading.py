@@ -94,6 +94,7 @@ def test_events_are_cloudevents(api: Api, project: Project):
     for event in (created, started):
         assert event["dataschema"] == f"/schema/events/{event['type']}.v1.json"
         schema = accepted(httpx.get(f"{api.url}{event['dataschema']}"))
+        assert event["dataschema"] in accepted(httpx.get(f"{api.url}/schema/events"))[event["type"]]
         described = schema["$defs"][schema["$ref"].rpartition("/")[2]]["properties"]
         assert event["data"].keys() <= described.keys()
     refused(httpx.get(f"{api.url}/schema/events/..%2Fopenapi.json"), 404)
