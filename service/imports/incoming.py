@@ -18,8 +18,7 @@ from events.ledger import MAX_EVENT_BYTES
 from events.run_events import RunCompleted, RunCrashed, RunFailed, RunImported, RunKilled
 from events.telemetry import LogColumns, MetricColumns
 from events.types import PastEvent
-from service.ingest.batches import MAX_NAME_BYTES, MAX_POINTS
-from service.ingest.bodies import MAX_LINE_CHARACTERS, MAX_LINES
+from service.ingest.batches import MAX_LINE_CHARACTERS, MAX_LINES, MAX_NAME_BYTES, MAX_POINTS
 
 End = RunCompleted | RunFailed | RunKilled | RunCrashed
 

@@ -41,7 +41,7 @@ from service.imports.incoming import (
     takes_metric,
 )
 from service.imports.points import Points
-from service.ingest.bodies import MAX_LINE_CHARACTERS
+from service.ingest.batches import MAX_LINE_CHARACTERS
 from service.problems import Invalid
 
 PART: Final = re.compile(r"(.+)_part_(\d+)\.parquet")

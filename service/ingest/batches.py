@@ -17,6 +17,8 @@ from events.telemetry import LogColumns, MetricColumns, split_logs, split_metric
 from service.problems import Invalid
 
 MAX_POINTS: Final = 100_000
+MAX_LINES: Final = 10_000
+MAX_LINE_CHARACTERS: Final = 65_536
 MAX_NAME_BYTES: Final = 250
 CHECKED_NAMES: Final = 16_384
 MAX_STAGES: Final = 1 << 16
@@ -101,12 +103,12 @@ def extremes(column: NDArray[np.int64] | NDArray[np.float64]) -> tuple[float, fl
     return min(numbers), max(numbers)
 
 
-def check_points(points: int, path: str) -> None:
-    """Refuse a batch of no points, or of too many."""
-    if points == 0:
-        raise Invalid("a batch holds at least one point", path=path)
-    if points > MAX_POINTS:
-        raise Invalid(f"{points} points in one body, over {MAX_POINTS}", path=path, limit=MAX_POINTS)
+def check_count(count: int, what: str, limit: int, path: str) -> None:
+    """Refuse a batch of nothing, or of too many points or lines."""
+    if count == 0:
+        raise Invalid(f"a batch holds at least one {what}", path=path)
+    if count > limit:
+        raise Invalid(f"{count} {what}s in one body, over {limit}", path=path, limit=limit)
 
 
 @lru_cache(maxsize=CHECKED_NAMES)

@@ -12,11 +12,8 @@ from msgspec import Meta
 
 from events.telemetry import STREAMS, LogColumns, MetricColumns
 from service.ingest import batches
-from service.ingest.batches import EXACT, Batch, Epoch, Key, Seq, Source
+from service.ingest.batches import EXACT, MAX_LINE_CHARACTERS, MAX_LINES, MAX_POINTS, Batch, Epoch, Key, Seq, Source
 from service.problems import Invalid
-
-MAX_LINES: Final = 10_000
-MAX_LINE_CHARACTERS: Final = 65_536
 
 MEDIA_TYPES: Final = ("", "application/json", "application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 """What these bodies are called; one that is called nothing is JSON."""
@@ -102,7 +99,7 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
     every: list[Series | LooseSeries] = list(body.series.values())
     counts = tuple(len(series.step) for series in every)
     points = sum(counts)
-    batches.check_points(points, "$.series")
+    batches.check_count(points, "point", MAX_POINTS, "$.series")
     for name, series, count in zip(names, every, counts, strict=True):
         _check(name, series, count)
     value = _numbers([series.value for series in every], points)
@@ -198,8 +195,7 @@ def _stages(
 def logs(raw: bytes, media_type: str, received_us: int) -> Batch:
     """Decode a logs body. Raises `Invalid`, or msgspec's errors, naming the JSON path and the limit."""
     body: LogsBody = _decode(LogsBody, raw, media_type)
-    if not body.lines:
-        raise Invalid("a batch holds at least one line", path="$.lines")
+    batches.check_count(len(body.lines), "line", MAX_LINES, "$.lines")
     times = [received_us if line.time_us is None else line.time_us for line in body.lines]
     columns = LogColumns(
         time_us=_integers([times], "time_us", [""]),

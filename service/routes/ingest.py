@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
@@ -24,7 +25,8 @@ from events.refusals import actions
 from service.context import Http, Service
 from service.http.encodings import inflated
 from service.http.requests import TypedRequest, header
-from service.ingest import bodies, tables
+from service.ingest import bodies, log_tables, metric_tables
+from service.ingest.arrow import READERS
 from service.ingest.batches import MAX_BODY_BYTES, Batch
 from service.problems import Malformed, Unsupported
 
@@ -61,18 +63,29 @@ def answered(kind: str, decode: Decode) -> Callable[[ASGIApp], ASGIApp]:
 
 def _metrics(raw: bytes, media_type: str, request: Http) -> Batch:
     received_us = time.time_ns() // 1000
-    if media_type in tables.READERS:
-        return tables.metrics(raw, media_type, dict(request.query_params.items()), received_us)
+    if media_type in READERS:
+        return metric_tables.metrics(raw, media_type, _query(request.scope), received_us)
+    return bodies.metrics(raw, _document(media_type), received_us)
+
+
+def _logs(raw: bytes, media_type: str, request: Http) -> Batch:
+    received_us = time.time_ns() // 1000
+    if media_type in READERS:
+        return log_tables.logs(raw, media_type, _query(request.scope), received_us)
+    return bodies.logs(raw, _document(media_type), received_us)
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    """Return what the query says, of what stands there twice the last."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+
+def _document(media_type: str) -> str:
+    """Return the type of a body that is no table. Raises `Unsupported`."""
     if media_type not in bodies.MEDIA_TYPES:
-        accepted = (*bodies.MEDIA_TYPES, *tables.READERS)
+        accepted = (*bodies.MEDIA_TYPES, *READERS)
         raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, accepted)))
-    return bodies.metrics(raw, media_type, received_us)
-
-
-def _logs(raw: bytes, media_type: str, _: Http) -> Batch:
-    if media_type not in bodies.MEDIA_TYPES:
-        raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, bodies.MEDIA_TYPES)))
-    return bodies.logs(raw, media_type, time.time_ns() // 1000)
+    return media_type
 
 
 @post("/runs/{run:str}/metrics", status_code=202, middleware=[answered(METRICS, _metrics)])
@@ -91,7 +104,11 @@ async def log_system_metrics(run: str) -> Accepted:  # type: ignore[empty-body]
 
 @post("/runs/{run:str}/logs", status_code=202, middleware=[answered(LOGS, _logs)])
 async def write_logs(run: str) -> Accepted:  # type: ignore[empty-body]
-    """Record a batch of log lines, JSON or MessagePack; plain, gzip or zstd."""
+    """Record a batch of log lines; durable when answered, the same again is answered the same.
+
+    JSON, MessagePack, an Arrow IPC stream or a Parquet file (`text`, and `time_us` and `stream` where they are known),
+    the last two with their key in the query (`epoch, seq, source`); plain, gzip or zstd.
+    """
 
 
 async def _record(request: Http, kind: str, decode: Decode) -> tuple[Accepted, Mapping[str, str]]:

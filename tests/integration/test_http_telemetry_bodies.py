@@ -1,7 +1,6 @@
 """Telemetry in every format and encoding, at its limits, from several sources at once, and under overload."""
 
 import gzip
-import io
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +11,12 @@ import httpx
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.api import Api, Project, accepted, refused, serving, until
 from tests.servers import NatsServer, PostgresServer
+from tests.tables import ARROW, PARQUET, written
 
-ARROW = "application/vnd.apache.arrow.stream"
-PARQUET = "application/vnd.apache.parquet"
 MEDIA = ["application/json", "application/msgpack", ARROW, PARQUET]
 MAX_BYTES = 8 << 20
 MAX_POINTS = 100_000
@@ -43,13 +40,7 @@ def encoded(series: dict[str, Any], media: str, seq: int = 1) -> tuple[bytes, di
             "value": [float(value) for columns in series.values() for value in columns["value"]],
         }
     )
-    sink = io.BytesIO()
-    if media == PARQUET:
-        pq.write_table(table, sink)
-    else:
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-    return sink.getvalue(), {"epoch": 1, "seq": seq}
+    return written(table, media), {"epoch": 1, "seq": seq}
 
 
 def packed(body: bytes, encoding: str) -> bytes:
@@ -157,6 +148,61 @@ def test_a_table_that_does_not_fit_is_refused_by_its_column(api: Api, project: P
     assert "seq" in refused(send(api, run, body, media, {"epoch": 1}), 422)["detail"]
     refused(send(api, run, body[:-1], media, query), 400)
     assert logged(project, run) == []
+
+
+def lines_as(media: str, lines: list[dict[str, Any]], seq: int = 1) -> tuple[bytes, dict[str, Any]]:
+    """Return a body of log lines and the query that goes with it."""
+    if media in {"application/json", "application/msgpack"}:
+        encode = msgspec.json.encode if media == "application/json" else msgspec.msgpack.encode
+        return encode({"epoch": 1, "seq": seq, "lines": lines}), {}
+    return written(pa.Table.from_pylist(lines), media), {"epoch": 1, "seq": seq}
+
+
+def send_lines(
+    api: Api, run: dict[str, Any], body: bytes, media: str, query: dict[str, Any], encoding: str | None = None
+) -> httpx.Response:
+    headers = {"content-type": media} | ({} if encoding is None else {"content-encoding": encoding})
+    return api.client.post(f"/runs/{run['id']}/logs", content=body, headers=headers, params=query)
+
+
+@pytest.mark.parametrize("media", MEDIA)
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
+def test_log_lines_in_every_format_and_encoding_are_the_same(api: Api, project: Project, media: str, encoding: str):
+    run = project.started()
+    lines = [
+        {"text": "Zoë 🦊", "time_us": 5, "stream": "stderr"},
+        {"text": "", "time_us": 3, "stream": "stdout"},
+        {"text": "a\tb", "time_us": 3, "stream": "log"},
+    ]
+    body, query = lines_as(media, lines)
+    first = send_lines(api, run, packed(body, encoding), media, query, encoding)
+    assert accepted(first, 202)["accepted"] == 3
+    for again in MEDIA:  # a repetition, in whichever format
+        body, query = lines_as(again, lines)
+        assert send_lines(api, run, body, again, query).content == first.content
+    kept = accepted(api.client.get(f"/runs/{run['id']}/logs"))["lines"]
+    assert [{name: one[name] for name in ("text", "time_us", "stream")} for one in kept] == lines
+    body, query = lines_as(media, lines[:1])
+    refused(send_lines(api, run, body, media, query), 409)
+
+
+@pytest.mark.parametrize("media", [ARROW, PARQUET])
+def test_a_table_of_lines_that_does_not_fit_is_refused_whole(api: Api, project: Project, media: str):
+    run = project.started()
+    before = project.head()
+    for lines, path in (
+        ([{"text": "a", "stream": "log"}, {"text": "b", "stream": "stdin"}], "stream"),
+        ([{"text": "a"}, {"text": None}], "text"),
+        ([{"line": "a"}], "line"),
+    ):
+        body, query = lines_as(media, lines)
+        assert refused(send_lines(api, run, body, media, query), 422)["errors"][0]["path"] == path
+    body, query = lines_as(media, [{"text": "a"}])
+    assert "seq" in refused(send_lines(api, run, body, media, {"epoch": 1}), 422)["detail"]
+    assert "stage" in refused(send_lines(api, run, body, media, query | {"stage": "x"}), 422)["detail"]
+    refused(send_lines(api, run, body[:-1], media, query), 400)
+    assert send_lines(api, run, body, "text/plain", query).headers["accept-post"].endswith(f"{ARROW}, {PARQUET}")
+    assert project.head() == before
 
 
 def test_several_sources_log_to_one_run_at_once_and_each_batch_once(api: Api, project: Project):

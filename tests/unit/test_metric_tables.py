@@ -1,6 +1,5 @@
 """Tables of metrics become the columns that the same points have as JSON, or are refused by column."""
 
-import io
 import math
 import struct
 from typing import Any
@@ -8,34 +7,21 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from events.codec import METRICS, PACKED, decode
 from events.errors import TooLarge
-from service.ingest import bodies, tables
+from service.ingest import bodies, metric_tables
 from service.ingest.batches import MAX_BODY_BYTES, MAX_POINTS, Batch
 from service.problems import Invalid, Malformed
+from tests.tables import ARROW, BOTH, PARQUET, views_of_one, written
 
-ARROW = "application/vnd.apache.arrow.stream"
-PARQUET = "application/vnd.apache.parquet"
 RECEIVED_US = 1_790_000_000_000_000
 KEY = {"epoch": "1", "seq": "7"}
-BOTH = pytest.mark.parametrize("media_type", [ARROW, PARQUET])
-
-
-def written(table: pa.Table, media_type: str, **options: Any) -> bytes:
-    sink = io.BytesIO()
-    if media_type == PARQUET:
-        pq.write_table(table, sink, **options)
-    else:
-        with pa.ipc.new_stream(sink, table.schema, **options) as stream:
-            stream.write_table(table)
-    return sink.getvalue()
 
 
 def read(table: pa.Table, media_type: str, **query: str) -> Batch:
-    return tables.metrics(written(table, media_type), media_type, KEY | query, RECEIVED_US)
+    return metric_tables.metrics(written(table, media_type), media_type, KEY | query, RECEIVED_US)
 
 
 def columns(batch: Batch) -> Any:
@@ -183,9 +169,9 @@ def test_a_table_has_at_most_a_hundred_thousand_points(media_type: str) -> None:
 def test_the_key_of_a_table_stands_in_the_query(missing: str) -> None:
     query = {name: value for name, value in KEY.items() if name != missing}
     with pytest.raises(msgspec.ValidationError, match=missing):
-        tables.metrics(written(table(), ARROW), ARROW, query, RECEIVED_US)
+        metric_tables.metrics(written(table(), ARROW), ARROW, query, RECEIVED_US)
     with pytest.raises(msgspec.ValidationError, match="sequence"):
-        tables.metrics(written(table(), ARROW), ARROW, KEY | {"sequence": "1"}, RECEIVED_US)
+        metric_tables.metrics(written(table(), ARROW), ARROW, KEY | {"sequence": "1"}, RECEIVED_US)
 
 
 @BOTH
@@ -193,9 +179,9 @@ def test_what_is_cut_off_anywhere_is_refused(media_type: str) -> None:
     raw = written(table(), media_type)
     for size in range(len(raw)):
         with pytest.raises(Malformed):
-            tables.metrics(raw[:size], media_type, KEY, RECEIVED_US)
+            metric_tables.metrics(raw[:size], media_type, KEY, RECEIVED_US)
     with pytest.raises(Malformed):
-        tables.metrics(raw + b"\0" * 8, media_type, KEY, RECEIVED_US)
+        metric_tables.metrics(raw + b"\0" * 8, media_type, KEY, RECEIVED_US)
 
 
 def test_the_buffers_of_a_stream_are_not_compressed_one_by_one() -> None:
@@ -203,7 +189,7 @@ def test_the_buffers_of_a_stream_are_not_compressed_one_by_one() -> None:
         coded = table(metric=pa.array(["a", "a"]).dictionary_encode())
         raw = written(coded, ARROW, options=pa.ipc.IpcWriteOptions(compression=codec))
         with pytest.raises(Malformed, match="Content-Encoding"):
-            tables.metrics(raw, ARROW, KEY, RECEIVED_US)
+            metric_tables.metrics(raw, ARROW, KEY, RECEIVED_US)
 
 
 def test_a_file_is_not_read_where_its_pages_would_be_too_large() -> None:
@@ -217,13 +203,55 @@ def test_a_file_is_not_read_where_its_pages_would_be_too_large() -> None:
     raw = written(long, PARQUET, compression="zstd")
     assert len(raw) < MAX_BODY_BYTES
     with pytest.raises(TooLarge):
-        tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
+        metric_tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
+
+
+def test_texts_that_are_shown_often_count_each_time() -> None:
+    views = views_of_one("x" * 100_000, 1_000)
+    coded = pa.DictionaryArray.from_arrays(pa.array(range(1_000), pa.int32()), views)
+    for metric in (views, coded):
+        many = table(metric=metric, step=range(1_000), value=np.zeros(1_000), time_us=None)
+        with pytest.raises(TooLarge) as refusal:
+            read(many, ARROW)
+        assert refusal.value.limit == MAX_BODY_BYTES
+    few = table(metric=views_of_one("a metric's long name", 2))
+    assert columns(read(few, ARROW)).names == ("a metric's long name",)
+
+
+def test_a_stream_may_come_in_parts_each_with_a_dictionary_of_its_own() -> None:
+    parts = [
+        table(metric=pa.array(names).dictionary_encode(), step=steps)
+        for names, steps in ((["b", "a"], [1, 2]), (["a", "c"], [3, 4]), (["b", "b"], [5, 6]))
+    ]
+    one = columns(read(pa.concat_tables(parts), ARROW))
+    assert (one.names, one.counts, one.steps().tolist()) == (("b", "a", "c"), (3, 2, 1), [1, 5, 6, 2, 3, 4])
+
+
+def growing(parts: int) -> bytes:
+    """Return a stream of so many points, each of a metric that its dictionary did not have before."""
+    words = [f"metric {index}" for index in range(parts)]
+    grown = [pa.DictionaryArray.from_arrays(pa.array([last], pa.int32()), words[: last + 1]) for last in range(parts)]
+    batches = [pa.record_batch({"metric": one, "step": [1], "value": [1.0], "time_us": [1]}) for one in grown]
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+    return written(pa.Table.from_batches(batches), ARROW, options=options)
+
+
+def test_dictionaries_grow_only_so_often() -> None:
+    assert metric_tables.metrics(growing(65), ARROW, KEY, RECEIVED_US).points == 65
+    with pytest.raises(Malformed, match="grow 65 times"):
+        metric_tables.metrics(growing(66), ARROW, KEY, RECEIVED_US)
+
+
+def test_a_stream_of_the_old_framing_is_refused() -> None:
+    options = pa.ipc.IpcWriteOptions(use_legacy_format=True)
+    with pytest.raises(Malformed, match="marker"):
+        metric_tables.metrics(written(table(), ARROW, options=options), ARROW, KEY, RECEIVED_US)
 
 
 def test_an_encoding_by_which_few_bytes_are_many_texts_is_refused() -> None:
     raw = written(table(), PARQUET, use_dictionary=False, column_encoding={"metric": "DELTA_BYTE_ARRAY"})
     with pytest.raises(Malformed, match="DELTA_BYTE_ARRAY"):
-        tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
+        metric_tables.metrics(raw, PARQUET, KEY, RECEIVED_US)
 
 
 @BOTH
@@ -233,7 +261,7 @@ def test_no_altered_byte_does_more_than_be_refused(media_type: str) -> None:
         for value in (0, 1, 0x7F, 0xFF):
             altered = raw[:index] + bytes([value]) + raw[index + 1 :]
             try:
-                tables.metrics(altered, media_type, KEY, RECEIVED_US)
+                metric_tables.metrics(altered, media_type, KEY, RECEIVED_US)
             except (Malformed, Invalid, TooLarge):
                 continue
 
@@ -242,4 +270,4 @@ def test_a_list_that_is_longer_than_its_file_is_refused() -> None:
     raw = written(table(), PARQUET)
     footer = struct.unpack("<I", raw[-8:-4])[0]
     with pytest.raises(Malformed):
-        tables.metrics(raw[:-8] + struct.pack("<I", footer + len(raw)) + b"PAR1", PARQUET, KEY, RECEIVED_US)
+        metric_tables.metrics(raw[:-8] + struct.pack("<I", footer + len(raw)) + b"PAR1", PARQUET, KEY, RECEIVED_US)
