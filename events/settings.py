@@ -109,5 +109,5 @@ def _seconds(name: str, default: float) -> float:
 def _required(name: str) -> str:
     value = os.environ.get(name)
     if not value:
-        raise SettingsError(f"{name} is not set; `make up` sets it, or see README.md")
+        raise SettingsError(f"{name} is not set; while `make up` runs, `. .tachograph/environment` sets it")
     return value

@@ -11,6 +11,7 @@ import asyncpg
 import uvicorn
 from litestar import Litestar
 
+import tachograph
 from events.database import wait_until_there
 from events.errors import LedgerError
 from events.settings import Settings, SettingsError, from_environment
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
             case _:
                 print(USAGE, file=sys.stderr)
                 return 2
-    except (SettingsError, MigrationError, LedgerError, FileNotFoundError, OSError, asyncpg.PostgresError) as error:
+    except (SettingsError, MigrationError, LedgerError, OSError, asyncpg.PostgresError, tachograph.Error) as error:
         print(f"tachograph: {error}", file=sys.stderr)
         return 2
 

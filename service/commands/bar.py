@@ -28,8 +28,8 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
-    def show(self, what: str, at: int, end: int) -> None:
-        """Show how far `what` is."""
+    def show(self, what: str, at: int, end: int | None) -> None:
+        """Show how far `what` is; where it ends may not be known."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what)
         self._progress.update(self._tasks[what], completed=at, total=end)

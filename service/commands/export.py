@@ -25,21 +25,13 @@ from projections.archive import parquet, stores
 from projections.pack.packer import Packer, Wanted
 from projections.storage.objects import ObjectStore
 from service import VERSION
+from service.commands import over_http
 from service.commands.audit import find_project
 from service.commands.bar import Bar
 from service.commands.replay import find_run
+from service.imports.report import Exported
 
 SOFTWARE = f"tachograph {VERSION}"
-
-
-class Exported(msgspec.Struct, frozen=True):
-    """What was written."""
-
-    file: str
-    project: str
-    position: int
-    runs: int
-    bytes: int
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,18 +42,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--artifacts", action="store_true", help="with the contents of artifacts")
     parser.add_argument("-o", "--output", metavar="FILE", help="by default PROJECT.zip; - is standard output")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    over_http.add_options(parser)
     options = parser.parse_args(arguments)
+    if options.output == "-" and options.url is not None:
+        parser.error("with --url an archive goes to a file, which is there once it is whole")
     if options.output == "-" and sys.stdout.isatty():
         parser.error("an archive is not written to a terminal")
-    done = asyncio.run(_export(from_environment(), options))
+    done = over_http.export(options) if options.url else asyncio.run(_export(from_environment(), options))
     if options.json or options.output != "-":
-        said = msgspec.json.encode(done).decode() if options.json else _said(done)
+        said = msgspec.json.encode(done).decode() if options.json else done.said()
         print(said, file=sys.stderr if options.output == "-" else sys.stdout)
     return 0
-
-
-def _said(done: Exported) -> str:
-    return f"{done.file}: {done.runs} runs of {done.project} as of position {done.position}, {done.bytes} bytes"
 
 
 async def _export(settings: Settings, options: argparse.Namespace) -> Exported:

@@ -29,12 +29,13 @@ from projections.storage.objects import ObjectStore
 from projections.storage.uploads import Uploads
 from projections.tenancy import Project
 from service.bodies import NewProject
+from service.commands import over_http
 from service.commands.audit import find_project
 from service.commands.bar import Bar
 from service.imports.definitions import Definer, taken_over
 from service.imports.importer import Importer, taken
 from service.imports.inputs import SYSTEMS, Where, opened
-from service.imports.report import Report
+from service.imports.report import Report, Uploaded
 
 UNNAMED: Final = "give --project: this input names none"
 
@@ -54,9 +55,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--step-multiplier", type=int, default=1, help="makes Neptune's fractional steps whole")
     parser.add_argument("--dry-run", action="store_true", help="check everything, store nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    over_http.add_options(parser)
     options = parser.parse_args(arguments)
+    report: Report | Uploaded
     try:
-        report = asyncio.run(_import(from_environment(), options))
+        report = over_http.bring(options) if options.url else asyncio.run(_import(from_environment(), options))
     except KeyboardInterrupt:
         print("stopped; the same command again goes on", file=sys.stderr)
         return 130

@@ -1,5 +1,6 @@
-"""What became of an import: for people, and as JSON."""
+"""What became of an import or an export: for people, and as JSON."""
 
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
@@ -7,6 +8,7 @@ import msgspec
 
 from service.commands.timeline import plain
 
+OUTCOMES: Final = ("new", "continued", "already there", "refused")
 LISTED: Final = 1_000
 """Runs that an import's kept report names, of those that came and of those that were refused."""
 
@@ -39,6 +41,11 @@ class DefinitionReport(msgspec.Struct):
     outcome: str = "readable"
     why: str = ""
 
+    def said(self) -> str:
+        """Return it as people read it."""
+        what = f"{self.kind.replace('_', ' ')} {self.name} ({self.id or self.original})"
+        return f"{self.outcome:<13} {what}{': ' if self.why else ''}{self.why}"
+
 
 class ImportedRun(msgspec.Struct, frozen=True):
     """What became of one run, without what its deletion would have to erase: its name, and what was left out of it.
@@ -69,6 +76,11 @@ class Outcomes(msgspec.Struct):
     def total(self) -> int:
         """How many runs there were."""
         return sum(self.counts.values())
+
+    @property
+    def any_refused(self) -> bool:
+        """Whether a run or a definition was refused."""
+        return self.counts.get("refused", 0) > 0 or any(one.outcome == "refused" for one in self.definitions)
 
     def define(self, one: DefinitionReport) -> None:
         """Note a definition."""
@@ -108,17 +120,56 @@ class Report(msgspec.Struct):
 
     def said(self) -> str:
         """Return the report as people read it; what inputs say cannot steer a terminal."""
-        lines = []
-        for defined in self.definitions:
-            what = f"{defined.kind.replace('_', ' ')} {defined.name} ({defined.id or defined.original})"
-            lines.append(f"{defined.outcome:<13} {what}{': ' if defined.why else ''}{defined.why}")
+        lines = [defined.said() for defined in self.definitions]
         for one in self.runs:
             what = f"{one.points} points, {one.lines} lines, {one.events} events, {one.artifacts} artifacts"
             result = what if one.outcome in {"new", "continued"} else one.why
             lines.append(f"{one.outcome:<13} {one.name} ({one.run_id or one.original}){': ' if result else ''}{result}")
             lines += [f"{'left out':>13} {text}" for text in one.left_out]
-        counts = {word: self.counted(word) for word in ("new", "continued", "already there", "refused")}
-        lines.append(
-            f"{self.source} into project {self.project_id}: " + ", ".join(f"{n} {w}" for w, n in counts.items())
-        )
+        counts = {word: self.counted(word) for word in OUTCOMES}
+        lines.append(_counted(self.source, self.project_id, counts))
         return "\n".join(map(plain, lines))
+
+
+class Uploaded(msgspec.Struct, frozen=True):
+    """An import over HTTP: of what, into which project, and what became of it."""
+
+    source: str
+    project_id: UUID
+    import_id: UUID
+    report: Outcomes
+
+    @property
+    def refused(self) -> bool:
+        """Whether anything was refused."""
+        return self.report.any_refused
+
+    def said(self) -> str:
+        """Return the report as people read it: what was refused, and counts of the rest."""
+        report = self.report
+        lines = [defined.said() for defined in report.definitions]
+        lines += [f"{'refused':<13} {one.run_id or one.original}: {one.why}" for one in report.refused]
+        lines.append(
+            f"{report.points} points, {report.lines} lines, {report.events} events, {report.artifacts} artifacts"
+        )
+        lines.append(_counted(self.source, self.project_id, report.counts))
+        return "\n".join(map(plain, lines))
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """An archive that was written."""
+
+    file: str
+    project: str
+    position: int
+    runs: int
+    bytes: int
+
+    def said(self) -> str:
+        """Return it as people read it."""
+        return f"{self.file}: {self.runs} runs of {self.project} as of position {self.position}, {self.bytes} bytes"
+
+
+def _counted(source: str, project_id: UUID, counts: Mapping[str, int]) -> str:
+    shown = (*OUTCOMES, *(word for word in counts if word not in OUTCOMES))
+    return f"{source} into project {project_id}: " + ", ".join(f"{counts.get(word, 0)} {word}" for word in shown)

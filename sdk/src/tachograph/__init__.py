@@ -14,6 +14,7 @@ the network and never fails on its account. The errors, as a tree:
     ├── NotConfigured       no URL or no API key was found
     ├── ConnectionFailed    the service was not reached, or cut the call off; retrying is safe
     ├── RunFinished         a write to a run whose `finish()` was called
+    ├── ImportFailed        an archive that cannot be imported: damaged, cut, or of a later format
     └── Problem             the service refused: `status`, `detail`, `state`, `allowed`, `limit`, `errors`
         ├── Invalid (400, 422)   Unauthorized (401)   Forbidden (403)   NotFound (404)
         └── Conflict (409)   Gone (410)   TooLarge (413)   TooManyRequests (429)   ServerError (5xx)
@@ -28,6 +29,7 @@ from tachograph._errors import (
     Error,
     Forbidden,
     Gone,
+    ImportFailed,
     Invalid,
     NotConfigured,
     NotFound,
@@ -54,6 +56,9 @@ from tachograph._types import (
     Failure,
     GroupChart,
     GroupCurve,
+    ImportedRun,
+    ImportJob,
+    ImportReport,
     Liveness,
     LogLine,
     LogPage,
@@ -88,6 +93,10 @@ __all__ = [
     "Gone",
     "GroupChart",
     "GroupCurve",
+    "ImportFailed",
+    "ImportJob",
+    "ImportReport",
+    "ImportedRun",
     "Invalid",
     "Liveness",
     "LogLine",

@@ -72,7 +72,7 @@ class Artifacts(Calls):
 
             def attempt(timeout: float) -> bytes:
                 opened.seek(0)
-                body = _Watched(opened, size, size, progress)
+                body = Watched(opened, size, size, progress)
                 return self.transport.send("PUT", target, body, headers, timeout).content
 
             answer = repeat(
@@ -99,11 +99,12 @@ class Artifacts(Calls):
                     for_seconds=self._retry_seconds,
                     attempt_seconds=self._timeout_seconds,
                     pause=self._pause,
+                    mark=lambda: os.fstat(file.fileno()).st_size,
                 )
                 file.flush()
                 file.seek(0)
                 _check(name, hashlib.file_digest(file, "sha256").hexdigest(), etag)
-                part.chmod(0o666 & ~_umask())
+                part.chmod(0o666 & ~umask())
                 part.replace(target)
             except BaseException:
                 part.unlink(missing_ok=True)
@@ -125,7 +126,7 @@ class Artifacts(Calls):
                 offset = file.seek(upload["offset"])
                 length = min(PIECE_BYTES, wanted["bytes"] - offset)
                 headers = {"Content-Length": str(length), "Upload-Offset": str(offset)}
-                body = _Watched(file, length, wanted["bytes"], progress)
+                body = Watched(file, length, wanted["bytes"], progress)
                 try:
                     answer = self.transport.send("PATCH", path, body, headers, timeout)
                 except Conflict as conflict:  # what was cut had not let go yet, and stored more than it had said
@@ -162,7 +163,7 @@ class Artifacts(Calls):
             return answer.headers.get("ETag", "").strip('"')
 
 
-class _Watched:
+class Watched:
     """Some bytes of a file whose reading is told on; `read` is what an HTTP connection asks of a body."""
 
     def __init__(self, file: IO[bytes], length: int, total: int, progress: Progress | None) -> None:
@@ -189,7 +190,8 @@ def _file(run: str, name: str) -> str:
     return f"{route('runs', run, 'artifacts')}/{quote(name, safe='/')}"
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the process's file mode creation mask."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -135,6 +135,15 @@ def route(*parts: str) -> str:
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
+def subject(run: str | None, project: str | None) -> str:
+    """Return the route of a run or of a project."""
+    if run is not None and project is None:
+        return route("runs", run)
+    if project is not None and run is None:
+        return route("projects", project)
+    raise TypeError("give either run= or project=")
+
+
 def without_none(fields: Mapping[str, Any]) -> Json:
     """Return the fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from tachograph._archives import Archives
 from tachograph._artifacts import Artifacts
-from tachograph._calls import route, without_none
+from tachograph._calls import route, subject, without_none
 from tachograph._charts import Charts
 from tachograph._encoding import finite_or_named
 from tachograph._errors import Conflict, NotFound
@@ -32,7 +33,7 @@ from tachograph._types import (
 )
 
 
-class Client(Artifacts, Charts):
+class Client(Archives, Artifacts, Charts):
     """A connection to the service; safe for many threads, and after a fork.
 
     Methods raise the errors of `tachograph.Error`'s tree. Attempts that failed in passing (no connection,
@@ -227,7 +228,7 @@ class Client(Artifacts, Charts):
         limit: int | None = None,
     ) -> Iterator[Json]:
         """Iterate over the history of a run or of a project, oldest first (CloudEvents)."""
-        path = _subject(run, project) + "/events"
+        path = subject(run, project) + "/events"
         while True:
             page = self.request("GET", path, query={"after": after, "limit": limit})
             yield from page["events"]
@@ -239,7 +240,7 @@ class Client(Artifacts, Charts):
         self, *, run: str | None = None, project: str | None = None, after: int | None = None
     ) -> Iterator[ServerEvent]:
         """Yield events of a run or of a project as they happen, without end; reconnects after a cut."""
-        return follow(self.transport, f"/api/v1{_subject(run, project)}/stream", after)
+        return follow(self.transport, f"/api/v1{subject(run, project)}/stream", after)
 
     def audit(self, project: str) -> Json:
         """Return the head of the project's ledger: position, chain hash, number of events."""
@@ -312,11 +313,3 @@ class Client(Artifacts, Charts):
         key = f"{run}/{body['epoch']}/{body['source']}/{body['seq']}"
         content = msgspec.json.encode(body)
         return self._ask(Accepted, "POST", route("runs", run, kind), content, idempotency_key=key)
-
-
-def _subject(run: str | None, project: str | None) -> str:
-    if run is not None and project is None:
-        return route("runs", run)
-    if project is not None and run is None:
-        return route("projects", project)
-    raise TypeError("give either run= or project=")

@@ -5,6 +5,7 @@ Error
 ├── NotConfigured       no URL or no API key was found
 ├── ConnectionFailed    the service was not reached, or cut the call off; retrying is safe
 ├── RunFinished         a write to a run whose `finish()` was called
+├── ImportFailed        an archive that cannot be imported: damaged, cut, or of a later format
 └── Problem             the service refused: `status`, `detail`, `state`, `allowed`, `limit`, `errors`
     ├── Invalid             400, 422   the request itself is wrong; `errors` names the places
     ├── Unauthorized        401        unknown or revoked key, expired run token
@@ -20,9 +21,12 @@ Stopped(KeyboardInterrupt)  raised in the main thread when the run is asked to s
 ```
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from tachograph._types import ImportJob
 
 
 class Error(Exception):
@@ -39,6 +43,14 @@ class ConnectionFailed(Error):
 
 class RunFinished(Error):
     """The run was finished by this process, and takes no more from it."""
+
+
+class ImportFailed(Error):
+    """The archive cannot be imported as a whole; `job` is the import, None where nothing was sent."""
+
+    def __init__(self, why: str, job: "ImportJob | None" = None) -> None:
+        self.job = job
+        super().__init__(why)
 
 
 class Problem(Error):

@@ -169,13 +169,21 @@ def sleep(seconds: float, _error: Error) -> None:
     time.sleep(seconds)
 
 
-def repeat(call: Callable[[float], T], *, for_seconds: float, attempt_seconds: float, pause: Pause = sleep) -> T:
+def repeat(
+    call: Callable[[float], T],
+    *,
+    for_seconds: float,
+    attempt_seconds: float,
+    pause: Pause = sleep,
+    mark: Callable[[], int] = lambda: 0,
+) -> T:
     """Make the call until it succeeds, fails for good, or `for_seconds` have passed.
 
-    `call` takes the timeout of its attempt, and must be safe to repeat. Raises what the last attempt raised, or
-    what `pause` does.
+    `call` takes the timeout of its attempt, and must be safe to repeat. `mark` says how far the call is: the time
+    begins anew after an attempt that got further than those before. Raises what the last attempt raised, or what
+    `pause` does.
     """
-    deadline = time.monotonic() + for_seconds
+    deadline, furthest = time.monotonic() + for_seconds, mark()
     attempt = 0
     while True:
         attempt += 1
@@ -183,6 +191,8 @@ def repeat(call: Callable[[float], T], *, for_seconds: float, attempt_seconds: f
             return call(max(0.1, min(attempt_seconds, deadline - time.monotonic())))
         except Error as error:
             failed = error
+            if mark() > furthest:
+                deadline, furthest, attempt = time.monotonic() + for_seconds, mark(), 1
             wait = backoff(attempt, error, most=5.0)
             if not transient(error) or time.monotonic() + wait >= deadline:
                 raise

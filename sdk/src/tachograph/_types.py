@@ -304,3 +304,43 @@ class Verification(TypedDict):
     first_bad: Json | None
     checked: int
     erased: int
+
+
+class ImportedRun(TypedDict):
+    """What became of a run of an archive: its id there and here, `new`, `continued`, `already there` or `refused`."""
+
+    original: str
+    run_id: str | None
+    outcome: str
+    why: str
+
+
+class ImportReport(TypedDict):
+    """What became of an import: runs counted by their outcome, and the first 1,000 of them; `why` it failed."""
+
+    why: str
+    counts: dict[str, int]
+    points: int
+    lines: int
+    events: int
+    artifacts: int
+    runs: list[ImportedRun]
+    refused: list[ImportedRun]
+    definitions: list[Json]
+
+
+class ImportJob(TypedDict):
+    """An import: `uploading`, `waiting`, `running`, `finished` or `failed`; `offset` bytes of it are stored."""
+
+    id: str
+    state: str
+    dry_run: bool
+    offset: int
+    bytes: int
+    part_bytes: int
+    runs_done: int
+    runs: int
+    rows_done: int
+    created_at: str
+    changed_at: str
+    report: ImportReport | None
