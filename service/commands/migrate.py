@@ -72,6 +72,7 @@ async def _tables(connection: asyncpg.Connection, known: dict[str, str]) -> list
         text = file.read_text(encoding="utf-8")
         digest = hashlib.sha256(text.encode()).hexdigest()
         if file.stem not in known:
+            await connection.execute("set local search_path = projection")  # whatever ran before it, or did not
             await connection.execute(text)
             await _note(connection, file.stem, digest)
             applied.append(file.stem)
