@@ -1,5 +1,6 @@
 """How programs end, each in a process of its own, and what the service is told about it."""
 
+import json
 import signal
 import sys
 import threading
@@ -182,6 +183,30 @@ def test_sigterm_lets_a_managed_run_deliver_and_leaves_the_end_to_the_worker(scr
     program.communicate(timeout=120)
     assert peer.points() == {"x": [(1, 1.0)]}
     assert not peer.to("/finish")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_managed_run_says_of_its_end_is_left_for_its_worker(script, peer, tmp_path, there):
+    outcome = tmp_path / "outcome.json" if there else tmp_path / "nowhere" / "outcome.json"
+    managed = {"TACHOGRAPH_RUN_ID": "run-7", "TACHOGRAPH_RUN_TOKEN": "tgr_t", "TACHOGRAPH_EPOCH": "1"}
+    for error in ("None", "'no data'", "None"):  # as several processes of one run
+        text = f"""
+            import tachograph
+            run = tachograph.init()
+            run.log(x=1.0)
+            run.finish("failed" if {error} else "completed", {error}, exit_code=1)
+        """
+        program = script(text, peer.url, TACHOGRAPH_OUTCOME=str(outcome), **managed)
+        _, errors = program.communicate(timeout=120)
+        assert program.returncode == 0, errors
+    assert len(peer.points()["x"]) == 3
+    if there:
+        said = {"type": "Error", "message": "no data", "traceback": ""}
+        assert json.loads(outcome.read_bytes()) == {"status": "failed", "error": said, "exit_code": 1}
+        assert list(tmp_path.glob("outcome*")) == [outcome]
+    assert [seen.body["status"] for seen in peer.to("/finish")] == (
+        [] if there else ["completed", "failed", "completed"]
+    )
 
 
 def test_a_handler_of_the_programs_own_decides_what_sigterm_does(script, peer):

@@ -39,9 +39,8 @@ def test_a_secret_that_is_missing_or_the_workers_own_is_refused(name: str) -> No
 
 def test_a_run_cannot_claim_to_be_another_or_reach_other_devices() -> None:
     run = {"TACHOGRAPH_RUN_ID": "other", "CUDA_VISIBLE_DEVICES": "0,1,2,3", "LR": "0.1", "PYTHONUNBUFFERED": "0"}
-    seen = program_environment(
-        {"PATH": "/bin"}, run, {}, {"CUDA_VISIBLE_DEVICES": ""}, identity("http://x", "r", "tgr_t", 3, "p")
-    )
+    own = identity("http://x", "r", "tgr_t", 3, "p", Path("/runs/r/outcome.json"))
+    seen = program_environment({"PATH": "/bin"}, run, {}, {"CUDA_VISIBLE_DEVICES": ""}, own)
     assert seen["TACHOGRAPH_RUN_ID"] == "r"
     assert seen["TACHOGRAPH_EPOCH"] == "3"
     assert seen["CUDA_VISIBLE_DEVICES"] == ""

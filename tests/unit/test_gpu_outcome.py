@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workers.gpu.outcome import classify, last_traceback, lost
-from workers.gpu.records import Exit, Kill
+from workers.gpu.records import Error, Exit, Kill, Said
 
 TRACEBACK = """\
 loading data
@@ -144,3 +144,23 @@ def test_a_message_may_have_several_lines_and_a_chain_is_kept_whole() -> None:
     assert error is not None
     assert error.message == "bad shape: (3, 4)\nmore"
     assert error.traceback.count("Traceback (most recent") == 2
+
+
+@pytest.mark.parametrize(
+    ("ended", "said", "status", "cause", "code"),
+    [
+        (Exit(100, exit_code=0), Said("failed"), "failed", "exit_code", 0),
+        (Exit(100, exit_code=1), Said("completed"), "completed", "finished", 1),
+        (Exit(100, signal=signal.SIGSEGV), Said("completed"), "completed", "finished", 139),
+        (Exit(100, exit_code=0), Said("failed", exit_code=7), "failed", "exit_code", 7),
+        (Exit(100, exit_code=0), Said("killed"), "killed", "killed_by_user", 0),
+        (Exit(100, exit_code=1), Said("failed", Error("ValueError", "no data")), "failed", "exception", 1),
+        (Exit(100, exit_code=1), Said("failed", Error("MemoryError")), "failed", "out_of_memory", 1),
+    ],
+)
+def test_what_a_program_said_of_its_end_counts_for_more_than_how_it_went(
+    ended: Exit, said: Said, status: str, cause: str, code: int
+) -> None:
+    outcome = classify(ended, None, TRACEBACK, said)
+    assert (outcome.status, outcome.cause, outcome.exit_code, outcome.error) == (status, cause, code, said.error)
+    assert classify(ended, KILL, TRACEBACK, said).status == "killed"

@@ -54,12 +54,13 @@ def program_environment(
     return {**base, "PYTHONUNBUFFERED": "1", **run, **secrets, **devices, **identity}
 
 
-def identity(url: str, run_id: str, token: str, epoch: int, project_id: str) -> dict[str, str]:
-    """Return the variables by which the SDK in the program finds its run."""
+def identity(url: str, run_id: str, token: str, epoch: int, project_id: str, outcome: Path) -> dict[str, str]:
+    """Return the variables by which the SDK in the program finds its run; in `outcome` it may say how that ends."""
     return {
         "TACHOGRAPH_URL": url,
         "TACHOGRAPH_RUN_ID": run_id,
         "TACHOGRAPH_RUN_TOKEN": token,
         "TACHOGRAPH_EPOCH": str(epoch),
         "TACHOGRAPH_PROJECT": project_id,
+        "TACHOGRAPH_OUTCOME": str(outcome),
     }

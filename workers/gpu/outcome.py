@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from workers.gpu.records import Exit, Kill
+from workers.gpu.records import Error, Exit, Kill, Said
 
 TRACEBACK_LINES: Final = 50
 MESSAGE_CHARACTERS: Final = 2000
@@ -23,14 +23,6 @@ _OUT_OF_MEMORY = re.compile(r"(^|\.)(MemoryError|OutOfMemoryError)$")
 Status = Literal["completed", "failed", "killed"]
 
 
-class Error(msgspec.Struct, frozen=True):
-    """An error as the program told it, or as we saw it."""
-
-    type: str = ""
-    message: str = ""
-    traceback: str = ""
-
-
 class Outcome(msgspec.Struct, frozen=True):
     """How a run ended, in the server's words. A signal's exit code is 128 + its number, as shells say it."""
 
@@ -40,20 +32,43 @@ class Outcome(msgspec.Struct, frozen=True):
     error: Error | None = None
 
 
-def classify(exit_: Exit, kill: Kill | None, stderr: str) -> Outcome:
-    """Say how a program ended; `kill` is the order that was in force, `stderr` the end of its output."""
+def classify(exit_: Exit, kill: Kill | None, stderr: str, said: Said | None = None) -> Outcome:
+    """Say how a program ended.
+
+    `kill` is the order that was in force, `stderr` the end of its output; what the program `said` of its end counts for
+    more than the exit code, which may be of what is torn down after it.
+    """
     if exit_.spawn_error and not exit_.ran:
         return prepare_failed(exit_.spawn_error)
     code = exit_.exit_code if exit_.signal is None else 128 + exit_.signal
     if kill is not None and kill.requested_at_us <= exit_.ended_at_us:
         return Outcome("killed", kill.cause, code)
+    if said is not None:
+        return _as_said(said, code)
     if code == 0:
         return Outcome("completed", "finished", 0)
     failed = _failed(exit_, code, stderr)
     if exit_.disk_free_bytes is None or exit_.disk_free_bytes >= FULL_DISK_BYTES or failed.error is None:
         return failed
-    said = f"{failed.error.message} (its disk had {exit_.disk_free_bytes} bytes left)"  # what it printed may be cut off
-    return msgspec.structs.replace(failed, error=msgspec.structs.replace(failed.error, message=said))
+    message = (
+        f"{failed.error.message} (its disk had {exit_.disk_free_bytes} bytes left)"  # what it printed may be cut off
+    )
+    return msgspec.structs.replace(failed, error=msgspec.structs.replace(failed.error, message=message))
+
+
+def _as_said(said: Said, code: int | None) -> Outcome:
+    code = code if said.exit_code is None else said.exit_code
+    match said.status:
+        case "completed":
+            return Outcome("completed", "finished", code)
+        case "killed":
+            return Outcome("killed", "killed_by_user", code)
+        case "failed" if said.error is None:
+            return Outcome("failed", "exit_code", code)
+        case "failed":
+            return Outcome(
+                "failed", "out_of_memory" if _is_out_of_memory(said.error) else "exception", code, said.error
+            )
 
 
 def _failed(exit_: Exit, code: int | None, stderr: str) -> Outcome:

@@ -5,6 +5,7 @@
     shim.lock     held by the shim as long as it lives                       stdout.log   its output
     started.json, exit.json   the shim's                                     stderr.log
     kill.json     ours, for the shim: the grace                              ship.json    how far the log is sent
+    outcome.json  the program's, where it says how the run ends
 
 Every JSON file is written beside its place and renamed, so it is whole or not there.
 """
@@ -17,7 +18,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -94,6 +95,22 @@ class Started(msgspec.Struct, frozen=True):
     started_at_us: int
 
 
+class Error(msgspec.Struct, frozen=True):
+    """An error as the program told it, or as we saw it."""
+
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """`outcome.json`: how the run ends, as its program says."""
+
+    status: Literal["completed", "failed", "killed"]
+    error: Error | None = None
+    exit_code: int | None = None
+
+
 class Exit(msgspec.Struct, frozen=True):
     """`exit.json`: an exit code or a signal of the last command, and why it could not be executed if that is so.
 
@@ -124,6 +141,7 @@ class RunDirectory:
         self.stdout = path / "stdout.log"
         self.stderr = path / "stderr.log"
         self.lock = path / "shim.lock"
+        self.outcome = path / "outcome.json"
 
     def create(self) -> None:
         """Make the directories; harmless where they are."""
@@ -145,6 +163,14 @@ class RunDirectory:
     def exit(self) -> Exit | None:
         """Return what the shim said about the end, if it has."""
         return read(self.path / "exit.json", Exit)
+
+    def said(self) -> Said | None:
+        """Return how the program says that the run ends, if it does."""
+        try:
+            return read(self.outcome, Said)
+        except msgspec.DecodeError:  # it is the program's to write
+            logger.warning("%s cannot be read", self.outcome)
+            return None
 
     def write_commands(self, commands: Sequence[Command]) -> None:
         """Write `commands.json`."""

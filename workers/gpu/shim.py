@@ -4,13 +4,14 @@ Started by the agent as `python -I -S shim.py <run directory> <lock fd>`, in a s
 the program's. Only the standard library, and little of it: a run waits for this interpreter.
 
 In the run directory it reads `commands.json` (a list of `{"argv", "directory"}`; each is started once the one in front
-of it has ended with 0) and `kill.json` (grace), and writes `stdout.log`, `stderr.log`, `started.json` and, last,
-`exit.json`, each JSON file by temporary file, fsync and rename. The lock that it inherits is held until it ends: a
-free lock means no shim. SIGTERM means: end the program (SIGTERM to its group, grace, SIGKILL to all that is left).
+of it has ended well: with 0, or as the program said in `outcome.json`) and `kill.json` (grace), and writes
+`stdout.log`, `stderr.log`, `started.json` and, last, `exit.json`, each JSON file by temporary file, fsync and rename.
+The lock that it inherits is held until it ends: a free lock means no shim. SIGTERM means: end the program (SIGTERM to
+its group, grace, SIGKILL to all that is left).
 """
 
 # Importing pathlib would cost as much as all the rest.
-# ruff: noqa: PTH104, PTH109, PTH123, PTH208
+# ruff: noqa: PTH104, PTH108, PTH109, PTH123, PTH208
 
 import contextlib
 import json
@@ -267,10 +268,22 @@ def main(directory: str, lock_fd: int) -> None:
     began_at_us = time.time_ns() // 1000
     ended = run(0, first, signals)
     for number, command in enumerate(others, 1):
-        if ended["spawn_error"] or ended["exit_code"] != 0 or ended["told_to_end"]:
+        if ended["spawn_error"] or ended["told_to_end"] or not ended_well(ended["exit_code"]):
             break
         ended = run(number, command, signals)
     write_exit({**ended, "started_at_us": began_at_us, "oom_kills": max(0, oom_kills() - oom_before)})
+
+
+def ended_well(exit_code: object) -> bool:
+    """Say whether the next command may start; what the one before it said of its end is not said of the next."""
+    try:
+        with open("outcome.json") as file:
+            said = json.load(file)["status"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return exit_code == 0
+    if said == "completed":
+        os.unlink("outcome.json")
+    return bool(said == "completed")
 
 
 def run(number: int, command: dict[str, list[str] | str], signals: tuple[signal.Signals, ...]) -> dict[str, object]:

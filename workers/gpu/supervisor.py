@@ -203,7 +203,14 @@ class Supervisor:
             record.environment,
             environment.resolve_secrets(record.secrets, machine.own_environment),
             machine.devices(record.slots),
-            environment.identity(machine.client.url, record.run_id, record.token, record.epoch, record.project_id),
+            environment.identity(
+                machine.client.url,
+                record.run_id,
+                record.token,
+                record.epoch,
+                record.project_id,
+                self._directory.outcome,
+            ),
         )
         self._shim.launch(record.commands, variables)
 
@@ -345,7 +352,8 @@ class Supervisor:
         exit_, kill = self._directory.exit(), self.record.kill
         if exit_ is None:
             return outcome.lost(kill)
-        return outcome.classify(exit_, kill, self._directory.tail(self._directory.stderr, STDERR_BYTES))
+        stderr = self._directory.tail(self._directory.stderr, STDERR_BYTES)
+        return outcome.classify(exit_, kill, stderr, self._directory.said())
 
     async def _keep_until_killed(self) -> None:
         """Keep the slots of a protected run whose program is gone, until it is killed."""

@@ -153,6 +153,7 @@ def _attach(
         managed.run_id,
         epoch=managed.epoch,
         managed=True,
+        outcome=managed.outcome,
         client=client,
         recorder=recorder,
         finish_seconds=finish_seconds,

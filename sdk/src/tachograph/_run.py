@@ -3,10 +3,11 @@
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
 
-from tachograph import _exit
+from tachograph import _exit, _outcome
 from tachograph._buffer import step_number
 from tachograph._client import Client
 from tachograph._encoding import merge, plain
@@ -93,8 +94,8 @@ class Run:
     `log`, `log_text`, `summary`, `config`, `progress` and `set_primary_metric` only note what to send: they
     wait for no network and raise nothing on its account. Used as a context manager, it ends completed, or
     failed with the exception, or killed by Ctrl-C and `Stopped`; a run that nobody finishes ends with the
-    process. The end of a managed run that is not told explicitly, and is no exception, is left to its worker,
-    which sees the exit code.
+    process. The end of a managed run is its worker's to report, once its commands have ended and its outputs are
+    stored: what `finish` says is left for it there, and without a word the exit code tells.
     """
 
     id: Final[str]
@@ -107,6 +108,7 @@ class Run:
         *,
         epoch: int = 0,
         managed: bool = False,
+        outcome: Path | None = None,
         resource: RunResource | None = None,
         client: Client | None = None,
         recorder: Recorder | None = None,
@@ -116,6 +118,7 @@ class Run:
         self.id = run_id
         self.epoch = epoch
         self.managed = managed
+        self._outcome = outcome
         self.delivery: Delivery | None = None
         self._resource = resource
         self._client = client
@@ -226,16 +229,17 @@ class Run:
         """End the run and deliver what is left, within the run's `finish_seconds`.
 
         What the service did not take by then is kept on disk, and said. Calling it again changes nothing;
-        other calls raise `RunFinished` from now on.
+        other calls raise `RunFinished` from now on. A managed run ends when its program does, as said here.
         """
         if status not in STATUSES:
             raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
-        end: Json = {"epoch": self.epoch, "status": STATUSES[status]}
+        end: Json = {"status": STATUSES[status]}
         if error is not None:
             end["error"] = failure(error)
         if exit_code is not None:
             end["exit_code"] = exit_code
-        return self._close(end)
+        left = self._outcome is not None and _outcome.leave(self._outcome, end)
+        return self._close(None if left else {"epoch": self.epoch, **end})
 
     def __enter__(self) -> Self:
         return self

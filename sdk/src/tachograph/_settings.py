@@ -25,6 +25,8 @@ class ManagedRun(NamedTuple):
     token: str
     epoch: int
     project: str
+    outcome: Path | None
+    """Where this process says how its run ends, for the worker to report once all of it has ended."""
 
 
 class _Credentials(msgspec.Struct):
@@ -64,7 +66,10 @@ def managed_run() -> ManagedRun | None:
     epoch = os.environ.get("TACHOGRAPH_EPOCH", "1")
     if not epoch.isdecimal():
         raise NotConfigured(f"TACHOGRAPH_EPOCH is {epoch!r}, not a number")
-    return ManagedRun(run_id, token, int(epoch), os.environ.get("TACHOGRAPH_PROJECT", ""))
+    outcome = os.environ.get("TACHOGRAPH_OUTCOME")
+    return ManagedRun(
+        run_id, token, int(epoch), os.environ.get("TACHOGRAPH_PROJECT", ""), Path(outcome) if outcome else None
+    )
 
 
 def spool_directory() -> Path:

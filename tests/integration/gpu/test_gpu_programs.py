@@ -155,3 +155,51 @@ def test_no_run_gets_the_object_stores_credentials(system: System) -> None:
     ended = system.wait(system.start("true", secrets=["AWS_SECRET_ACCESS_KEY"]))
     assert (ended["status"], ended["cause"]) == ("failed", "prepare_failed")
     assert "AWS_SECRET_ACCESS_KEY is not in the worker's environment" in ended["error"]["message"]
+
+
+FINISHES = """
+import os, sys, tachograph
+with open('model', 'w') as file:
+    file.write('weights')
+run = tachograph.init()
+run.log({'loss': 0.5}, step=1)
+run.finish(*sys.argv[1:2], error=sys.argv[2] if len(sys.argv) > 2 else None)
+print('after the end', flush=True)
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "cause", "message"),
+    [
+        ((), "completed", "finished", None),
+        (("completed",), "completed", "finished", None),
+        (("failed", "it diverged"), "failed", "exception", "it diverged"),
+        (("failed",), "failed", "exit_code", None),
+        (("interrupted",), "killed", "killed_by_user", None),
+    ],
+)
+def test_what_a_program_says_of_its_end_holds_once_it_is_gone_and_its_outputs_are_stored(
+    system: System, said: tuple[str, ...], status: str, cause: str, message: str | None
+) -> None:
+    run = system.start("python", "-c", FINISHES, *said, export_volumes=[{"place": "artifact:model", "path": "model"}])
+    ended = system.wait(run)
+    assert (ended["status"], ended["cause"], ended["exit_code"]) == (status, cause, 3)
+    assert (ended["error"] or {}).get("message") == message
+    assert [one["name"] for one in system.client.artifacts(run)] == ["model"]
+    assert system.texts(run) == ["after the end"]
+    assert "stopping" in system.happened(run)
+
+
+def test_the_next_command_starts_only_after_one_that_ended_well(system: System) -> None:
+    fine = "import tachograph; tachograph.init().finish(); raise SystemExit(3)"
+    bad = "import tachograph; tachograph.init().finish('failed', 'no data')"
+    commands = [["python", "-c", fine], ["python", "-c", bad], ["python", "-c", "print('never')"]]
+    run = system.start(commands=[{"argv": argv} for argv in commands])
+    ended = system.wait(run)
+    assert ended["error"] is not None
+    assert (ended["status"], ended["cause"], ended["error"]["message"]) == ("failed", "exception", "no data")
+    assert system.texts(run) == []
+    last = system.start(commands=[{"argv": argv} for argv in (commands[0], ["python", "-c", "raise SystemExit(4)"])])
+    ended = system.wait(last)
+    assert (ended["status"], ended["cause"], ended["exit_code"]) == ("failed", "exit_code", 4)
