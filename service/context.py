@@ -85,7 +85,7 @@ class Service:
         self.downloads: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}
         self._addresses: dict[str, tuple[UUID, UUID]] = {}
-        self._projects: dict[str, UUID] = {}
+        self._projects: dict[str, tuple[UUID, UUID]] = {}
 
     async def project(self, http: Http, name_or_id: str) -> Project:
         """Return the caller's project. Raises `NotFound`."""
@@ -99,13 +99,14 @@ class Service:
 
         Raises `NotFound`.
         """
-        if self._projects.get(name_or_id) == http.user.organisation_id:
-            return UUID(name_or_id)
+        known = self._projects.get(name_or_id)
+        if known is not None and known[0] == http.user.organisation_id:
+            return known[1]
         project = await self.project(http, name_or_id)
         if name_or_id == str(project.project_id):  # names move on, ids do not
             if len(self._projects) >= CACHED_ADDRESSES:
                 self._projects.clear()
-            self._projects[name_or_id] = project.organisation_id
+            self._projects[name_or_id] = (project.organisation_id, project.project_id)
         return project.project_id
 
     async def run(

@@ -47,6 +47,7 @@ from service.bodies import (
     Stopping,
 )
 from service.context import Http, Service
+from service.http.direct import direct
 from service.problems import Invalid
 from service.resources import RunResource
 
@@ -264,6 +265,7 @@ ROUTES = Router(
         claim_run,
         report,
     ],
+    middleware=[direct],
     request_max_body_size=256 << 10,
     tags=["attempts"],
 )

@@ -1,21 +1,19 @@
 """Metrics and logs on their way in: columnar batches, durable when they are answered.
 
-What these routes take and answer is declared as everywhere, but they answer by themselves: what the framework does
-around a handler costs as much as everything that has to be done for a small batch.
 Source: docs/decisions/0033-cost-of-a-batch.md.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
-from litestar import Router, post
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar import Response, Router, post
+from litestar.types import Receive, Scope
 
 from events.codec import LOGS, METRICS, PACKED, SYSTEM_METRICS
 from events.errors import Erased, Fenced, NotFound, TooLarge
@@ -23,8 +21,9 @@ from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
 from service.context import Http, Service
+from service.http.direct import direct
 from service.http.encodings import inflated
-from service.http.requests import TypedRequest, header
+from service.http.requests import header, read
 from service.ingest import bodies, log_tables, metric_tables
 from service.ingest.arrow import READERS
 from service.ingest.batches import MAX_BODY_BYTES, Batch
@@ -42,23 +41,6 @@ class Accepted(msgspec.Struct, frozen=True):
 
 Decode = Callable[[bytes, str, Http], Batch]
 """Makes a batch of a body, its media type and its request."""
-
-
-def answered(kind: str, decode: Decode) -> Callable[[ASGIApp], ASGIApp]:
-    """Return what answers a route's requests in place of the handler that declares it."""
-
-    def instead(app: ASGIApp) -> ASGIApp:  # noqa: ARG001 (the framework gives it by this name)
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            accepted, headers = await _record(TypedRequest(scope, receive, send), kind, decode)
-            body = b'{"accepted":%d,"position":%d}' % (accepted.accepted, accepted.position)
-            fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-            fields += [(name.encode(), value.encode()) for name, value in headers.items()]
-            await send({"type": "http.response.start", "status": 202, "headers": fields})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-
-        return answer
-
-    return instead
 
 
 def _metrics(raw: bytes, media_type: str, request: Http) -> Batch:
@@ -88,34 +70,35 @@ def _document(media_type: str) -> str:
     return media_type
 
 
-@post("/runs/{run:str}/metrics", status_code=202, middleware=[answered(METRICS, _metrics)])
-async def log_metrics(run: str) -> Accepted:  # type: ignore[empty-body]
+@post("/runs/{run:str}/metrics", status_code=202)
+async def log_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of points; durable when answered, the same again is answered the same.
 
     JSON, MessagePack, an Arrow IPC stream or a Parquet file, the last two with their key in the query
     (`epoch, seq, source, stage`); plain, gzip or zstd.
     """
+    return await _record(request, service, run, METRICS, _metrics)
 
 
-@post("/runs/{run:str}/system-metrics", status_code=202, middleware=[answered(SYSTEM_METRICS, _metrics)])
-async def log_system_metrics(run: str) -> Accepted:  # type: ignore[empty-body]
+@post("/runs/{run:str}/system-metrics", status_code=202)
+async def log_system_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
+    return await _record(request, service, run, SYSTEM_METRICS, _metrics)
 
 
-@post("/runs/{run:str}/logs", status_code=202, middleware=[answered(LOGS, _logs)])
-async def write_logs(run: str) -> Accepted:  # type: ignore[empty-body]
+@post("/runs/{run:str}/logs", status_code=202)
+async def write_logs(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a batch of log lines; durable when answered, the same again is answered the same.
 
     JSON, MessagePack, an Arrow IPC stream or a Parquet file (`text`, and `time_us` and `stream` where they are known),
     the last two with their key in the query (`epoch, seq, source`); plain, gzip or zstd.
     """
+    return await _record(request, service, run, LOGS, _logs)
 
 
-async def _record(request: Http, kind: str, decode: Decode) -> tuple[Accepted, Mapping[str, str]]:
-    """Take a batch in as far as there is room for it, and record it; returns what is answered, and its headers."""
+async def _record(request: Http, service: Service, run: str, kind: str, decode: Decode) -> Response[Accepted]:
+    """Take a batch in as far as there is room for it, and record it."""
     scope = request.scope
-    service: Service = scope["litestar_app"].state.service
-    run: str = scope["path_params"]["run"]
     length = header(scope, b"content-length") or ""
     size = int(length) if length.isdecimal() else MAX_BODY_BYTES
     _check_size(size)
@@ -128,32 +111,18 @@ async def _record(request: Http, kind: str, decode: Decode) -> tuple[Accepted, M
         if request.user.epoch is not None and request.user.epoch != batch.epoch:
             raise Fenced(f"this token is of epoch {request.user.epoch}, not {batch.epoch}")
         appended = await _append(request, service, run, _proposal(ledger_id, run_id, request.user.actor, kind, batch))
-    return Accepted(batch.points, appended.last), {"tachograph-position": str(appended.last), **admitted.headers}
+    headers = {"Tachograph-Position": str(appended.last), **admitted.headers}
+    return Response(Accepted(batch.points, appended.last), headers=headers)
 
 
 async def _body(receive: Receive, encoding: str | None) -> bytes:
     """Return what the body holds. Raises `Malformed` where it does not come, `TooLarge` where it is too much."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            raw = await _read(receive)
+            raw = await read(receive, _check_size)
     except TimeoutError:
         raise Malformed(f"the body did not come within {BODY_SECONDS} s") from None
     return raw if encoding is None else inflated(raw, encoding, MAX_BODY_BYTES)
-
-
-async def _read(receive: Receive) -> bytes:
-    """Read a body as the server hands it over; the framework's way costs as much as a third of decoding one."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Malformed("the connection was closed before the body was whole")
-        chunks.append(message["body"])
-        size += len(chunks[-1])
-        _check_size(size)
-        if not message["more_body"]:
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _check_size(size: int) -> None:
@@ -190,6 +159,7 @@ async def _append(request: Http, service: Service, run: str, proposal: Proposal)
 ROUTES = Router(
     path="",
     route_handlers=[log_metrics, log_system_metrics, write_logs],
+    middleware=[direct],
     request_max_body_size=MAX_BODY_BYTES,
     tags=["telemetry"],
 )

@@ -20,6 +20,7 @@ from projections.past import Moment
 from projections.runs import StoredRun
 from service.bodies import ArchiveBody, CloseBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
 from service.context import Http, Service
+from service.http.direct import direct
 from service.moments import MAX_POSITION
 from service.paging import Vocabulary
 from service.past import run_then
@@ -209,21 +210,15 @@ async def delete_run(request: Http, service: Service, run: str) -> Response[Tomb
     return Response(tombstone, headers={"Tachograph-Position": str(outcome.position)})
 
 
+COMMANDS = Router(
+    path="",
+    route_handlers=[create_run, reproduce_run, edit_run, archive_run, kill_run, close_run, delete_run],
+    middleware=[direct],
+)
+
 ROUTES = Router(
     path="",
-    route_handlers=[
-        create_run,
-        get_run_by_name,
-        get_run,
-        reproduce_run,
-        get_transitions,
-        edit_run,
-        archive_run,
-        kill_run,
-        close_run,
-        get_deletion,
-        delete_run,
-    ],
+    route_handlers=[COMMANDS, get_run_by_name, get_run, get_transitions, get_deletion],
     request_max_body_size=256 << 10,
     tags=["runs"],
 )

@@ -216,6 +216,24 @@ def test_a_command_with_a_wrong_body_does_nothing(api: Api, project: Project, ve
     assert project.head() == before
 
 
+@pytest.mark.parametrize("verb", ["start", "progress", "close"])
+def test_a_command_without_its_body_is_refused_as_every_route_refuses_it(api: Api, project: Project, verb: str):
+    run = project.started()
+    before = project.head()
+    elsewhere = refused(api.client.post("/projects"), 422)
+    here = refused(api.client.post(f"/runs/{run['id']}/{verb}"), 422)
+    assert (here["type"], here["errors"]) == (elsewhere["type"], elsewhere["errors"])
+    assert project.head() == before
+
+
+def test_a_command_says_which_methods_its_path_has(api: Api, project: Project):
+    run = project.started()
+    for verb in ("kill", "metrics"):
+        answer = api.client.request("OPTIONS", f"/runs/{run['id']}/{verb}")
+        assert answer.status_code == 204
+        assert "POST" in answer.headers["allow"]
+
+
 @pytest.mark.parametrize(
     "patch",
     [
