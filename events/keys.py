@@ -25,11 +25,12 @@ _CACHED_KEYS = 20_000
 class DataKey:
     """One stream's key. Nonces are random; 2³² messages a key are far away."""
 
-    __slots__ = ("_cipher", "_requests")
+    __slots__ = ("_cipher", "_requests", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         self._cipher = AESGCM(secret)
-        self._requests = hmac.digest(secret, b"tachograph.request", "sha256")
+        self._secret = secret
+        self._requests: bytes | None = None  # most keys open a payload or two, and are never asked for a digest
 
     def seal(self, payload: bytes, event_id: UUID) -> bytes:
         """Return nonce and ciphertext, bound to the event's id."""
@@ -48,6 +49,8 @@ class DataKey:
 
     def digest(self, request: bytes) -> bytes:
         """Return what tells a request from another (16 bytes), and nothing to who does not hold the key."""
+        if self._requests is None:
+            self._requests = hmac.digest(self._secret, b"tachograph.request", "sha256")
         return hmac.digest(self._requests, request, "sha256")[:DIGEST_BYTES]
 
 

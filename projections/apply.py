@@ -144,3 +144,9 @@ async def present(connection: Connection, ledger_id: UUID, events: Sequence[Fact
                 raise TelemetryMovedError(f"the payload {where} is in Parquet only")
             raise CorruptHistory(f"the payload {where} is gone, but its stream was not deleted")
     return [recorded for recorded in events if recorded.payload is not None]
+
+
+def older(events: Sequence[Fact]) -> list[UUID]:
+    """Return the streams of a page that began before it; of the others a projection has stored nothing yet."""
+    begun = {recorded.stream for recorded in events if recorded.version == 1}
+    return list({recorded.stream for recorded in events} - begun)

@@ -29,7 +29,7 @@ from events.run_events import (
 )
 from events.sql import load
 from events.types import FinalCredits, Rate, Status
-from projections.apply import Connection, present
+from projections.apply import Connection, older, present
 from projections.runs import Reader
 
 HOUR_US: Final = 3_600_000_000
@@ -218,8 +218,8 @@ class Credits:
     async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Fold the transitions of a page; a run whose history was erased has what its deletion carries."""
         events = await present(connection, ledger_id, events)
-        run_ids = list({recorded.stream for recorded in events})
-        rows = await connection.fetch(load("projections.sql", "read_credits"), ledger_id, run_ids)
+        known = older(events)
+        rows = await connection.fetch(load("projections.sql", "read_credits"), ledger_id, known) if known else []
         folded = {row["run_id"]: decoded(row["state"]) for row in rows}
         deleted = set()
         for recorded in events:

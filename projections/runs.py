@@ -35,7 +35,7 @@ from events.sql import load
 from events.types import Mode, Status
 
 PENDING: Final = datetime.max.replace(tzinfo=UTC)
-"""Stands for the time that an append is about to have."""
+"""Stands for the time that an append is about to have: this very object, not its equals."""
 
 PROJECT_RUN: Final = "projection.project_run"
 """The SQL function that writes a run's row."""
@@ -102,7 +102,7 @@ def fold(run: Run, events: Sequence[RunEvent], at: datetime = PENDING) -> Run:
 
 def settled(run: Run, recorded_at: datetime) -> Run:
     """Return the state with the append's time where it was pending."""
-    times = {name: recorded_at for name in TIMES if getattr(run, name) == PENDING}
+    times = {name: recorded_at for name in TIMES if getattr(run, name) is PENDING}
     return replace(run, **times) if times else run
 
 
@@ -245,7 +245,7 @@ def _artifact(run_id: UUID, event: RunArtifactSaved, at: datetime) -> bytes:
 
 
 def _time(moment: datetime | None) -> datetime | str | None:
-    return "infinity" if moment == PENDING else moment
+    return "infinity" if moment is PENDING else moment
 
 
 def stored_run(row: asyncpg.Record) -> StoredRun:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from events.ledger import Fact
 from events.sql import load
-from projections.apply import Connection, present
+from projections.apply import Connection, older, present
 from projections.search import facets
 from projections.search.facets import Facets, Scalar
 
@@ -27,19 +27,16 @@ class Search:
         if deleted:
             await connection.execute(load("projections.sql", "forget_facets"), ledger_id, list(deleted))
         told = await present(connection, ledger_id, [one for one in events if one.stream not in deleted])
-        runs = list({recorded.stream for recorded in told})
-        if not runs:
-            return
-        before = await _stored(connection, ledger_id, runs)
+        before = await _stored(connection, ledger_id, older(told))
         after = dict(before)
         for recorded in told:
-            after[recorded.stream] = facets.changed(after[recorded.stream], recorded.event())
+            after[recorded.stream] = facets.changed(after.get(recorded.stream, {}), recorded.event())
         await _write(connection, ledger_id, before, after)
 
 
 async def _stored(connection: Connection, ledger_id: UUID, runs: Sequence[UUID]) -> dict[UUID, Facets]:
     found: dict[UUID, dict[str, tuple[Scalar, ...]]] = {run_id: {} for run_id in runs}
-    for row in await connection.fetch(load("projections.sql", "read_facets"), ledger_id, runs):
+    for row in await connection.fetch(load("projections.sql", "read_facets"), ledger_id, runs) if runs else ():
         value: Scalar = row["text"] if row["number"] is None else row["number"]
         mine = found[row["run_id"]]
         mine[row["key"]] = (*mine.get(row["key"], ()), value)
@@ -51,7 +48,7 @@ async def _write(
 ) -> None:
     gone, new, marked = [], [], []
     for run_id, facets_after in after.items():
-        facets_before, archived = before[run_id], facets.ARCHIVED in facets_after
+        facets_before, archived = before.get(run_id, {}), facets.ARCHIVED in facets_after
         if archived != (facets.ARCHIVED in facets_before):
             marked.append((run_id, archived))
         gone += [(run_id, key) for key, values in facets_before.items() if facets_after.get(key) != values]
