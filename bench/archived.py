@@ -63,7 +63,7 @@ class Archive:
                     event_id=uuid7(),
                     actor=ACTOR,
                     occurred_at=datetime.now(UTC),
-                    drafts=[Draft(type=codec.METRICS, payload=codec.encode(batch))],
+                    drafts=[Draft(type=codec.METRICS, payload=codec.encode_batch(batch), schema_version=codec.PACKED)],
                     request=b"bench",
                     epoch=1,
                     source="sdk",

@@ -2,14 +2,18 @@
 
 Ours reads the batches from Postgres, unseals and decodes them, sorts the points, writes them with their levels, syncs,
 hashes and records the file. The floor gets the same points sorted in memory, and writes them with the same encodings
-and row groups, without a sync. During both, a client logs to the running system as fast as it is answered.
+and row groups, and with pyarrow's defaults besides, without a sync. During both, a client logs to the running system as
+fast as it is answered.
 """
 
 import asyncio
+import multiprocessing
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -20,9 +24,10 @@ import pyarrow.parquet as pq
 from bench import corpus
 from bench.archived import Archive, drained, own_archive
 from bench.client import Client
-from bench.harness import Comparison, Result, Sample, Stopwatch, judged, rounds
+from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
 from events.telemetry import MetricColumns
 from projections.archive import parquet as files
+from projections.archive.sorting import metrics_table
 from stack.system import Stack
 from workers.archive_policy import Policy
 
@@ -62,7 +67,7 @@ class Floor:
     """The same points, sorted."""
 
     def __init__(self, batches: list[MetricColumns], path: Path) -> None:
-        self._table = files.metrics_table(list(enumerate(batches, 1)))
+        self._table = metrics_table(list(enumerate(batches, 1)))
         self._path = path
 
     async def measure(self) -> Sample:
@@ -78,31 +83,37 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 @contextmanager
-def ingesting(stack: Stack) -> Iterator[list[int]]:
-    """Log to a run of the running system until the end of the block; gives how many points were acknowledged so far."""
+def ingesting(stack: Stack) -> Iterator["Synchronized[int]"]:
+    """Log to a run of the running system until the end of the block; gives how many points were acknowledged so far.
+
+    The client is a process of its own, as clients are: in ours it would take the archiver's turn at the interpreter.
+    """
     assert stack.api_key is not None
-    client = Client(stack.url, stack.api_key)
-    run_id = client.started_run(client.project(f"p6-{uuid4()}"))
-    acknowledged = [0]
-    over = threading.Event()
-
-    def log() -> None:
-        for seq in range(1, 1 << 30):
-            if over.is_set():
-                return
-            first = seq % INGEST_BODIES * INGEST_STEPS
-            body = corpus.body("MessagePack", seq, METRICS, first, INGEST_STEPS)
-            client.call("POST", f"/runs/{run_id}/metrics", body, corpus.MEDIA["MessagePack"][0])
-            acknowledged[0] += METRICS * INGEST_STEPS
-
-    thread = threading.Thread(target=log, name="ingest")
-    thread.start()
+    apart = multiprocessing.get_context("spawn")
+    acknowledged, over = apart.Value("q", 0), apart.Event()
+    client = apart.Process(target=log_until, args=(over, acknowledged, stack.url, stack.api_key), name="ingest")
+    client.start()
     try:
         yield acknowledged
     finally:
         over.set()
-        thread.join()
-        client.close()
+        client.join()
+    if client.exitcode:
+        raise Void("the client that logs meanwhile failed")
+
+
+def log_until(over: Event, acknowledged: "Synchronized[int]", url: str, api_key: str) -> None:
+    """Log body after body to a run of one's own, as fast as they are answered."""
+    client = Client(url, api_key)
+    run_id = client.started_run(client.project(f"p6-{uuid4()}"))
+    for seq in count(1):
+        if over.is_set():
+            break
+        first = seq % INGEST_BODIES * INGEST_STEPS
+        body = corpus.body("MessagePack", seq, METRICS, first, INGEST_STEPS)
+        client.call("POST", f"/runs/{run_id}/metrics", body, corpus.MEDIA["MessagePack"][0])
+        acknowledged.value += METRICS * INGEST_STEPS
+    client.close()
 
 
 async def run(stack: Stack) -> tuple[list[Result], list[str]]:
@@ -116,7 +127,7 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     return [judged(comparison, measured) for comparison in COMPARISONS], [
         f"{POINTS:,} points of {METRICS} metrics a round; in every one all of them were in the files afterwards.",
         (
-            f"Meanwhile {acknowledged[0]:,} points were acknowledged over HTTP by the system on the same machine; its "
-            f"CPU-seconds, and those of the client that makes the bodies, are in both sides' figures."
+            f"Meanwhile {acknowledged.value:,} points were acknowledged over HTTP by the system on the same machine; "
+            f"its CPU-seconds, and those of the client that makes the bodies, are in both sides' figures."
         ),
     ]

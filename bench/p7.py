@@ -18,7 +18,7 @@ from bench.curves import curve, names
 from bench.harness import Result
 from bench.mlflow import DATABASE, mlflow
 from bench.p6 import write
-from projections.archive import parquet as files
+from projections.archive.sorting import metrics_table
 from stack.system import Stack
 from workers.archive_policy import Policy
 
@@ -64,7 +64,7 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
                 data, levels = sum(one for _, one, _ in found), sum(one for _, _, one in found)
                 rewrite = Path(home) / "rewrite.parquet"
                 every = [(n + 1, corpus.batch(METRICS, n * STEPS, STEPS)) for n in range(batches)]
-                write(files.metrics_table(every), rewrite)
+                write(metrics_table(every), rewrite)
                 ratio = (data + levels) / rewrite.stat().st_size
                 worst = max(worst, (data + levels) / points)
                 notes.append(

@@ -19,12 +19,12 @@ def packed(document: bytes) -> bytes:
     return len(document).to_bytes(4, "little") + _LZ4.compress(document, asbytes=True)  # type: ignore[no-any-return]
 
 
-def unpacked(payload: bytes) -> bytes:
-    """Return what `packed` was given. Raises `ValueError` where that cannot be."""
+def unpacked(payload: bytes) -> memoryview:
+    """Return what `packed` was given, in memory of Arrow's pool, which is reused. Raises `ValueError`."""
     size = int.from_bytes(payload[:4], "little")
     if size > MAX_BYTES or len(payload) < 4:
         raise ValueError(f"a packed payload of {len(payload)} bytes that says to hold {size}")
     try:
-        return _LZ4.decompress(memoryview(payload)[4:], size, asbytes=True)  # type: ignore[no-any-return]
+        return memoryview(_LZ4.decompress(memoryview(payload)[4:], size)).cast("B")
     except OSError as error:
         raise ValueError(f"a packed payload that is altered: {error}") from error

@@ -23,6 +23,7 @@ from projections.apply import TelemetryMovedError
 from projections.archive import manifest, parquet
 from projections.archive.manifest import Segment
 from projections.archive.parquet import File
+from projections.archive.sorting import metrics_table
 from projections.archive.stores import Store
 
 Table = Literal["metrics", "logs", "events"]
@@ -139,7 +140,7 @@ def _may_have(opened: pq.ParquetFile, group: int, metrics: Sequence[str]) -> boo
 
 
 def _columns(wanted: Wanted, batches: Sequence[Recorded]) -> list[pa.RecordBatch]:
-    build: Callable[[Any], pa.Table] = parquet.metrics_table if wanted.table == "metrics" else parquet.logs_table
+    build: Callable[[Any], pa.Table] = metrics_table if wanted.table == "metrics" else parquet.logs_table
     table = build([(one.position, one.event()) for one in batches])
     if wanted.metrics:
         table = table.filter(pc.is_in(table["metric"], pa.array(wanted.metrics, _TEXT)))

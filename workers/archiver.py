@@ -33,6 +33,7 @@ from events.types import Status
 from projections import runs
 from projections.archive import manifest, parquet
 from projections.archive.bucket import ArchiveUnavailable
+from projections.archive.sorting import Sorting
 from projections.archive.stores import Store
 from projections.archive.writing import Files, MetricsWriter, write_logs
 from projections.execute import asked_by, execute
@@ -385,5 +386,6 @@ def _written(kind: str, batches: Batches, path: Path) -> Files:
     if kind == manifest.LOGS:
         return write_logs(path, iter([parquet.logs_table(batches)]))
     with MetricsWriter(path) as writer:
-        writer.add(parquet.sorted_points(batches))
+        for points in Sorting(batches).groups():
+            writer.add_group(points)
         return writer.close()

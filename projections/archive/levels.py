@@ -125,8 +125,9 @@ def coarser(rows: LevelRows, by: int) -> LevelRows:
     ends = np.append(starts[1:], len(rows)) - 1
     with np.errstate(over="ignore", invalid="ignore"):
         added = {
-            name: np.add.reduceat(getattr(rows, name), starts)
+            name: np.add.reduceat(column, starts) if column.any() else np.zeros(len(starts), column.dtype)
             for name in ("count", "nan_count", "posinf_count", "neginf_count", "sum")
+            for column in (getattr(rows, name),)
         }
     return LevelRows(
         bucket=bucket[starts],
@@ -140,16 +141,17 @@ def coarser(rows: LevelRows, by: int) -> LevelRows:
     )
 
 
-def joined(parts: Sequence[LevelRows]) -> LevelRows:
-    """Return at least one part of a level, behind each other; a bucket that two neighbours share becomes one."""
-    if len(parts) == 1:
-        return parts[0]
+def behind_each_other(parts: Sequence[LevelRows]) -> LevelRows:
+    """Return the rows of parts of a level as they are."""
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in LevelRows.__struct_fields__}
-    return coarser(LevelRows(**columns), 0)
+    return LevelRows(**columns)
 
 
 def _starts(bucket: Ints) -> NDArray[np.intp]:
-    return np.flatnonzero(np.concatenate(([True], bucket[1:] != bucket[:-1])))
+    begins = np.empty(len(bucket), np.bool_)
+    begins[0] = True
+    np.not_equal(bucket[1:], bucket[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
 
 
 class Pyramid:
@@ -175,10 +177,12 @@ class Pyramid:
 
     def _narrow_to(self, most: int) -> LevelRows:
         """Make buckets as wide as it takes to have at most so many."""
-        rows = joined(self._parts)
-        while len(rows) > most:
-            rows = coarser(rows, 1)
-            self._level += 1
+        rows = behind_each_other(self._parts)
+        by = 0
+        while np.count_nonzero(np.diff(rows.bucket >> by)) >= most:
+            by += 1
+        rows = coarser(rows, by)
+        self._level += by
         self._parts, self._rows = [rows], len(rows)
         return rows
 

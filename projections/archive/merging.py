@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from projections.archive.parquet import LOGS_SCHEMA, ROW_GROUP_ROWS, SortedPoints
-from projections.archive.writing import Files, MetricsWriter, together, write_logs
+from projections.archive.parquet import LOGS_SCHEMA, ROW_GROUP_ROWS
+from projections.archive.points import SortedPoints, together
+from projections.archive.writing import Files, MetricsWriter, write_logs
 
 PART_ROWS: Final = 32_768
 """How many rows of each file are held at once."""

@@ -1,7 +1,7 @@
 """Files of the archive being written: rows come in sorted, row groups go out, and levels beside them.
 
     with MetricsWriter(path) as writer:
-        writer.add(points)               # in the order of `archive.SortedPoints`, as often as there are more
+        writer.add(points)               # in the order of `SortedPoints`, as often as there are more
         files = writer.close()           # under temporary names, durable; then `files.publish()`
 
 What is held in memory is one row group and the levels so far, however long the file gets. Any failure leaves nothing
@@ -10,11 +10,14 @@ behind. The figures are those of docs/decisions/0026.
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -24,7 +27,15 @@ import pyarrow.parquet as pq
 from events.types import LevelFile
 from projections.archive import level_files, parquet
 from projections.archive.levels import MIN_POINTS, Pyramid
-from projections.archive.parquet import ENCODINGS, LOGS_SCHEMA, METRICS_SCHEMA, ROW_GROUP_ROWS, SortedPoints
+from projections.archive.parquet import ENCODINGS, LOGS_SCHEMA, METRICS_SCHEMA, ROW_GROUP_ROWS
+from projections.archive.points import SortedPoints, group_end, together
+
+BUFFER_BYTES: Final = 1 << 20
+"""What pyarrow gathers before it waits for Python to take it."""
+
+
+BATCH_ROWS: Final = 20_480
+"""What pyarrow encodes at a time: a page. By default it encodes 1,024 rows, to the same bytes in a third more time."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -94,7 +105,9 @@ class FileWriter:
         self._temporary = parquet.temporary_path(path)
         parquet.make_directory(path.parent)
         self._sink = _Sink(self._temporary)
-        self._parquet = pq.ParquetWriter(self._sink, schema, **parquet.parquet_options(schema, encodings))
+        self._buffer = pa.BufferedOutputStream(pa.PythonFile(self._sink, "w"), BUFFER_BYTES)
+        options = parquet.parquet_options(schema, encodings)
+        self._parquet = pq.ParquetWriter(self._buffer, schema, write_batch_size=BATCH_ROWS, **options)
 
     def write(self, table: pa.Table) -> None:
         """Write rows."""
@@ -104,6 +117,7 @@ class FileWriter:
     def close(self) -> Written:
         """End the file and make it durable."""
         self._parquet.close()
+        self._buffer.close()
         return Written(self.path, self._rows, self._sink.bytes, self._sink.sync())
 
     def abandon(self) -> None:
@@ -111,6 +125,7 @@ class FileWriter:
         self._temporary.unlink(missing_ok=True)
         self._sink.abandon()
         self._parquet.close()
+        self._buffer.close()
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -142,12 +157,18 @@ class Files(msgspec.Struct, frozen=True):
 
 
 class MetricsWriter:
-    """Writes a file of metrics and its levels. In a `with` block, which removes what was not closed."""
+    """Writes a file of metrics and its levels. In a `with` block, which removes what was not closed.
+
+    While a row group is encoded, on a thread of its own, the next one can be made.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._levels_path = parquet.levels_path(path)
-        self._file = FileWriter(path, METRICS_SCHEMA)
+        self._path = path
+        self._file: FileWriter | None = None
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+        self._encoding: Future[None] | None = None
         self._pending: list[SortedPoints] = []
+        self._rows = 0
         self._levels = _Levels()
         self._closed = False
 
@@ -155,7 +176,8 @@ class MetricsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self._closed:
+        self._encoder.shutdown()
+        if not self._closed and self._file is not None:
             self._file.abandon()
 
     def add(self, points: SortedPoints) -> None:
@@ -164,30 +186,68 @@ class MetricsWriter:
             return
         self._levels.add(points)
         self._pending.append(points)
-        if sum(map(len, self._pending)) > ROW_GROUP_ROWS:
-            self._flush(ROW_GROUP_ROWS)
+        self._rows += len(points)
+        self._flush(ROW_GROUP_ROWS)
+
+    def add_group(self, points: SortedPoints) -> None:
+        """Write points that are a row group; after the next one nothing of them is held."""
+        self._encode(points)
+        self._levels.add(points)
 
     def _flush(self, leave: int) -> None:
         """Write row groups until at most so many rows are pending."""
-        points = together(self._pending)
-        begin = 0
-        while len(points) - begin > leave:
-            end = _group_end(points, begin)
-            self._file.write(points.part(begin, end).table())
-            begin = end
-        self._pending = [points.part(begin, len(points))]
+        while self._rows > leave:
+            self._encode(together(self._taken(group_end(0, self._rows, self._metric_start))))
+
+    def _encode(self, points: SortedPoints) -> None:
+        self._encoded()
+        self._encoding = self._encoder.submit(self._write, points)
+
+    def _encoded(self) -> None:
+        """Wait for the row group under way. Raises what befell it."""
+        if self._encoding is not None:
+            self._encoding.result()
+
+    def _write(self, points: SortedPoints) -> None:
+        table = points.table(points.file_schema())
+        self._file = self._file or FileWriter(self._path, table.schema)
+        self._file.write(table)
+
+    def _metric_start(self, index: int) -> int:
+        """Return where, in what is pending, the metric of a point begins."""
+        ends = list(accumulate(map(len, self._pending)))
+        number = bisect_right(ends, index)
+        metric = self._pending[number].metric[index - ends[number]]
+        for end, part in zip(ends, self._pending, strict=True):
+            if part.metric[-1] >= metric:
+                return end - len(part) + int(np.searchsorted(part.metric, metric))
+        return index
+
+    def _taken(self, rows: int) -> list[SortedPoints]:
+        """Take the first rows out of what is pending."""
+        self._rows -= rows
+        taken = []
+        while rows:
+            part = self._pending.pop(0)
+            if len(part) > rows:
+                self._pending.insert(0, part.part(rows, len(part)))
+                part = part.part(0, rows)
+            taken.append(part)
+            rows -= len(part)
+        return taken
 
     def close(self) -> Files:
         """End both files; what fails removes both."""
         levels = None
         try:
-            if self._pending:
-                self._flush(0)
-            else:
+            self._flush(0)
+            self._encoded()
+            if self._file is None:
+                self._file = FileWriter(self._path, METRICS_SCHEMA)
                 self._file.write(METRICS_SCHEMA.empty_table())
             table = self._levels.table()
             if len(table):
-                levels = write_levels(self._levels_path, table)
+                levels = write_levels(parquet.levels_path(self._path), table)
             files = Files(self._file.close(), levels)
         except BaseException:
             if levels is not None:
@@ -221,26 +281,6 @@ def _written(writer: FileWriter, tables: Iterable[pa.Table]) -> Written:
     except BaseException:
         writer.abandon()
         raise
-
-
-def together(parts: Sequence[SortedPoints]) -> SortedPoints:
-    """Return parts behind each other."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in parquet.COLUMNS}
-    return msgspec.structs.replace(parts[0], **columns)
-
-
-def _group_end(points: SortedPoints, begin: int) -> int:
-    """Return where the row group that begins here ends: with a metric, so that the next one is read without it.
-
-    A group that would be less than a quarter full that way takes as much of the next metric as there is room for.
-    """
-    end = begin + ROW_GROUP_ROWS
-    if end >= len(points):
-        return len(points)
-    start = int(np.searchsorted(points.metric[begin : end + 1], points.metric[end])) + begin
-    return start if start - begin >= ROW_GROUP_ROWS // 4 else end
 
 
 class _Levels:

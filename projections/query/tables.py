@@ -20,6 +20,7 @@ from events.ledger import Ledger, Recorded
 from events.sql import load
 from projections.archive import manifest, parquet
 from projections.archive.parquet import File
+from projections.archive.sorting import metrics_table
 from projections.credits import as_of, decoded
 from projections.query.limits import Limits, QueryRefused
 from projections.query.views import VIEWS, stream, table
@@ -147,7 +148,7 @@ class Tables:
 def _columns(kind: str, batches: Sequence[Recorded]) -> pa.Table:
     """Return the points or lines of batches, which stand run by run."""
     schema = VIEWS[kind]
-    build: Callable[..., pa.Table] = parquet.metrics_table if kind == manifest.METRICS else parquet.logs_table
+    build: Callable[..., pa.Table] = metrics_table if kind == manifest.METRICS else parquet.logs_table
     runs: dict[UUID, list[tuple[int, Any]]] = {}
     for one in batches:
         runs.setdefault(one.stream, []).append((one.position, one.event()))

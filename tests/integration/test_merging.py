@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from projections.archive import manifest
-from projections.archive.parquet import File, SortedPoints
+from projections.archive.parquet import File
+from projections.archive.points import SortedPoints
 from projections.archive.restore import Restorer
 from projections.archive.writing import MetricsWriter
 from projections.charts import run_points
@@ -216,7 +217,7 @@ async def test_a_merge_that_was_recorded_late_names_no_file_that_is_gone(world: 
 MERGE = """
 import resource, sys
 from pathlib import Path
-from projections.merging import merge_metrics
+from projections.archive.merging import merge_metrics
 merge_metrics([Path(path) for path in sys.argv[2:]], Path(sys.argv[1])).publish()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -18,6 +18,7 @@ from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
 from projections.archive import parquet
 from projections.archive.parquet import ROW_GROUP_ROWS
+from projections.archive.sorting import metrics_table, sorted_points
 from projections.archive.stores import Directory
 from projections.archive.writing import MetricsWriter, write_logs
 from projections.charts.buckets import Points, edges, exact, joined
@@ -41,7 +42,7 @@ def batch(series: dict[str, list[tuple[int, float]]], stages: list[str | None] |
 def written(directory: Path, batches: list[tuple[int, MetricColumns]]) -> Path:
     path = directory / "metrics-1.parquet"
     with MetricsWriter(path) as writer:
-        writer.add(parquet.sorted_points(batches))
+        writer.add(sorted_points(batches))
         writer.close().publish()
     return path
 
@@ -51,7 +52,7 @@ def rows(table: pa.Table) -> list[tuple[object, ...]]:
 
 
 def test_points_are_sorted_by_metric_and_step_and_repeated_steps_keep_their_order() -> None:
-    table = parquet.metrics_table(
+    table = metrics_table(
         [
             (3, batch({"b": [(2, 0.0), (1, 1.0)], "a": [(5, 2.0), (5, 3.0)]})),
             (7, batch({"a": [(4, 4.0), (5, 5.0)], "b": [(1, 6.0)]})),
@@ -77,13 +78,11 @@ def test_the_order_is_the_same_however_long_the_pieces_of_a_series_are(points: i
         series = {name: [(int(step), float(step)) for step in choice.integers(-9, 9, points)] for name in names}
         batches.append((position, batch(series)))
         expected += [(name, step, value, position) for name, own in series.items() for step, value in own]
-    assert rows(parquet.metrics_table(batches)) == sorted(expected, key=lambda row: row[:2])
+    assert rows(metrics_table(batches)) == sorted(expected, key=lambda row: row[:2])
 
 
 def test_a_stage_is_kept_for_each_point_and_absent_where_none_was_given() -> None:
-    table = parquet.metrics_table(
-        [(1, batch({"a": [(1, 1.0), (2, 2.0)]}, ["warmup", None])), (2, batch({"a": [(3, 3.0)]}))]
-    )
+    table = metrics_table([(1, batch({"a": [(1, 1.0), (2, 2.0)]}, ["warmup", None])), (2, batch({"a": [(3, 3.0)]}))])
     assert table.column("stage").to_pylist() == ["warmup", None, None]
 
 
@@ -125,12 +124,12 @@ def test_a_row_group_ends_with_a_metric_where_it_can(tmp_path: Path) -> None:
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     held = [(g.num_rows, g.column(0).statistics.min, g.column(0).statistics.max) for g in groups]
     assert held == [(50_000, "a", "a"), (110_000, "b", "c"), (ROW_GROUP_ROWS, "d", "d"), (7_121, "d", "e")]
-    assert pq.read_table(path).equals(parquet.metrics_table([(1, batch(series))]).cast(pq.read_schema(path)))
+    assert pq.read_table(path).equals(metrics_table([(1, batch(series))]).cast(pq.read_schema(path)))
 
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_a_file_has_its_digest_whatever_parts_it_was_written_in(tmp_path: Path, parts: int) -> None:
-    points = parquet.sorted_points([(1, batch({"a": [(step, 0.5 * step) for step in range(20_000)]}))])
+    points = sorted_points([(1, batch({"a": [(step, 0.5 * step) for step in range(20_000)]}))])
     path = tmp_path / "metrics-1.parquet"
     with MetricsWriter(path) as writer:
         for part in range(parts):
@@ -148,7 +147,7 @@ def test_a_file_has_its_digest_whatever_parts_it_was_written_in(tmp_path: Path, 
 
 
 def test_a_file_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    points = parquet.sorted_points([(1, batch({"a": [(1, 1.0)]}))])
+    points = sorted_points([(1, batch({"a": [(1, 1.0)]}))])
 
     def half_written() -> None:
         with MetricsWriter(tmp_path / "metrics-1.parquet") as writer:

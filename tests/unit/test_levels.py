@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from projections.archive import level_files, levels
 from projections.archive.levels import LevelRows, Pyramid
-from projections.archive.parquet import SortedPoints
+from projections.archive.points import SortedPoints
 from projections.archive.writing import MetricsWriter
 from projections.charts.level_curves import Grid
 
@@ -55,7 +55,7 @@ def test_a_level_is_the_same_from_points_from_a_lower_level_and_from_parts(
     assert_says(levels.of_points(*of, level), step, value, level)
     assert_says(levels.coarser(levels.of_points(*of, level), by), step, value, level + by)
     parts = [levels.of_points(of[0][a : a + cut], of[1][a : a + cut], level) for a in range(0, len(points), cut)]
-    assert_says(levels.joined(parts), step, value, level)
+    assert_says(levels.coarser(levels.behind_each_other(parts), 0), step, value, level)
 
 
 @given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 1 << 64), st.integers(0, 63))

@@ -12,6 +12,7 @@ from events.ids import uuid7
 from events.telemetry import LogColumns, MetricColumns
 from projections.archive import merging, parquet
 from projections.archive.manifest import Segment
+from projections.archive.sorting import sorted_points
 from projections.archive.writing import MetricsWriter, write_logs
 from workers.archive_policy import MERGED_AT_ONCE, Policy, to_merge
 
@@ -37,7 +38,7 @@ def batch(rows: list[tuple[str, int, str | None]], number: int) -> MetricColumns
 
 def written(path: Path, batches: list[tuple[int, MetricColumns]]) -> Path:
     with MetricsWriter(path) as writer:
-        writer.add(parquet.sorted_points(batches))
+        writer.add(sorted_points(batches))
         writer.close().publish()
     return path
 

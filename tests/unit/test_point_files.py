@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from projections.archive import writing
-from projections.archive.parquet import SortedPoints
+from projections.archive.points import SortedPoints
 from projections.archive.writing import MetricsWriter
 from projections.charts import point_files
 from projections.charts.buckets import joined
