@@ -4,9 +4,11 @@
 
 JetStream delivers at least once: again after a lost acknowledgement, again after a lost store. Each event carries its
 ledger and its position, and positions of a ledger only grow, so a subscriber that keeps the last position of each
-ledger with its own results, and skips whatever it has passed, sees every event once. Here a line of a file is the
-result and the place at once; with a database, write both in one transaction. Ended by an error (NATS went away, the
-consumer is gone with its store), it is simply started again.
+ledger with its own results, and skips whatever it has passed, sees every event once. That takes the events in order, so
+one is on its way at a time (`max_ack_pending=1`): with more of them, those that a killed subscriber had fetched would
+come again only after `ack_wait`, behind newer ones, and be taken for passed. Here a line of a file is the result and
+the place at once; with a database, write both in one transaction. Ended by an error (NATS went away, the consumer is
+gone with its store), it is simply started again.
 """
 
 import asyncio
@@ -18,28 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import nats
-from nats.js.api import ConsumerConfig
+from nats.js.api import AckPolicy, ConsumerConfig
 
 Event = dict[str, Any]
+SUBJECTS = "tachograph.events.>"
 
 
 async def events(url: str, name: str, passed: dict[str, int]) -> AsyncIterator[Event]:
     """Yield each event behind the positions passed; one is done with when the next is asked for."""
     connection = await nats.connect(url)
     try:
-        config = ConsumerConfig(durable_name=name, ack_wait=30, max_ack_pending=256)
-        subscription = await connection.jetstream().pull_subscribe("tachograph.events.>", name, "EVENTS", config)
+        stream = connection.jetstream()
+        config = ConsumerConfig(
+            durable_name=name, ack_policy=AckPolicy.EXPLICIT, ack_wait=5, max_ack_pending=1, filter_subject=SUBJECTS
+        )
+        await stream.add_consumer("EVENTS", config)
+        subscription = await stream.pull_subscribe_bind(name, "EVENTS")
         while True:
             try:
-                messages = await subscription.fetch(64, timeout=5)
+                (message,) = await subscription.fetch(1, timeout=5)
             except TimeoutError:  # nothing new; ask again
                 continue
-            for message in messages:
-                event = json.loads(message.data)
-                if event["position"] > passed.get(event["ledger"], 0):
-                    yield event
-                    passed[event["ledger"]] = event["position"]
-                await message.ack()
+            event = json.loads(message.data)
+            if event["position"] > passed.get(event["ledger"], 0):
+                yield event
+                passed[event["ledger"]] = event["position"]
+            await message.ack()
     finally:
         await connection.close()
 

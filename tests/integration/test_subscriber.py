@@ -55,12 +55,13 @@ async def test_it_resumes_exactly_where_it_stopped(world: World, nats: NatsServe
     client = await bus.connect(nats.url("roles"), name="test")
     relay = Relay(world.ledger, client.jetstream())
     await relay.start()
-    for _ in range(20):
+    for _ in range(60):
         await world.end(await world.started_run())
     expected = await publish_all(world, relay)
-    for stop_after in (1, 20, 45):
+    for stop_after in (1, 20, 45, len(expected)):
         with subscribing(nats, results):
             wait_for(results, stop_after)
+    assert [one["position"] for one in lines(results)] == expected
     with results.open("a") as torn:
         torn.write('{"ledger": "half a li')
     await client.jetstream().purge_stream("EVENTS")
