@@ -111,7 +111,7 @@ async def rebuild(
             rebuilt = await _swapped(ledger, connection, projection)
         else:
             rebuilt = await _beside_live(ledger, connection, projection)
-        left_out = sum(map(len, (await _discarded(connection, projection)).values()))
+        left_out = sum(map(len, (await discarded(connection, projection)).values()))
         return replace(rebuilt, left_out=left_out)
 
 
@@ -258,17 +258,17 @@ async def _level(
 ) -> int:
     """Apply one page of each ledger; returns how many positions were passed."""
     passed = 0
-    discarded = await _discarded(connection, projection)
+    left_out = await discarded(connection, projection)
     try:
         for ledger_id, position in targets.items():
-            without = discarded.get(ledger_id, ())
+            without = left_out.get(ledger_id, ())
             passed += await advance(ledger, projection, ledger_id, into=connection, up_to=position, without=without)
     except TelemetryMovedError as moved:
         raise RebuildRefusedError(f"{projection.name} cannot be rebuilt from what is there: {moved}") from moved
     return passed
 
 
-async def _discarded(connection: asyncpg.Connection, projection: Projection) -> dict[UUID, list[int]]:
+async def discarded(connection: asyncpg.Connection, projection: Projection) -> dict[UUID, list[int]]:
     """Return the positions that the live projection was told to go on without."""
     rows = await connection.fetch(
         "select ledger_id, array_agg(position) as positions from operation.dead_letter"

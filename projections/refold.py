@@ -1,20 +1,22 @@
-"""Are the inline projections what their events say? Each stream of a ledger folded afresh and compared with its rows.
+"""Are projections what their events say? Each stream of a ledger folded afresh and compared with its rows.
 
 A page of streams at a time: live rows are read in one short snapshot, the events up to the versions that they had then
-are folded into temporary tables by the code that rebuilds, and the two are compared column by column.
+are folded into temporary tables by the code that rebuilds, and the two are compared column by column. Besides inline
+projections these are credits, as far as they have come; what telemetry adds up to is compared by a rebuild alone.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Mapping, Sequence, Set
+from typing import Any, Final, Self
 from uuid import UUID
 
 import asyncpg
 
-from events.ledger import Ledger
+from events.ledger import Ledger, Recorded
 from events.verification import FirstBad, Progress
 from projections.apply import Projection
+from projections.credits import Credits
 from projections.inline import Runs, Tenancy
-from projections.rebuild import NOT_COMPARED, compared_columns, copy_empty, keep_whole
+from projections.rebuild import NOT_COMPARED, compared_columns, copy_empty, discarded, keep_whole
 
 PAGE_STREAMS: Final = 100
 PAGE_VERSIONS: Final = 500
@@ -23,6 +25,7 @@ ATTEMPTS: Final = 3
 
 RUNS: Final = Runs()
 TENANCY: Final = Tenancy()
+CREDITS: Final = Credits()
 
 _KEYS: Final[Mapping[str, str]] = {
     "run": "run_id",
@@ -38,13 +41,15 @@ _KEYS: Final[Mapping[str, str]] = {
     "project": "project_id",
     "workflow": "workflow_id",
     "sweep": "sweep_id",
+    "run_credit": "run_id",
+    "credit_day": "run_id",
 }
 
 
-async def check_inline(
+async def check_projections(
     ledger: Ledger, database_url: str, ledger_id: UUID, *, progress: Progress | None = None
 ) -> tuple[int, FirstBad | None]:
-    """Return how many rows of inline projections were compared, and the first found to differ.
+    """Return how many rows of projections were compared, and the first found to differ.
 
     `database_url` is the application role's; memory is bounded by a page of streams. The search path of the connection
     holds temporary tables alone, so that nothing it does can reach a live one.
@@ -90,8 +95,9 @@ async def _page(
                 PAGE_STREAMS,
             )
             streams = [row["stream"] for row in found]
-            last = {row["stream"]: await _fold(ledger, connection, ledger_id, row) for row in found}
-            rows, bad = await _compare(connection, ledger_id, last, listed)
+            counting = await _Counting.of(connection, ledger_id)
+            last = {row["stream"]: await _fold(ledger, connection, ledger_id, row, counting) for row in found}
+            rows, bad = await _compare(connection, ledger_id, last, listed, counting.ahead)
             if bad is None:
                 bad = await _epochs(connection, ledger_id, streams)
             await connection.execute("; ".join(f"delete from {table}" for table in _KEYS))  # noqa: S608 (our own names)
@@ -100,7 +106,42 @@ async def _page(
     return streams, rows, bad
 
 
-async def _fold(ledger: Ledger, connection: asyncpg.Connection, ledger_id: UUID, stream: asyncpg.Record) -> int:
+class _Counting:
+    """How far credits are in a snapshot, what they go on without, and which deletions they have yet to see.
+
+    What a run had cost is told by its deletion once its history is gone: until then they are ahead of a fold.
+    """
+
+    def __init__(self, position: int, without: Collection[int]) -> None:
+        self.position = position
+        self.without = without
+        self.ahead: set[UUID] = set()
+
+    @classmethod
+    async def of(cls, connection: asyncpg.Connection, ledger_id: UUID) -> Self:
+        position = await connection.fetchval(
+            "select position from projection.checkpoint where projection = $1 and ledger_id = $2",
+            CREDITS.name,
+            ledger_id,
+        )
+        return cls(position or 0, (await discarded(connection, CREDITS)).get(ledger_id, ()))
+
+    def of_these(self, events: Sequence[Recorded]) -> list[Recorded]:
+        """Return the events that have been counted; none of a run whose deletion was not."""
+        self.ahead |= {one.stream for one in events if one.type == "run.deleted" and one.position > self.position}
+        return [
+            one
+            for one in events
+            if one.type in CREDITS.types
+            and one.position <= self.position
+            and one.position not in self.without
+            and one.stream not in self.ahead
+        ]
+
+
+async def _fold(
+    ledger: Ledger, connection: asyncpg.Connection, ledger_id: UUID, stream: asyncpg.Record, counting: _Counting
+) -> int:
     """Fold a stream's events up to its version into the temporary tables; returns the last one's position."""
     position, projection = 0, None
     for after in range(0, stream["version"], PAGE_VERSIONS):
@@ -111,6 +152,8 @@ async def _fold(ledger: Ledger, connection: asyncpg.Connection, ledger_id: UUID,
         if projection is None:
             projection = _projection_of(events[0].type)
         await projection.apply(connection, ledger_id, events)
+        if projection is RUNS and (counted := counting.of_these(events)):
+            await CREDITS.apply(connection, ledger_id, counted)
         position = events[-1].position
     return position
 
@@ -120,7 +163,11 @@ def _projection_of(kind: str) -> Projection:
 
 
 async def _compare(
-    connection: asyncpg.Connection, ledger_id: UUID, last: Mapping[UUID, int], listed: Mapping[str, str]
+    connection: asyncpg.Connection,
+    ledger_id: UUID,
+    last: Mapping[UUID, int],
+    listed: Mapping[str, str],
+    uncounted: Set[UUID],
 ) -> tuple[int, FirstBad | None]:
     rows = 0
     for table, key in _KEYS.items():
@@ -129,7 +176,7 @@ async def _compare(
             where += f" and not ({NOT_COMPARED[table]})"
         live = f"select {listed[table]} from projection.{table} where {where}"  # noqa: S608 (our own names)
         fresh = f"select {listed[table]} from pg_temp.{table} where {where}"  # noqa: S608 (our own names)
-        ids = list(last)
+        ids = [stream for stream in last if table not in CREDITS.tables or stream not in uncounted]
         rows += await connection.fetchval(f"select count(*) from projection.{table} where {where}", ids)  # noqa: S608
         stands = await connection.fetch(f"({live}) except ({fresh}) limit 20", ids)
         folded = await connection.fetch(f"({fresh}) except ({live}) limit 20", ids)
@@ -177,7 +224,8 @@ async def _epochs(connection: asyncpg.Connection, ledger_id: UUID, streams: Sequ
 
 async def _made_up(connection: asyncpg.Connection, ledger_id: UUID) -> FirstBad | None:
     """Return a live row of this ledger whose stream does not exist."""
-    for table in ("run", "run_transition", "demand", "segment", "replaced_segment", "artifact", "workflow", "sweep"):
+    of_streams = ("run", "run_transition", "demand", "segment", "replaced_segment", "artifact", "workflow", "sweep")
+    for table in (*of_streams, *CREDITS.tables):
         stream = await connection.fetchval(
             f"select t.{_KEYS[table]} from projection.{table} t where t.ledger_id = $1 and not exists"  # noqa: S608
             f" (select from ledger.stream s where s.ledger_id = $1 and s.stream = t.{_KEYS[table]}) limit 1",

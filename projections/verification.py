@@ -3,9 +3,9 @@
     report = await audit(ledger, ledger_id, places)
     assert report.verified, report.first_bad
 
-First the record (see `events.verification`), then a signed head if one is given, the archived files, the inline
-projections against a fresh fold, and JetStream's copy. The first thing that is wrong is named; what comes after it is
-not looked at.
+First the record (see `events.verification`), then a signed head if one is given, the archived files, inline
+projections and credits against a fresh fold, and JetStream's copy. The first thing that is wrong is named; what comes
+after it is not looked at.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from events.run_events import RunTelemetryArchived
 from events.verification import FirstBad, Progress, verify
 from projections.archive.parquet import File
 from projections.archive.stores import Store
-from projections.refold import check_inline
+from projections.refold import check_projections
 from projections.transport import SAMPLE_MESSAGES, check_transport
 
 log = logging.getLogger("tachograph.verification")
@@ -50,7 +50,7 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What an audit found; see `Verification` for the first fields.
 
-    `files` archived files, `rows` of inline projections and `messages` of JetStream were compared; `messages` is None
+    `files` archived files, `rows` of projections and `messages` of JetStream were compared; `messages` is None
     where JetStream could not be asked. `head` is the position of the signed head that the ledger still leads to.
     """
 
@@ -89,7 +89,7 @@ async def audit(
     report = replace(report, files=files)
     if bad is not None:
         return _bad(report, bad)
-    rows, bad = await check_inline(
+    rows, bad = await check_projections(
         ledger, places.database_url, ledger_id, progress=lambda at, end: say("projections", at, end)
     )
     report = replace(report, rows=rows)

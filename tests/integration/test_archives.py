@@ -30,7 +30,7 @@ from events.verification import verify
 from projections import runs, tenancy
 from projections.execute import asked_by, execute
 from projections.pack.packer import Packer, Wanted
-from projections.refold import check_inline
+from projections.refold import check_projections
 from service.imports.archive import Archive
 from service.imports.incoming import Unreadable
 from service.imports.report import RunReport
@@ -186,10 +186,10 @@ async def test_the_ledger_says_that_it_was_imported_and_verifies(
     ]
     assert (await verify(elsewhere.ledger, elsewhere.ledger_id)).first_bad is None
     url = str(elsewhere.pool._connect_args[0])
-    assert (await check_inline(elsewhere.ledger, url, elsewhere.ledger_id))[1] is None
+    assert (await check_projections(elsewhere.ledger, url, elsewhere.ledger_id))[1] is None
     await elsewhere.delete(first)
     await elsewhere.ledger.erase(elsewhere.ledger_id, first)
-    assert (await check_inline(elsewhere.ledger, url, elsewhere.ledger_id))[1] is None
+    assert (await check_projections(elsewhere.ledger, url, elsewhere.ledger_id))[1] is None
     refused = await bring(elsewhere, path)
     assert [one.outcome for one in refused] == ["refused"]
     assert "was deleted" in refused[0].why

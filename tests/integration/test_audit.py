@@ -19,6 +19,8 @@ from events.heads import HeadRefused, SignedHead, Signer, read_heads
 from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
+from projections.apply import advance
+from projections.credits import Credits
 from projections.execute import asked_by, execute
 from projections.verification import Places, Report, audit
 from stack.process import ROOT
@@ -52,6 +54,8 @@ class Audited:
         await self.world.metrics(self.running, {"loss": ([1, 2], [1.0, 2.0])})
         await self.edit(tags=("a", "b"), notes="n")
         await self.publish()
+        while await advance(self.world.ledger, Credits(), self.world.ledger_id):
+            pass
 
     async def edit(self, **fields: object) -> None:
         world = self.world
@@ -172,6 +176,12 @@ ROWS = {
     "run gone": ("delete from projection.run", "missing"),
     "manifest": ("update projection.segment set sha256 = 'x'", "sha256 differ"),
     "project": ("update projection.project set name = 'q'", "name differ"),
+    "credits": ("update projection.run_credit set consumed_micro = consumed_micro - 1", "consumed_micro differ"),
+    "credits gone": ("delete from projection.run_credit", "missing"),
+    "day made up": (
+        "insert into projection.credit_day select ledger_id, run_id, '2026-01-31', 5 from projection.run_credit",
+        "no event leads to",
+    ),
     "attempt": ("update ledger.stream set epoch = epoch + 1 where epoch > 0", "says epoch 2, its events 1"),
 }
 
@@ -181,6 +191,23 @@ async def test_an_altered_projection_is_named(audited: Audited, name: str) -> No
     statement, reason = ROWS[name]
     await audited.tamper(statement)
     assert reason in (await audited.bad())[1]
+
+
+async def test_credits_are_folded_as_far_as_they_have_come(audited: Audited) -> None:
+    world = audited.world
+    await world.started_run()
+    await world.end(audited.archived)
+    assert (await audited.report()).first_bad is None
+    await world.delete(audited.archived)
+    await world.ledger.erase(world.ledger_id, audited.archived)
+    assert (await audited.report()).first_bad is None, (
+        "they have not seen the deletion, which tells what the run had cost"
+    )
+    while await advance(world.ledger, Credits(), world.ledger_id):
+        pass
+    assert (await audited.report()).first_bad is None
+    await audited.tamper("update projection.run_credit set saved_micro = 1 where status = 'deleted'")
+    assert "saved_micro differ" in (await audited.bad())[1]
 
 
 async def test_a_fold_writes_no_live_row(audited: Audited) -> None:
