@@ -100,11 +100,15 @@ class AlertFired(Event, frozen=True, tag="alert.fired"):
 
 
 class WebhookSet(Event, frozen=True, tag="webhook.set"):
-    """Events of these types (of a project, and its alerts) are sent to an address from now on."""
+    """Events of these types (of a project, and its alerts) are sent to an address from now on.
+
+    One that an import brought is not in force until it is set again: the rest of its address stayed behind.
+    """
 
     project: UUID
     url: str
     types: tuple[str, ...]
+    in_force: bool = True
 
 
 class WebhookRemoved(Event, frozen=True, tag="webhook.removed"):

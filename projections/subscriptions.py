@@ -91,6 +91,11 @@ async def of_project(reader: Reader, project_id: UUID, kind: Kind) -> list[Subsc
     return [as_struct(Subscription, found) for found in rows]
 
 
+async def hooks_in_force(reader: Reader, project_id: UUID) -> list[Subscription]:
+    """Return a project's webhooks that are sent what happens; an imported one waits for its address."""
+    return [hook for hook in await of_project(reader, project_id, "webhook") if hook.webhook().in_force]
+
+
 async def get(reader: Reader, subscription_id: UUID) -> Subscription | None:
     """Return a rule or webhook, in force or not."""
     found = await reader.fetchrow("select * from subscription where subscription_id = $1", subscription_id)

@@ -1,6 +1,7 @@
-"""What an alert rule may wait for, and a webhook be told."""
+"""What an alert rule may wait for, and a webhook be told, and where."""
 
 from difflib import get_close_matches
+from urllib.parse import urlsplit
 
 from events.alerts import Condition, MetricBeyond, NoImprovement
 from events.codec import EVENT_TYPES, TELEMETRY
@@ -35,3 +36,14 @@ def check_types(types: tuple[str, ...], path: str) -> None:
             near = get_close_matches(one, known, cutoff=0.5)
             meant = f"; near it: {', '.join(near)}" if near else ""
             raise Invalid(f"{one!r} is no type of event{meant}; all are listed at /schema/events", path=path)
+
+
+def check_address(url: str, path: str) -> None:
+    """Refuse what no event can be sent to. Raises `Invalid`."""
+    try:
+        parts = urlsplit(url)
+        fitting = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.username
+    except ValueError:
+        fitting = False
+    if not fitting or any(not "!" <= letter <= "~" for letter in url):
+        raise Invalid("a webhook has an http or https address, without a user", path=path)

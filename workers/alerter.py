@@ -78,7 +78,7 @@ class Alerter:
         """
         pool = self._ledger.pool
         rules = await subscriptions.of_project(pool, ledger_id, "alert_rule")
-        hooks = await subscriptions.of_project(pool, ledger_id, "webhook")
+        hooks = await subscriptions.hooks_in_force(pool, ledger_id)
         head = min(head, after + WINDOW_POSITIONS)
         types = None if rules or hooks else UNASKED
         page, reached = await self._page(ledger_id, after, head, payloads=bool(rules), types=types)
@@ -253,7 +253,7 @@ class Alerter:
                     continue
                 position = recorded.position
                 (whole,) = await self._ledger.read(ledger_id, after=position - 1, up_to=position)
-                hooks = await subscriptions.of_project(self._ledger.pool, whole.event().project, "webhook")
+                hooks = await subscriptions.hooks_in_force(self._ledger.pool, whole.event().project)
             pairs += [
                 (hook, recorded)
                 for hook in hooks

@@ -1,18 +1,21 @@
-"""A project's workflows, sweeps and alert rules, as its archive has them: one a line, what others refer to first.
+"""A project's workflows, sweeps, alert rules and webhooks in its archive: a line each, what is referred to first.
 
-Webhooks are left out, since an address may be a secret. Of a workflow's secrets there are the names; no more of them is
-known here.
+Of a webhook's address there are scheme, host and port: services put secrets into what follows. Of a workflow's secrets
+there are the names; no more of them is known here.
 
 Source: docs/decisions/0029-archives.md.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from events.ledger import Ledger
+from events.types import PastEvent
 from projections import subscriptions, sweeps, tenancy
 from projections.pack.format import (
     MAX_DEFINITION_BYTES,
@@ -28,11 +31,13 @@ _json: Final = msgspec.json.Encoder()
 
 
 async def defined(ledger: Ledger, project: Project, position: int, left_out: list[NotPacked]) -> AsyncGenerator[bytes]:
-    """Yield the lines as of a position, alert rules as they are now; what is left out is added to `left_out`."""
+    """Yield the lines as of a position, rules and webhooks as they are now; what is left out is added to `left_out`."""
     async for kind, identity in _of_project(ledger, project):
-        own = kind == "alert_rule"  # rules are of their organisation's ledger
+        own = kind in {"alert_rule", "webhook"}  # these are of their organisation's ledger
         recorded = await ledger.read_stream(project.organisation_id if own else project.project_id, identity)
         events = [past_event(one) for one in recorded if own or one.position <= position]
+        if kind == "webhook":
+            events = [_without_secrets(events[-1])]
         if not events:
             continue
         line = _json.encode(Definition(kind=kind, id=identity, events=events)) + b"\n"
@@ -40,8 +45,12 @@ async def defined(ledger: Ledger, project: Project, position: int, left_out: lis
             left_out.append(NotPacked(kind, identity, f"its history has over {MAX_DEFINITION_BYTES} bytes"))
         else:
             yield line
-    hooks = await subscriptions.of_project(ledger.pool, project.project_id, "webhook")
-    left_out.extend(NotPacked("webhook", hook.subscription_id, "its address may be a secret") for hook in hooks)
+
+
+def _without_secrets(hook: PastEvent) -> PastEvent:
+    """Return what set a webhook as a webhook that waits for the rest of its address."""
+    address = urlsplit(hook.data["url"])
+    return replace(hook, data=hook.data | {"url": f"{address.scheme}://{address.netloc}", "in_force": False})
 
 
 async def _of_project(ledger: Ledger, project: Project) -> AsyncIterator[tuple[DefinitionKind, UUID]]:
@@ -55,5 +64,7 @@ async def _of_project(ledger: Ledger, project: Project) -> AsyncIterator[tuple[D
         for sweep in searched:
             yield "sweep", sweep.sweep_id
         after = (searched[-1].created_at, searched[-1].sweep_id)
-    for rule in await subscriptions.of_project(ledger.pool, project.project_id, "alert_rule"):
-        yield "alert_rule", rule.subscription_id
+    kinds: tuple[subscriptions.Kind, ...] = ("alert_rule", "webhook")
+    for kind in kinds:
+        for one in await subscriptions.of_project(ledger.pool, project.project_id, kind):
+            yield kind, one.subscription_id

@@ -4,7 +4,7 @@
     runs/<run id>/metrics.parquet    points in the order in which they came (`METRICS`)
     runs/<run id>/logs.parquet       lines likewise (`LOGS`)
     runs/<run id>/artifacts/<sha256> contents, where they were asked for
-    definitions.jsonl                of a project: its workflows, sweeps and alert rules, one a line (`Definition`)
+    definitions.jsonl                workflows, sweeps, alert rules and webhooks of a project, by line (`Definition`)
     manifest.json                    the last file: what all of this is (`Manifest`)
 
 Source: docs/decisions/0029-archives.md.
@@ -28,7 +28,7 @@ MANIFEST: Final = "manifest.json"
 DEFINITIONS: Final = "definitions.jsonl"
 MAX_DEFINITION_BYTES: Final = 4 << 20
 
-DefinitionKind: TypeAlias = Literal["workflow", "sweep", "alert_rule"]
+DefinitionKind: TypeAlias = Literal["workflow", "sweep", "alert_rule", "webhook"]
 
 _WORDS: Final = pa.dictionary(pa.int32(), pa.string())
 _KEY: Final = [
@@ -101,7 +101,7 @@ class ArchivedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """A workflow, a sweep or an alert rule: what happened to it, in order."""
+    """A workflow, a sweep, an alert rule or a webhook: what happened to it, in order."""
 
     kind: DefinitionKind
     id: UUID
@@ -109,7 +109,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotPacked(msgspec.Struct, frozen=True):
-    """A definition, or a webhook, that is not in the archive, and why."""
+    """A definition that is not in the archive, and why."""
 
     kind: str
     id: UUID

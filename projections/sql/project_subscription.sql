@@ -1,4 +1,5 @@
--- Write what an append says of alert rules and webhooks; a time of infinity is the append's own.
+-- Write what an append says of alert rules and webhooks; a time of infinity is the append's own. What is set again is told
+-- what happens from then on; what is removed keeps when it was set.
 create or replace function projection.project_subscription(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
 ) returns void language sql as $$
@@ -12,5 +13,6 @@ create or replace function projection.project_subscription(
              removed_at timestamptz)
     where p_position[x.event] is not null
     on conflict (subscription_id) do update
-        set (version, removed_at) = row (excluded.version, excluded.removed_at)
+        set version = excluded.version, state = excluded.state, removed_at = excluded.removed_at,
+            set_at = case when excluded.removed_at is null then excluded.set_at else subscription.set_at end
 $$;

@@ -1,8 +1,8 @@
-"""Brings a project's workflows, sweeps and alert rules here, with ids, versions and links; again changes nothing.
+"""Brings a project's workflows, sweeps, alert rules and webhooks here with ids, versions, links; again changes nothing.
 
 They are recorded as events of ours, by `system:import`, in the order in which they had happened: a later archive of the
 same project adds what happened since. A sweep that makes trials there makes none here. A rule is in force from its
-import on.
+import on, a webhook once its address was given again.
 
 Source: docs/decisions/0029-archives.md.
 """
@@ -23,7 +23,7 @@ from msgspec.structs import asdict, replace
 from events import codec
 from events import sweep as searches
 from events import workflow as recipes
-from events.alerts import AlertRuleSet
+from events.alerts import AlertRuleSet, WebhookSet
 from events.errors import CorruptHistory, TooLarge, VersionConflict
 from events.ids import derived
 from events.ledger import Ledger
@@ -35,8 +35,9 @@ from events.workflow import Workflow
 from projections import subscriptions, sweeps, tenancy
 from projections.execute import Request, record
 from projections.pack.format import Definition
+from projections.subscriptions import Subscription
 from projections.tenancy import Project, Rows
-from service.alert_conditions import check_condition
+from service.alert_conditions import check_address, check_condition, check_types
 from service.bodies import Name, WorkflowBody
 from service.imports.incoming import Unreadable, said
 from service.imports.report import DefinitionReport
@@ -51,6 +52,9 @@ _OWNER: Final[dict[Table, str]] = {
     "sweep": "select ledger_id from sweep where sweep_id = $1",
 }
 S = TypeVar("S", Workflow, Sweep)
+WAITS: Final = (
+    "it sends nothing until its address is given again, and is then signed with a secret of this installation"
+)
 _REFUSED: Final = (Unreadable, Invalid, CorruptHistory, TooLarge, VersionConflict, msgspec.MsgspecError)
 
 
@@ -93,6 +97,13 @@ def read(definition: Definition) -> tuple[str, Sequence[Any]]:
             msgspec.convert(rule.name, Name)
             check_condition(rule.condition)
             return rule.name, events
+        case "webhook":
+            hook = events[-1] if len(events) == 1 else None
+            if not isinstance(hook, WebhookSet) or hook.in_force:
+                raise CorruptHistory("a webhook is set once, and waits for its address")
+            check_address(hook.url, "url")
+            check_types(hook.types, "types")
+            return hook.url, events
 
 
 class Definer:
@@ -115,6 +126,8 @@ class Definer:
                     await self._sweep(definition.id, events, report)
                 case "alert_rule":
                     await self._rule(definition.id, events[0], report)
+                case "webhook":
+                    await self._webhook(definition.id, events[0], report)
         except _REFUSED as error:
             report.outcome, report.why = "refused", said(error)
         except asyncpg.UniqueViolationError:
@@ -151,6 +164,22 @@ class Definer:
 
     async def _rule(self, original: UUID, rule: AlertRuleSet, report: DefinitionReport) -> None:
         project_id = self._project.project_id
+        workflow = rule.workflow and await placed(self._pool, project_id, "workflow", rule.workflow)
+        run = rule.run and await placed(self._pool, project_id, "run", rule.run)
+        event = replace(rule, project=project_id, workflow=workflow, run=run)
+        await self._subscribe(original, "alert_rule", event, report)
+
+    async def _webhook(self, original: UUID, hook: WebhookSet, report: DefinitionReport) -> None:
+        event = replace(hook, project=self._project.project_id)
+        known = await self._subscribe(original, "webhook", event, report)
+        if known is None or (known.removed_at is None and not known.webhook().in_force):
+            report.why = f"{WAITS}: PATCH /projects/{self._project.project_id}/webhooks/{report.id}"
+
+    async def _subscribe(
+        self, original: UUID, kind: subscriptions.Kind, event: AlertRuleSet | WebhookSet, report: DefinitionReport
+    ) -> Subscription | None:
+        """Set what is not here; returns what is here already, in force or not."""
+        project_id = self._project.project_id
         here, known = original, await subscriptions.get(self._pool, original)
         if known is not None and known.project_id != project_id:
             here = derived(project_id, "import", original)
@@ -159,15 +188,14 @@ class Definer:
         if known is not None:
             report.outcome = "already there"
             report.why = "" if known.removed_at is None else "it was removed here, and stays so"
-            return
-        if len(await subscriptions.of_project(self._pool, project_id, "alert_rule")) >= subscriptions.MAX_PER_PROJECT:
-            raise Unreadable(f"a project has at most {subscriptions.MAX_PER_PROJECT} alert rules")
-        workflow = rule.workflow and await placed(self._pool, project_id, "workflow", rule.workflow)
-        run = rule.run and await placed(self._pool, project_id, "run", rule.run)
-        event = replace(rule, project=project_id, workflow=workflow, run=run)
+            return known
+        if len(await subscriptions.of_project(self._pool, project_id, kind)) >= subscriptions.MAX_PER_PROJECT:
+            what = kind.replace("_", " ")
+            raise Unreadable(f"a project has at most {subscriptions.MAX_PER_PROJECT} {what}s")
         row = subscriptions.row(here, event, version=1)
         await self._append(here, 0, [event], row, ledger_id=self._project.organisation_id)
         report.outcome = "new"
+        return None
 
     async def _due(self, here: UUID, events: Sequence[Any], report: DefinitionReport) -> tuple[list[Any], list[Any]]:
         """Return what is still to be recorded, and what is; both histories begin alike, or it is refused."""

@@ -2,11 +2,10 @@
 
 from datetime import datetime
 from typing import Annotated
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
-from litestar import Response, Router, delete, get, post
+from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 from msgspec import Meta
 
@@ -24,7 +23,7 @@ from projections.execute import record
 from projections.firings import Firing
 from projections.subscriptions import Delivery, Kind, Subscription
 from projections.tenancy import Project
-from service.alert_conditions import check_condition, check_types
+from service.alert_conditions import check_address, check_condition, check_types
 from service.bodies import Name
 from service.context import Http, Service
 from service.paging import Page, Size, opened, page, sealed
@@ -50,6 +49,13 @@ class NewWebhook(Body, frozen=True):
     types: Types = ("alert.fired",)
 
 
+class ChangedWebhook(Body, frozen=True):
+    """Another address, or other types of events; what is left out stays."""
+
+    url: Annotated[str, Meta(max_length=2_000)] | None = None
+    types: Types | None = None
+
+
 class AlertResource(msgspec.Struct, frozen=True):
     """A rule in force."""
 
@@ -61,12 +67,16 @@ class AlertResource(msgspec.Struct, frozen=True):
 
 
 class WebhookResource(msgspec.Struct, frozen=True):
-    """A webhook; `secret` signs its deliveries and is shown once, when it is made."""
+    """A webhook; `secret` signs its deliveries and is shown when its address is set.
+
+    One that an import brought is not `in_force`: of its address there is no more than the host until it is set.
+    """
 
     id: UUID
     url: str
     types: tuple[str, ...]
     secret: str | None = None
+    in_force: bool = True
 
 
 class FiringResource(msgspec.Struct, frozen=True):
@@ -135,6 +145,10 @@ async def _known(
 
 def _missing(kind: Kind, identity: UUID) -> NotFound:
     return NotFound(f"this project has no {kind.replace('_', ' ')} {identity}")
+
+
+def _secret(service: Service, webhook: UUID) -> str:
+    return service.keyring.derive(f"webhook.{webhook}").hex()
 
 
 async def _remove(request: Http, service: Service, found: Subscription) -> Response[None]:
@@ -243,17 +257,10 @@ async def create_webhook(
     """Have events sent to an address. The answer alone shows the secret that signs them."""
     known = await service.project(request, project)
     check_types(data.types, "$.types")
-    try:
-        parts = urlsplit(data.url)
-        fitting = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.username
-    except ValueError:
-        fitting = False
-    if not fitting or any(not "!" <= letter <= "~" for letter in data.url):
-        raise Invalid("a webhook has an http or https address, without a user", path="$.url")
+    check_address(data.url, "$.url")
     hook = WebhookSet(project=known.project_id, url=data.url, types=data.types)
     identity, position = await _set(request, service, known, "webhook", hook)
-    secret = service.keyring.derive(f"webhook.{identity}").hex()
-    resource = WebhookResource(identity, data.url, data.types, secret)
+    resource = WebhookResource(identity, data.url, data.types, _secret(service, identity))
     return Response(resource, status_code=201, headers={"Tachograph-Position": str(position)})
 
 
@@ -262,7 +269,35 @@ async def list_webhooks(request: Http, service: Service, project: str) -> list[W
     """A project's webhooks, oldest first."""
     known = await service.project(request, project)
     found = await subscriptions.of_project(service.pool, known.project_id, "webhook")
-    return [WebhookResource(one.subscription_id, (hook := one.webhook()).url, hook.types) for one in found]
+    hooks = [(one.subscription_id, one.webhook()) for one in found]
+    return [WebhookResource(identity, hook.url, hook.types, in_force=hook.in_force) for identity, hook in hooks]
+
+
+@patch("/projects/{project:str}/webhooks/{webhook:uuid}")
+async def change_webhook(
+    request: Http, data: JSONBody[ChangedWebhook], service: Service, project: str, webhook: UUID
+) -> Response[WebhookResource]:
+    """Send elsewhere, or other events, from now on; this puts one that an import brought in force."""
+    found = await _known(request, service, project, webhook, "webhook")
+    before = found.webhook()
+    if data.url is None and not before.in_force:
+        raise Invalid("an import left all but the host of its address behind: give it", path="$.url")
+    url, types = data.url or before.url, data.types or before.types
+    check_address(url, "$.url")
+    check_types(types, "$.types")
+    hook = WebhookSet(project=found.project_id, url=url, types=types)
+    asked = await service.asked(request, webhook)
+    appended = await record(
+        service.ledger,
+        ledger_id=found.organisation_id,
+        stream=webhook,
+        expected_version=found.version,
+        events=[hook],
+        inline=subscriptions.row(webhook, hook, version=found.version + 1),
+        request=asked,
+    )
+    resource = WebhookResource(webhook, url, types, _secret(service, webhook))
+    return Response(resource, headers={"Tachograph-Position": str(appended.position)})
 
 
 @delete("/projects/{project:str}/webhooks/{webhook:uuid}", status_code=204)
@@ -275,6 +310,8 @@ async def remove_webhook(request: Http, service: Service, project: str, webhook:
 async def test_webhook(request: Http, service: Service, project: str, webhook: UUID) -> Delivery:
     """Send a test event; the log of deliveries tells what came of it."""
     found = await _known(request, service, project, webhook, "webhook")
+    if not found.webhook().in_force:
+        raise Rejected("its address is still to be given", state="not in force", asked="test")
     waiting = await service.pool.fetchval(
         "select count(*) from operation.delivery where webhook_id = $1 and position = 0 and state = 'pending'", webhook
     )
@@ -299,6 +336,7 @@ ROUTES = Router(
         list_fired,
         create_webhook,
         list_webhooks,
+        change_webhook,
         remove_webhook,
         test_webhook,
         list_deliveries,

@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+import tachograph
 from events import codec
 from events.alerts import (
     AlertFired,
@@ -94,15 +95,15 @@ class Alerting:
         self.world = world
         self.organisation = organisation
 
-    async def subscribe(self, event: AlertRuleSet | WebhookSet) -> UUID:
-        identity = uuid7()
+    async def subscribe(self, event: AlertRuleSet | WebhookSet, again: UUID | None = None) -> UUID:
+        identity, version = again or uuid7(), 0 if again is None else 1
         await record(
             self.world.ledger,
             ledger_id=self.organisation,
             stream=identity,
-            expected_version=0,
+            expected_version=version,
             events=[event],
-            inline=subscriptions.row(identity, event, version=1),
+            inline=subscriptions.row(identity, event, version=version + 1),
             request=asked_by("key:test"),
         )
         return identity
@@ -334,7 +335,9 @@ async def test_an_unreadable_event_holds_up_its_ledger_until_it_is_discarded(
 
 async def test_rules_and_webhooks_are_rebuilt(alerting: Alerting, database: Database) -> None:
     await alerting.rule(MetricIsNan(metric="loss"))
-    await alerting.hook("https://example.org/", "run.created")
+    hook = await alerting.hook("https://example.org/", "run.created")
+    again = WebhookSet(project=alerting.world.ledger_id, url="https://example.org/2", types=("run.failed",))
+    await alerting.subscribe(again, hook)
     rebuilt = await rebuild(alerting.world.ledger, database.owner_url, Tenancy())
     assert rebuilt.differences == []
     assert rebuilt.rows["subscription"] == 2
@@ -397,6 +400,42 @@ def test_from_a_rule_to_a_signed_alert_over_http(api: Api, receiver: Receiver) -
         assert len({answer.headers["tachograph-position"] for answer in removals}) == 1
         refused(api.client.delete(f"{path}/{kind}/{one['id']}"), 404)
         assert accepted(api.client.get(f"{path}/{kind}")) == []
+
+
+def test_an_imported_webhook_sends_nothing_until_its_address_is_given_again(
+    api: Api, receiver: Receiver, tmp_path: Path
+) -> None:
+    source, project = api.project(), api.project()
+    body = {"url": receiver.url, "types": ["run.completed"]}
+    made = accepted(api.client.post(f"/projects/{source.id}/webhooks", json=body), 201)
+    with tachograph.Client(api.url, api.key) as client:
+        client.export_archive(tmp_path / "p.zip", project=source.id)
+        report = client.import_archive(project.id, tmp_path / "p.zip")["report"]
+    assert report is not None
+    (told,) = report["definitions"]
+    path = f"/projects/{project.id}/webhooks"
+    assert (told["kind"], told["outcome"]) == ("webhook", "new")
+    assert f"{path}/{told['id']}" in told["why"]
+    (listed,) = accepted(api.client.get(path))
+    host = receiver.url.removesuffix("/hook?a=1")
+    assert listed == {"id": told["id"], "url": host, "types": ["run.completed"], "secret": None, "in_force": False}
+    refused(api.client.post(f"{path}/{told['id']}/test"), 409)
+    problem = refused(api.client.patch(f"{path}/{told['id']}", json={"types": ["run.failed"]}), 422)
+    assert problem["errors"][0]["path"] == "$.url"
+
+    project.finished()  # nobody is told
+    again = {"Idempotency-Key": f"set {told['id']}"}
+    answers = [api.client.patch(f"{path}/{told['id']}", json={"url": receiver.url}, headers=again) for _ in "ab"]
+    hook, same = [accepted(answer) for answer in answers]
+    assert hook == same
+    assert (hook["url"], hook["in_force"], hook["types"]) == (receiver.url, True, ["run.completed"])
+    assert hook["secret"] != made["secret"]
+    run = project.finished()
+    until(lambda: receiver.requests, "the run's end is told")
+    ((headers, sent),) = receiver.requests
+    at, _, said = headers["Tachograph-Signature"].partition(",v1=")
+    assert said == hmac.digest(hook["secret"].encode(), at[2:].encode() + b"." + sent, "sha256").hex()
+    assert json.loads(sent)["subject"].endswith(run["id"])
 
 
 @pytest.mark.parametrize(

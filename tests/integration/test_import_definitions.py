@@ -35,7 +35,7 @@ from tests.integration.telemetry import ACTOR, World, opened_world
 from tests.integration.test_archives import pack
 from tests.servers import Database
 
-SECRET = "https://hooks.example/T0KEN"
+SECRET = "https://hooks.example:8443/T0KEN?a=b"
 
 
 class Defined:
@@ -43,7 +43,7 @@ class Defined:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.workflow, self.sweep, self.rule, self.run = uuid7(), uuid7(), uuid7(), uuid7()
+        self.workflow, self.sweep, self.rule, self.hook, self.run = [uuid7() for _ in range(5)]
 
     async def fill(self) -> None:
         world, asked = self.world, partial(asked_by, ACTOR)
@@ -68,7 +68,7 @@ class Defined:
             project=world.ledger_id, name="nan", condition=condition, workflow=self.workflow, run=self.run
         )
         await self.subscribe(self.rule, rule)
-        await self.subscribe(uuid7(), WebhookSet(project=world.ledger_id, url=SECRET, types=("alert.fired",)))
+        await self.subscribe(self.hook, WebhookSet(project=world.ledger_id, url=SECRET, types=("alert.fired",)))
 
     async def change(self, **given: Any) -> None:
         decide = partial(recipes.change, given=given)
@@ -124,13 +124,11 @@ async def test_what_is_defined_comes_with_its_ids_and_links_and_once(
     assert b"T0KEN" not in data
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         manifest = json.loads(archive.read("manifest.json"))
-    assert [(one["kind"], one["why"]) for one in manifest["definitions_left_out"]] == [
-        ("webhook", "its address may be a secret")
-    ]
+    assert manifest["definitions_left_out"] == []
     await with_organisation(elsewhere)
     told, runs = await bring(elsewhere, tmp_path / "p.zip", data)
-    assert outcomes(told) == {"workflow": "new", "sweep": "new", "alert_rule": "new"}
-    assert [one.id for one in told] == [defined.workflow, defined.sweep, defined.rule]
+    assert outcomes(told) == {"workflow": "new", "sweep": "new", "alert_rule": "new", "webhook": "new"}
+    assert [one.id for one in told] == [defined.workflow, defined.sweep, defined.rule, defined.hook]
     assert [one.outcome for one in runs] == ["new"]
     before, after = [await tenancy.workflow(one.pool, defined.workflow) for one in (world, elsewhere)]
     assert before is not None
@@ -150,7 +148,13 @@ async def test_what_is_defined_comes_with_its_ids_and_links_and_once(
         project=elsewhere.ledger_id, name="nan", condition=MetricIsNan(metric="loss"), workflow=defined.workflow,
         run=defined.run,
     )  # fmt: skip
-    assert await subscriptions.of_project(elsewhere.pool, elsewhere.ledger_id, "webhook") == []
+    (hook,) = await subscriptions.of_project(elsewhere.pool, elsewhere.ledger_id, "webhook")
+    assert hook.webhook() == WebhookSet(
+        project=elsewhere.ledger_id, url="https://hooks.example:8443", types=("alert.fired",), in_force=False
+    )
+    assert await subscriptions.hooks_in_force(elsewhere.pool, elsewhere.ledger_id) == []
+    assert "it sends nothing until its address is given again" in told[-1].why
+    assert f"/webhooks/{defined.hook}" in told[-1].why
 
     at = await heads(elsewhere)
     told, runs = await bring(elsewhere, tmp_path / "p.zip", data)
@@ -159,7 +163,9 @@ async def test_what_is_defined_comes_with_its_ids_and_links_and_once(
     await defined.change(dataset="second")
     await defined.change(name="train better")
     told, _ = await bring(elsewhere, tmp_path / "p.zip", await pack(world))
-    assert outcomes(told) == {"workflow": "continued", "sweep": "already there", "alert_rule": "already there"}
+    assert outcomes(told) == {
+        "workflow": "continued", "sweep": "already there", "alert_rule": "already there", "webhook": "already there",
+    }  # fmt: skip
     after = await tenancy.workflow(elsewhere.pool, defined.workflow)
     assert after is not None
     assert (after.workflow.version, after.workflow.name) == (4, "train better")
@@ -182,7 +188,7 @@ async def test_beside_the_original_they_get_ids_of_their_own_and_stay_linked(
     async with opened_world(database.url, tmp_path / "beside" / "parquet") as beside:
         await with_organisation(beside)
         told, (run,) = await bring(beside, tmp_path / "p.zip", await pack(defined.world))
-        assert outcomes(told) == {"workflow": "new", "sweep": "new", "alert_rule": "new"}
+        assert outcomes(told) == {"workflow": "new", "sweep": "new", "alert_rule": "new", "webhook": "new"}
         ids = {one.kind: one.id for one in told}
         assert not {defined.workflow, defined.sweep, defined.rule} & set(ids.values())
         assert run.run_id is not None
@@ -247,6 +253,9 @@ def data_of(definition: Definition, index: int, **fields: Any) -> Definition:
         ("sweep", lambda one: replace(one, kind="workflow"), "nothing that happens to a workflow"),
         ("alert_rule", lambda one: replace(one, events=[]), "set once"),
         ("alert_rule", lambda one: data_of(one, 0, condition={"when": "nan", "metric": ""}), "metric"),
+        ("webhook", lambda one: data_of(one, 0, in_force=True), "waits for its address"),
+        ("webhook", lambda one: data_of(one, 0, url="ftp://hooks.example"), "http or https address"),
+        ("webhook", lambda one: data_of(one, 0, types=["run.unheard_of"]), "no type of event"),
     ],
 )
 async def test_a_bad_definition_is_refused_and_leaves_nothing(
