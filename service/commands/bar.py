@@ -31,7 +31,7 @@ class Bar:
     def show(self, what: str, at: int, end: int | None) -> None:
         """Show how far `what` is; where it ends may not be known."""
         if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what)
+            self._tasks[what] = self._progress.add_task(what, total=end)
         self._progress.update(self._tasks[what], completed=at, total=end)
 
     def of(self, what: str) -> Callable[[int, int], None]:

@@ -78,6 +78,6 @@ def _in_mebibytes(bar: Bar) -> Callable[[str, int, int], None]:
         if what == "runs":
             bar.show(what, done, total)
         else:
-            bar.show(f"MiB {what}", done >> 20, (total >> 20) or None)
+            bar.show(f"MiB {what}", -(-done >> 20), -(-total >> 20) or None)
 
     return show

@@ -51,7 +51,9 @@ def check_ended(status: str, stage: str) -> None:
     if stage != "active":
         raise Unreadable(f"it is {stage} in MLflow")
     if status not in _ENDS:
-        raise Unreadable(f"it is {status} in MLflow; import it when it has ended")
+        raise Unreadable(
+            f"it is {status} in MLflow; import it when it has ended, or end it there (MlflowClient.set_terminated)"
+        )
 
 
 def check_point(step: int, time_ms: int) -> None:

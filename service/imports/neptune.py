@@ -8,7 +8,7 @@ multiplier makes them whole. Source: the README of neptune-ai/neptune-exporter, 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -44,7 +44,8 @@ from service.imports.points import Points
 from service.ingest.batches import MAX_LINE_CHARACTERS
 from service.problems import Invalid
 
-PART: Final = re.compile(r"(.+)_part_(\d+)\.parquet")
+PART: Final = re.compile(r"(.+)_part_(\d+)\.parquet(\.tmp)?")
+"""A part is there under its name once its run was exported whole, part 0 last."""
 COLUMNS: Final = (
     "project_id",
     "run_id",
@@ -88,20 +89,22 @@ class Neptune:
         self._files = data.parent / "files"
         self._multiplier = multiplier
         parts: dict[tuple[Path, str], list[tuple[int, Path]]] = {}
-        for path in sorted(data.glob("*/*.parquet")):
+        for path in sorted(data.glob("*/*.parquet*")):
             named = PART.fullmatch(path.name)
             if named:
-                parts.setdefault((path.parent, named[1]), []).append((int(named[2]), path))
+                known = parts.setdefault((path.parent, named[1]), [])
+                if named[3] is None:
+                    known.append((int(named[2]), path))
         if not parts:
             raise Unreadable(f"{directory} has no files of neptune-exporter (<project>/<run>_part_0.parquet)")
-        self._runs = {key: [path for _, path in sorted(numbered)] for key, numbered in parts.items()}
+        self._runs = {key: dict(sorted(numbered)) for key, numbered in parts.items()}
         self.expected = len(self._runs)
 
     def runs(self) -> Iterator[Incoming | Refused]:
         """Yield the runs by project and name."""
         for (_, name), parts in self._runs.items():
             try:
-                yield self._run(parts)
+                yield self._run(_whole(parts))
             except (Unreadable, Invalid, OSError, ValueError, pa.ArrowException) as error:
                 yield Refused(name, name, said(error))
 
@@ -228,12 +231,25 @@ class _Lines:
         yield Batch(1, "neptune/output", self._seq, codec.LOGS, received_at, [columns])
 
 
+def _whole(parts: Mapping[int, Path]) -> list[Path]:
+    """Return a run's parts in order. Raises `Unreadable` where one is missing."""
+    if 0 not in parts:
+        raise Unreadable("its part 0 is missing, so its export was not finished; export it again")
+    missing = next((number for number in range(len(parts)) if number not in parts), None)
+    if missing is not None:
+        raise Unreadable(f"its part {missing} is missing, and there are parts up to {max(parts)}; export it again")
+    return list(parts.values())
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path, pre_buffer=False) as parquet:
-        if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
-            raise Unreadable(f"{path.name} has no column {min(missing)!r}")
-        for batch in parquet.iter_batches(batch_size=ROWS, columns=list(COLUMNS)):
-            yield from batch.to_pylist()
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as parquet:
+            if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
+                raise Unreadable(f"{path.name} has no column {min(missing)!r}")
+            for batch in parquet.iter_batches(batch_size=ROWS, columns=list(COLUMNS)):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise Unreadable(f"{path.name} cannot be read: {said(error)}") from error
 
 
 def _tags(values: dict[str, Any]) -> list[str]:

@@ -120,6 +120,20 @@ async def test_an_export_comes_with_ids_times_and_numbers(world: World, exported
     assert await world.ledger.head(world.ledger_id) == head
 
 
+async def test_a_run_whose_parts_are_not_all_there_is_refused(world: World, exported: Path) -> None:
+    directory = exported / "data" / "org_project-0a1b"
+    for name in ("RUN-6", "RUN-7", "RUN-8"):
+        write(exported, name, *([series("x", str(step), 1.0)] for step in range(3)))
+    (directory / "RUN-6_part_0.parquet").rename(directory / "RUN-6_part_0.parquet.tmp")  # the exporter died there
+    (directory / "RUN-7_part_1.parquet").unlink()
+    for number in range(3):
+        (directory / f"RUN-8_part_{number}.parquet").rename(directory / f"RUN-8_part_{number}.parquet.tmp")
+    reports = {report.name: report for report in await bring(world, Neptune(exported, multiplier=1000))}
+    for name, why in (("RUN-6", "its part 0 is missing"), ("RUN-7", "its part 1 is missing"), ("RUN-8", "its part 0")):
+        assert (reports[name].outcome, reports[name].why.startswith(why)) == ("refused", True), reports[name].why
+    assert reports["my experiment"].outcome == "new"
+
+
 async def test_fractions_and_strange_files_are_refused(world: World, exported: Path, tmp_path: Path) -> None:
     write(exported, "RUN-3", [one("sys/state", "string", "Active"), series("x", "0", 1.0)])
     strange = exported / "data" / "org_project-0a1b" / "RUN-4_part_0.parquet"
@@ -130,6 +144,7 @@ async def test_fractions_and_strange_files_are_refused(world: World, exported: P
     assert "it was active" in reports["RUN-3"].why
     assert "has no column" in reports["RUN-4"].why
     assert reports["RUN-5"].outcome == "refused"
+    assert reports["RUN-5"].why.startswith("RUN-5_part_0.parquet cannot be read: ")
     assert reports["my experiment"].outcome == "new"
     with pytest.raises(Unreadable, match="has no files of neptune-exporter"):
         Neptune(tmp_path / "nothing")
