@@ -5,10 +5,11 @@
 The files are plain, Hive-style Parquet, `ledger=<project>/run=<run>/metrics-*.parquet` and `logs-*.parquet`: whatever
 reads that reads them. They hold what is archived: the newest points of a run under way come later, or at once with
 `POST /projects/{project}/query`. Small files become one by and by, and are there for ten minutes more: they are left
-out here. What the columns mean is in docs/sql.md.
+out here. What the columns mean is in docs/sql.md. They know ids alone; a project's is
+`tachograph.Client().project("digits")["id"]`.
 """
 
-# %% Where the files are
+# %% What is read of the files, and how
 import sys
 from pathlib import Path
 
@@ -36,13 +37,18 @@ def counting(run: Path) -> list[str]:
     ]
 
 
-root, project, metric = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-files = [file for run in sorted((root / f"ledger={project}").glob("run=*")) for file in counting(run)]
+# %% Where they are: in a notebook, write it here
+root, project, metric = sys.argv[1:] if len(sys.argv) == 4 else (".tachograph/parquet", "PROJECT_ID", "train/loss")
+files = [file for run in sorted(Path(root, f"ledger={project}").glob("run=*")) for file in counting(run)]
 if not files:
-    sys.exit(f"nothing of project {project} is archived below {root} yet")
+    there = ", ".join(path.name.removeprefix("ledger=") for path in sorted(Path(root).glob("ledger=*")))
+    sys.exit(f"nothing of project {project} is archived below {root} yet; of these there is: {there or 'none'}")
 
 # %% DuckDB: every run's best and last value; only the row groups that hold the metric are read
 points = duckdb.read_parquet(files, hive_partitioning=True)
+names = [name for (name,) in duckdb.sql("select distinct metric from points order by metric").fetchall()]
+if metric not in names:
+    sys.exit(f"no run has {metric}; there are: {', '.join(names[:50])}")
 print("run, points, best, last")
 for row in duckdb.sql(
     """

@@ -71,7 +71,7 @@ class MLflow:
     def _run(self, directory: Path) -> Incoming:
         meta = msgspec.convert(_yaml(directory / META), Meta, strict=False)
         status = _STATUS.get(meta.status, str(meta.status))
-        check_ended(status, meta.lifecycle_stage)
+        check_ended(status, meta.lifecycle_stage, meta.run_name or "")
         digest = hashlib.sha256(msgspec.json.encode(meta))
         params, tags = _texts(directory / "params", digest), _texts(directory / "tags", digest)
         left_out: list[str] = []

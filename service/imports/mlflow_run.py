@@ -46,14 +46,14 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
 
 
-def check_ended(status: str, stage: str) -> None:
+def check_ended(status: str, stage: str, name: str) -> None:
     """Raise `Unreadable` for a run that is deleted, or goes on."""
+    which = f"{name!r} is" if name else "it is"
     if stage != "active":
-        raise Unreadable(f"it is {stage} in MLflow")
+        raise Unreadable(f"{which} {stage} in MLflow")
     if status not in _ENDS:
-        raise Unreadable(
-            f"it is {status} in MLflow; import it when it has ended, or end it there (MlflowClient.set_terminated)"
-        )
+        way = "import it when it has ended, or end it there (MlflowClient.set_terminated)"
+        raise Unreadable(f"{which} {status} in MLflow; {way}")
 
 
 def check_point(step: int, time_ms: int) -> None:

@@ -100,7 +100,7 @@ class MLflowServer:
         info = run.info
         if info.run_id != run_id:
             raise Unreadable(f"asked for, the server gives run {info.run_id!r}")
-        check_ended(info.status, info.lifecycle_stage)
+        check_ended(info.status, info.lifecycle_stage, info.run_name)
         told = Told(
             run_id=run_id,
             name=info.run_name,

@@ -124,7 +124,9 @@ class Report(msgspec.Struct):
         for one in self.runs:
             what = f"{one.points} points, {one.lines} lines, {one.events} events, {one.artifacts} artifacts"
             result = what if one.outcome in {"new", "continued"} else one.why
-            lines.append(f"{one.outcome:<13} {one.name} ({one.run_id or one.original}){': ' if result else ''}{result}")
+            identity = one.run_id or one.original
+            who = one.name if one.name == identity else f"{one.name} ({identity})"
+            lines.append(f"{one.outcome:<13} {who}{': ' if result else ''}{result}")
             lines += [f"{'left out':>13} {text}" for text in one.left_out]
         counts = {word: self.counted(word) for word in OUTCOMES}
         lines.append(_counted(self.source, self.project_id, counts))
