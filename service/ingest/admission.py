@@ -9,9 +9,8 @@ draft-ietf-httpapi-ratelimit-headers-10.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Self
 
 import msgspec
 
@@ -67,13 +66,22 @@ class _Bucket(msgspec.Struct):
 
 
 class Admitted:
-    """A body that was let in."""
+    """A body that was let in, and is counted until its `with` block ends."""
 
     def __init__(self, admission: "Admission", headers: Mapping[str, str], size: int) -> None:
         self._admission = admission
         self.headers = headers
         """What the answer says of the key's quotas."""
         self.bytes = size
+
+    def __enter__(self) -> Self:
+        self._admission.bytes_under_way += self.bytes
+        self._admission.requests_under_way += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.bytes_under_way -= self.bytes
+        self._admission.requests_under_way -= 1
 
     def hold(self, size: int) -> None:
         """Say how much came of the body. Raises `Overloaded`."""
@@ -94,20 +102,12 @@ class Admission:
             f' "bytes";q={limits.bytes};qu="content-bytes";w={WINDOW_SECONDS}'
         )
 
-    @contextmanager
-    def admitted(self, key: str, size: int) -> Iterator[Admitted]:
-        """Count a body of `size` bytes in, and out at the end. Raises `RateLimited` and `Overloaded`."""
+    def admitted(self, key: str, size: int) -> Admitted:
+        """Let a body of `size` bytes in, for a `with` block. Raises `RateLimited` and `Overloaded`."""
         if self.requests_under_way >= self._limits.requests_under_way:
             raise Overloaded("requests", self._limits.requests_under_way)
         self._room(size)
-        one = Admitted(self, self._spend(key, size), size)
-        self.bytes_under_way += size
-        self.requests_under_way += 1
-        try:
-            yield one
-        finally:
-            self.bytes_under_way -= one.bytes
-            self.requests_under_way -= 1
+        return Admitted(self, self._spend(key, size), size)
 
     def _room(self, size: int) -> None:
         if self.bytes_under_way and self.bytes_under_way + size > self._limits.bytes_under_way:

@@ -9,6 +9,7 @@ added up before one is read, and encodings by which a few bytes stand for many t
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ from service.problems import Malformed
 
 CONTINUATION: Final = -1
 SCHEMA, DICTIONARY = 1, 2
+KNOWN_SCHEMA_BYTES: Final = 16 << 10
+"""Schemas of up to so many bytes are looked at once and then known."""
 MAX_DELTAS: Final = 64
 """So often may dictionaries grow in a stream: each time all of one is copied."""
 DELTA_BYTE_ARRAY: Final = 7
@@ -38,13 +41,18 @@ _PREFIX: Final[Callable[[bytes, int], tuple[int, int]]] = struct.Struct("<ii").u
 def from_stream(raw: bytes, layout: Layout) -> pa.RecordBatch:
     """Return the rows of an Arrow IPC stream. Raises `Malformed`, and `Invalid` where they do not fit the layout."""
     try:
-        _check_messages(raw)
-        stream = pa.ipc.RecordBatchStreamReader(raw)
-        layout.check_schema(stream.schema)
-        table = stream.read_all()
-        return _whole(table, layout)
+        schema = raw[: _check_messages(raw)]
+        check = _check_schema if len(schema) <= KNOWN_SCHEMA_BYTES else _check_schema.__wrapped__
+        check(layout, schema)
+        return _whole(pa.ipc.RecordBatchStreamReader(raw).read_all(), layout)
     except UNREADABLE as error:
         raise Malformed(f"the body is no Arrow IPC stream: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _check_schema(layout: Layout, message: bytes) -> None:
+    """Check the schema that a stream begins with; a sender's streams all begin with the same."""
+    layout.check_schema(pa.ipc.read_schema(pa.py_buffer(message)))
 
 
 def _whole(table: pa.Table, layout: Layout) -> pa.RecordBatch:
@@ -55,10 +63,14 @@ def _whole(table: pa.Table, layout: Layout) -> pa.RecordBatch:
     return parts[0] if len(parts) == 1 else table.unify_dictionaries().combine_chunks().to_batches()[0]
 
 
-def _check_messages(raw: bytes) -> None:
-    """Refuse by fields of their flatbuffers what messages may not say. Source: Arrow's Message.fbs."""
-    deltas = 0
-    for message in _messages(raw):
+def _check_messages(raw: bytes) -> int:
+    """Refuse by fields of their flatbuffers what messages may not say; returns where the first one, a schema, ends.
+
+    Source: Arrow's Message.fbs.
+    """
+    deltas = end = 0
+    for message, body in _messages(raw):
+        end = end or body
         root = message + _INT(raw, message)[0]
         kind = _field(raw, root, 1)
         if not kind or raw[kind] == SCHEMA:
@@ -72,10 +84,11 @@ def _check_messages(raw: bytes) -> None:
             raise Malformed("the buffers of this Arrow stream are compressed: send Content-Encoding zstd instead")
     if deltas > MAX_DELTAS:
         raise Malformed(f"the dictionaries of this Arrow stream grow {deltas} times, over {MAX_DELTAS}")
+    return end
 
 
-def _messages(raw: bytes) -> Iterator[int]:
-    """Yield where the flatbuffers of a stream's messages begin. Raises `Malformed` where it is not whole.
+def _messages(raw: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each message's flatbuffer and body begin. Raises `Malformed` where the stream is not whole.
 
     Source: Arrow's IPC format, encapsulated messages.
     """
@@ -91,7 +104,7 @@ def _messages(raw: bytes) -> Iterator[int]:
             return
         if not 8 <= size <= len(raw) - at:
             raise Malformed("the Arrow stream is cut off within a message, or goes on behind its end")
-        yield at
+        yield at, at + size
         length = _field(raw, at + _INT(raw, at)[0], 3)
         body = _LONG(raw, length)[0] if length else 0
         at += size + body

@@ -95,7 +95,7 @@ def _bytes(column: NDArray[np.int64] | NDArray[np.float64], order: Indices | Non
 
 def _ranked(index: Indices, texts: list[str | None]) -> tuple[Indices, Indices, list[str | None]]:
     """Return which text each stretch of equal rows has, its length, and the texts in the order of their first rows."""
-    bounds = np.concatenate(([0], (index[1:] != index[:-1]).nonzero()[0] + 1, [len(index)]))
+    starts = np.array([0, *((index[1:] != index[:-1]).nonzero()[0] + 1).tolist(), len(index)])
     known: dict[str | None, int] = {}
-    ranks = [known.setdefault(texts[one], len(known)) for one in index[bounds[:-1]].tolist()]
-    return np.array(ranks, np.int64), bounds[1:] - bounds[:-1], list(known)
+    ranks = [known.setdefault(texts[one], len(known)) for one in index[starts[:-1]].tolist()]
+    return np.array(ranks), starts[1:] - starts[:-1], list(known)

@@ -5,7 +5,6 @@ number    a float, or an integer that it equals    time     an integer of micros
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -44,27 +43,23 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Refuse a table by the name of the column that is missing, unknown, there twice, or of a wrong type."""
-        _check_types(self, tuple(schema.names), tuple(schema.types))
+        kinds = dict(self.columns)
+        for name in schema.names:
+            if name not in kinds:
+                raise Invalid(f"there is no column {name!r} in a table of {self.what}: {', '.join(kinds)}", path=name)
+            if schema.names.count(name) > 1:
+                raise Invalid(f"the column {name!r} is there twice", path=name)
+        for name in self.required:
+            if name not in schema.names:
+                raise Invalid(f"the column {name!r} is missing", path=name)
+        for field in schema:
+            wanted = kinds[field.name]
+            if not _fits(wanted, field.type):
+                raise Invalid(f"the column {field.name!r} is {field.type}, not {_WANTED[wanted]}", path=field.name)
 
     def check_rows(self, rows: int) -> None:
         """Refuse a table of no rows, or of too many."""
         batches.check_count(rows, self.row, self.max_rows, self.columns[0][0])
-
-
-@lru_cache(maxsize=64)
-def _check_types(layout: Layout, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> None:
-    kinds = dict(layout.columns)
-    for name in names:
-        if name not in kinds:
-            raise Invalid(f"there is no column {name!r} in a table of {layout.what}: {', '.join(kinds)}", path=name)
-        if names.count(name) > 1:
-            raise Invalid(f"the column {name!r} is there twice", path=name)
-    for name in layout.required:
-        if name not in names:
-            raise Invalid(f"the column {name!r} is missing", path=name)
-    for name, given in zip(names, types, strict=True):
-        if not _fits(kinds[name], given):
-            raise Invalid(f"the column {name!r} is {given}, not {_WANTED[kinds[name]]}", path=name)
 
 
 def _fits(kind: Kind, given: pa.DataType) -> bool:

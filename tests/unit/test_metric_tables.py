@@ -242,6 +242,13 @@ def test_dictionaries_grow_only_so_often() -> None:
         metric_tables.metrics(growing(66), ARROW, KEY, RECEIVED_US)
 
 
+def test_a_schema_may_say_much_beside_its_columns() -> None:
+    described = table().replace_schema_metadata({"pandas": "x" * 20_000})
+    assert read(described, ARROW) == read(table(), ARROW)
+    with pytest.raises(Invalid, match="no column 'colour'"):
+        read(described.append_column("colour", [["red", "red"]]), ARROW)
+
+
 def test_a_stream_of_the_old_framing_is_refused() -> None:
     options = pa.ipc.IpcWriteOptions(use_legacy_format=True)
     with pytest.raises(Malformed, match="marker"):
