@@ -14,10 +14,11 @@ from typing import Final
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem
 
-from projections.archive.levels import EMPTY, LevelRows, coarser, whole
+from projections.archive.levels import EMPTY, LevelRows, coarser, joined, part, whole
 
 ROW_GROUP_ROWS: Final = 16_384
 
@@ -25,6 +26,9 @@ KEPT_GROUPS: Final = 2
 
 LOWEST: Final = -(1 << 63)
 HIGHEST: Final = (1 << 63) - 1
+LOCAL: Final = LocalFileSystem()
+"""Said, so that pyarrow does not find it out for every file."""
+
 WIDEST: Final = 63
 """The level with two buckets: what is below zero, and the rest."""
 
@@ -79,9 +83,9 @@ class LevelFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._parquet = pq.ParquetFile(path, read_dictionary=["metric"], pre_buffer=False)
+        self._parquet = pq.ParquetFile(path, read_dictionary=["metric"], pre_buffer=False, filesystem=LOCAL)
         self._groups = _groups(self._parquet.metadata)
-        self._tables: dict[int, pa.Table] = {}
+        self._blocks: dict[int, _Block] = {}
 
     def __enter__(self) -> "LevelFile":
         return self
@@ -98,45 +102,61 @@ class LevelFile:
         if level is None:
             return None
         begin, end = (edge >> level for edge in whole(low, high, widest))
-        table = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
-        inside = np.searchsorted(table["bucket"].to_numpy(), [max(begin, LOWEST), min(end, HIGHEST)]).tolist()
-        if inside[0] == inside[1]:
-            return EMPTY
-        table = table.slice(inside[0], inside[1] - inside[0])
-        rows = LevelRows(**{name: table[name].to_numpy() for name in LevelRows.__struct_fields__})
-        return coarser(rows, widest - level)
+        rows = joined(parts)
+        inside = np.searchsorted(rows.bucket, [max(begin, LOWEST), min(end, HIGHEST)]).tolist()
+        return coarser(part(rows, *inside), widest - level) if inside[0] < inside[1] else EMPTY
 
     def extent(self, metric: str) -> tuple[int, int] | None:
         """Return a metric's first and last step, or None where it has no levels."""
         _, parts = self._find(metric, WIDEST)
-        return (parts[0]["first_step"][0].as_py(), parts[-1]["last_step"][-1].as_py()) if parts else None
+        return (int(parts[0].first_step[0]), int(parts[-1].last_step[-1])) if parts else None
 
-    def _find(self, metric: str, widest: int) -> tuple[int | None, list[pa.Table]]:
+    def _find(self, metric: str, widest: int) -> tuple[int | None, list[LevelRows]]:
         """Return the highest level that will do, and its rows, which stand behind all finer ones'."""
         found: int | None = None
-        parts: list[pa.Table] = []
+        parts: list[LevelRows] = []
         for number in range(len(self._groups) - 1, -1, -1):
             if not self._groups[number].may_hold(metric, widest):
                 continue
-            table = self._table(number)
-            level = np.where(pc.equal(table["metric"], metric).to_numpy(), table["level"].to_numpy(), WIDEST + 1)
+            block = self._block(number)
+            level = np.where(block.metric == block.number_of(metric), block.level, WIDEST + 1)
             if found is None:
                 found = int(level.max(initial=-1, where=level <= widest))
                 found = None if found < 0 else found
             own = np.flatnonzero(level == found)
             if len(own):
-                parts.append(table.slice(own[0], len(own)))
+                parts.append(part(block.rows, int(own[0]), int(own[-1]) + 1))
             if found is not None and (not len(own) or own[0] > 0):
                 break  # what stands before is of a finer level, or another metric
         return found, parts[::-1]
 
-    def _table(self, number: int) -> pa.Table:
+    def _block(self, number: int) -> "_Block":
         """Return a row group. The last two are kept, for there a metric's neighbours and other levels are."""
-        if number not in self._tables:
-            if len(self._tables) == KEPT_GROUPS:
-                del self._tables[next(iter(self._tables))]
-            self._tables[number] = self._parquet.read_row_group(number, use_threads=False)
-        return self._tables[number]
+        if number not in self._blocks:
+            if len(self._blocks) == KEPT_GROUPS:
+                del self._blocks[next(iter(self._blocks))]
+            table = self._parquet.read_row_group(number, use_threads=False)
+            self._blocks[number] = _Block.of(table)
+        return self._blocks[number]
+
+
+class _Block(msgspec.Struct, frozen=True):
+    """The rows of a row group, in numpy: `metric` (int32) are indices into `metrics`."""
+
+    metrics: list[str]
+    metric: NDArray[np.int32]
+    level: NDArray[np.int32]
+    rows: LevelRows
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Block":
+        metric = table["metric"].combine_chunks()
+        rows = LevelRows(**{name: table[name].to_numpy() for name in LevelRows.__struct_fields__})
+        return cls(metric.dictionary.to_pylist(), metric.indices.to_numpy(), table["level"].to_numpy(), rows)
+
+    def number_of(self, metric: str) -> int:
+        """Return a metric's index, -1 for one that is not among them."""
+        return self.metrics.index(metric) if metric in self.metrics else -1
 
 
 class _Group(msgspec.Struct, frozen=True):

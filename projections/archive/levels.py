@@ -147,6 +147,11 @@ def behind_each_other(parts: Sequence[LevelRows]) -> LevelRows:
     return LevelRows(**columns)
 
 
+def part(rows: LevelRows, begin: int, end: int) -> LevelRows:
+    """Return the buckets from one index up to another, without copying them."""
+    return LevelRows(**{name: getattr(rows, name)[begin:end] for name in LevelRows.__struct_fields__})
+
+
 def _starts(bucket: Ints) -> NDArray[np.intp]:
     begins = np.empty(len(bucket), np.bool_)
     begins[0] = True

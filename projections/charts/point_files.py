@@ -17,9 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from projections.charts.buckets import Points, kept
+from projections.archive.level_files import LOCAL
+from projections.charts.buckets import Ints, Points, joined, kept, taken
 
 TEXTS: Final = ("metric", "stage")
+BY_STEP: Final = ["step", "value"]
+"""The columns that are read where steps, in which a metric's rows are in order, say which of them count."""
 FEW_GROUPS: Final = 2
 """To share out the columns of so few row groups among threads costs more than it spares."""
 
@@ -30,6 +33,8 @@ class Unreadable(Exception):
 
 class Rows(msgspec.Struct, frozen=True):
     """Which rows of a metric count: `x`, a column of integers, in one of the `ranges`, both ends included.
+
+    The ranges are in order and do not touch.
 
     Of one stage, unless that is None; at ledger positions behind `after`, unless that is 0.
     """
@@ -44,7 +49,7 @@ class Rows(msgspec.Struct, frozen=True):
 def read(path: Path, rows: Rows, part_points: int) -> Iterator[Points]:
     """Yield a file's rows that count, in its order, from at most so many rows at a time. Raises `Unreadable`."""
     try:
-        with pq.ParquetFile(path, read_dictionary=list(TEXTS), pre_buffer=False) as file:
+        with pq.ParquetFile(path, read_dictionary=list(TEXTS), pre_buffer=False, filesystem=LOCAL) as file:
             groups, alone = _groups(file.metadata, rows)
             columns = list(dict.fromkeys(("step", rows.x, "value")))
             columns += [] if alone else ["metric"]
@@ -99,6 +104,8 @@ class _Extents(Sequence[tuple[Any, Any]]):
 def _points(part: pa.RecordBatch, rows: Rows) -> Points:
     step, x = part["step"].to_numpy(), part[rows.x].to_numpy()
     points = Points(step if rows.x == "step" else x, step, part["value"].to_numpy())
+    if part.schema.names == BY_STEP:
+        return joined([taken(points, one) for one in _slices(step, rows.ranges)])
     keep = _in_ranges(points.x, rows.ranges)
     for name, text in (("metric", rows.metric), ("stage", rows.stage)):
         if name in part.schema.names:
@@ -106,6 +113,14 @@ def _points(part: pa.RecordBatch, rows: Rows) -> Points:
     if rows.after:
         keep &= part["position"].to_numpy() > rows.after
     return kept(points, keep)
+
+
+def _slices(step: Ints, ranges: Sequence[tuple[int, int]]) -> Iterator[slice]:
+    """Yield where steps, which are in order, lie in the ranges."""
+    for low, high in ranges:
+        begin, end = np.searchsorted(step, low), np.searchsorted(step, high, side="right")
+        if begin < end:
+            yield slice(int(begin), int(end))
 
 
 def _in_ranges(x: Any, ranges: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """Charts of one or several runs of a project: their points as of one position of the ledger, as series of buckets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -71,15 +71,27 @@ class Charts:
         `CorruptHistory`.
         """
         position, points = await self._read(runs, question)
-        series = await self._blocking(runs, question, sources.curves, self._analytics, question, points)
-        known: Sequence[Sequence[bool | None]] = [[None] * len(question.metrics)] * len(runs)
-        if not question.after:
-            known = await self._known(question, points, series)
-        curves = [
-            RunCurves(one.stored.run_id, one.newest, own, has)
-            for one, own, has in zip(points, series, known, strict=True)
-        ]
-        return await self._analytics.run(shown, Chart(position, curves))
+
+        def drawn(series: list[list[Series]], known: Sequence[Sequence[bool | None]]) -> Answer:
+            curves = [
+                RunCurves(one.stored.run_id, one.newest, own, has)
+                for one, own, has in zip(points, series, known, strict=True)
+            ]
+            return shown(Chart(position, curves))
+
+        def at_once() -> tuple[list[list[Series]], Answer | None]:
+            """Draw the chart, unless Postgres is to be asked which of its metrics there are."""
+            series = sources.curves(self._analytics, question, points)
+            if question.after:
+                return series, drawn(series, [[None] * len(question.metrics)] * len(runs))
+            return series, None if _without_points(points, series) else drawn(series, _known(points, series, {}))
+
+        series, answer = await self._blocking(runs, question, at_once)
+        if answer is None:
+            unsure = _without_points(points, series)
+            summaries = await metrics_of(self._ledger.pool, unsure[0].ledger_id, unsure, list(question.metrics))
+            answer = await self._analytics.run(drawn, series, _known(points, series, summaries))
+        return answer
 
     async def groups(
         self,
@@ -122,21 +134,20 @@ class Charts:
             await self._read(runs, question)  # says if a run was deleted meanwhile
             raise CorruptHistory(f"a Parquet file of a chart cannot be read: {error}") from error
 
-    async def _known(
-        self, question: Question, points: Sequence[RunPoints], series: Sequence[Sequence[Series]]
-    ) -> list[list[bool]]:
-        """Return by run and metric whether there is a point of it, whatever its x and stage.
 
-        What is archived was summarised before, so that the summaries and the tail's names are all that there are.
-        """
-        empty = [run.stored for run, own in zip(points, series, strict=True) if not all(one.points for one in own)]
-        summaries = {}
-        if empty:
-            summaries = await metrics_of(self._ledger.pool, empty[0].ledger_id, empty, list(question.metrics))
-        return [
-            [
-                one.points > 0 or one.metric in run.names or one.metric in summaries.get(run.stored.run_id, {})
-                for one in own
-            ]
-            for run, own in zip(points, series, strict=True)
-        ]
+def _without_points(points: Sequence[RunPoints], series: Sequence[Sequence[Series]]) -> list[StoredRun]:
+    return [run.stored for run, own in zip(points, series, strict=True) if not all(one.points for one in own)]
+
+
+def _known(
+    points: Sequence[RunPoints], series: Sequence[Sequence[Series]], summaries: Mapping[UUID, Mapping[str, Any]]
+) -> list[list[bool]]:
+    """Return by run and metric whether there is a point of it, whatever its x and stage.
+
+    What is archived was summarised before, so that the summaries, of runs that have no point of a metric, and the
+    tail's names are all that there are.
+    """
+    return [
+        [one.points > 0 or one.metric in run.names or one.metric in summaries.get(run.stored.run_id, {}) for one in own]
+        for run, own in zip(points, series, strict=True)
+    ]
