@@ -209,9 +209,12 @@ def _error(path: str, message: str, possible: Sequence[str]) -> dict[str, Any]:
 
 
 def _possible(request: Request[Any, Any, Any], parameter: str, path: str, message: str) -> Sequence[str]:
-    """Return what a parameter of the route's handler (`data` is its body) could say at a path."""
-    known = request.route_handler.parsed_fn_signature.parameters.get(parameter)
-    return [] if known is None else expected(known.annotation, path, message)
+    """Return what a parameter of the route's handler (`data` is its body), or of what it depends on, could say."""
+    handler = request.route_handler
+    depended = (one.parsed_fn_signature for one in handler.resolve_dependencies().values())
+    known = (one.parameters.get(parameter) for one in (handler.parsed_fn_signature, *depended))
+    annotation = next((one.annotation for one in known if one is not None), None)
+    return [] if annotation is None else expected(annotation, path, message)
 
 
 _PATH: Final = re.compile(r"\$[^`]*")

@@ -43,7 +43,7 @@ def download(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct], form: F
     """Return rows as a file to download."""
     headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"'}
     if form == "csv":
-        return Response(_csv(rows, kind).encode(), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(_csv(rows, kind).encode(), media_type="text/csv", headers=headers)
     sink = pa.BufferOutputStream()
     pq.write_table(as_table(rows, kind), sink, compression="zstd")
     return Response(sink.getvalue().to_pybytes(), media_type="application/vnd.apache.parquet", headers=headers)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import LocalFileSystem
 
-from projections.archive.levels import EMPTY, LevelRows, coarser, joined, part, whole
+from projections.archive.levels import EMPTY, LevelRows, behind_each_other, coarser, part, whole
 
 ROW_GROUP_ROWS: Final = 16_384
 
@@ -102,7 +102,7 @@ class LevelFile:
         if level is None:
             return None
         begin, end = (edge >> level for edge in whole(low, high, widest))
-        rows = joined(parts)
+        rows = parts[0] if len(parts) == 1 else behind_each_other(parts)
         inside = np.searchsorted(rows.bucket, [max(begin, LOWEST), min(end, HIGHEST)]).tolist()
         return coarser(part(rows, *inside), widest - level) if inside[0] < inside[1] else EMPTY
 

@@ -29,7 +29,8 @@ BESIDES_BYTES: Final = 1 << 30
 Parameters = list[Any] | dict[str, Any] | None
 """By order or by name; None where there are none."""
 
-Kind = Literal["statement", "memory", "rows", "file"]
+Kind = Literal["statement", "memory", "rows", "file", "fault"]
+"""What a query fails for: a `fault` is ours."""
 
 
 class Statement(msgspec.Struct, frozen=True, tag=True):
@@ -88,11 +89,12 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not stand between frames
     source = sys.stdin.buffer
-    statement = msgspec.msgpack.decode(_read(source), type=Statement)
-    _bind(statement.limits)
-    connection = _opened(statement.limits)
-    place = ""
+    limits, place = Limits(), ""
     try:
+        statement = msgspec.msgpack.decode(_read(source), type=Statement)
+        limits = statement.limits
+        _bind(limits)
+        connection = _opened(limits)
         known = admitted(connection, statement.sql, statement.views)
         _write(out, Views(known.views))
         tables = msgspec.msgpack.decode(_read(source), type=Tables)
@@ -101,7 +103,7 @@ def main() -> int:
         _fill(connection, tables)
         _write(out, Result(_answer(connection, known.sql, statement)))
     except Exception as error:  # noqa: BLE001 (everything is told, and the process ends)
-        _write(out, _refused(error, statement.limits, place))
+        _write(out, _refused(error, limits, place))
     out.flush()
     os._exit(0)
 
@@ -181,8 +183,12 @@ def _refused(error: Exception, limits: Limits, place: str) -> Refused:
             return Refused("memory", "", limits.memory_bytes)
         case OSError() | duckdb.IOException() | duckdb.PermissionException():
             return Refused("file", detail)
-        case _:
+        case msgspec.DecodeError():
+            return Refused("fault", detail)
+        case Refusal() | duckdb.Error() | pa.ArrowException() | ValueError() | ArithmeticError() | RecursionError():
             return Refused("statement", detail)
+        case _:
+            return Refused("fault", f"{type(error).__name__}: {detail}")
 
 
 def _texts(values: Sequence[str]) -> str:

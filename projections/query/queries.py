@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, get_args
 from uuid import UUID
 
 import msgspec
@@ -78,6 +78,8 @@ class Queries:
         `TooManyQueries`: retry.
         """
         limits = self._limits
+        if form not in get_args(Format):
+            raise QueryRefused(f"{form!r} is none of {', '.join(get_args(Format))}", path="format")
         if len(sql.encode("utf-8", "surrogatepass")) > limits.sql_bytes:
             raise TooLarge(f"a statement has at most {limits.sql_bytes} bytes", limit=limits.sql_bytes)
         if self._running.total() >= limits.at_once:
@@ -165,9 +167,8 @@ def _tables(root: Path, ledger_id: UUID, parts: Mapping[str, Part]) -> Tables:
     )
 
 
-def _error(refused: Refused) -> LedgerError:
-    kind: Literal["statement", "memory", "rows", "file"] = refused.kind
-    match kind:
+def _error(refused: Refused) -> Exception:
+    match refused.kind:
         case "rows":
             return TooLarge(refused.detail, limit=refused.limit or 0)
         case "memory":
@@ -179,6 +180,8 @@ def _error(refused: Refused) -> LedgerError:
             return Unavailable(UNREADABLE)
         case "statement":
             return QueryRefused(refused.detail)
+        case "fault":
+            return RuntimeError(f"a query's process failed: {refused.detail}")
 
 
 async def _started() -> Process:

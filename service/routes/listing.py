@@ -29,6 +29,11 @@ from service.resources import RunResource
 
 MAX_COLUMNS: Final = 100
 STATUSES: Final = len(Status)
+CONDITION: Final = (
+    "a condition as in SQL's WHERE over a run's fields, config.<key>, summary.<key> and"
+    " metrics.<name>.last|min|max|best|count: status = 'completed' AND config.lr < 0.1 AND NOT tags = 'smoke'."
+    " A comparison of what a run does not have is false; IS NULL finds it (docs/lists.md)"
+)
 
 Row = dict[str, Any]
 
@@ -51,7 +56,7 @@ async def list_runs(
     status: list[str] | None = None,
     workflow: str | None = None,
     tag: list[str] | None = None,
-    filter_: Annotated[str | None, QueryParameter(name="filter", description="see projections/filters.py")] = None,
+    filter_: Annotated[str | None, QueryParameter(name="filter", description=CONDITION)] = None,
     sort: Annotated[str | None, QueryParameter(description="fields, `-` before one is descending")] = None,
     group: Annotated[str | None, QueryParameter(description="a field: answers its values with counts")] = None,
     columns: Annotated[str | None, QueryParameter(description="fields to answer instead of whole runs")] = None,

@@ -16,9 +16,9 @@ from service.context import Http, Service
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "json": "application/json",
     "arrow": "application/vnd.apache.arrow.stream",
-    "csv": "text/csv; charset=utf-8",
+    "csv": "text/csv",
     "parquet": "application/vnd.apache.parquet",
-    "spreadsheet": "text/csv; charset=utf-8",
+    "spreadsheet": "text/csv",
 }
 CLOSED: Final = 499
 """What the figures count a request under whose caller has gone; nobody reads it."""

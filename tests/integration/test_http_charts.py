@@ -160,6 +160,8 @@ def test_what_cannot_be_charted_is_refused_with_its_field(
         if path is not None:
             assert problem["errors"][0]["path"] == path
         assert problem.get("limit") == limit
+        if parameters == {"xscale": "cubic"}:
+            assert problem["errors"][0]["expected"] == ["linear", "log"]
 
 
 def test_runs_that_cannot_be_charted_are_named(api: Api, project: Project):

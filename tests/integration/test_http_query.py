@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from projections.query.limits import Limits
+from projections.query.process import Answer, Refused, Statement
 from projections.query.queries import AHEAD
 from stack.process import ROOT
 from tachograph import Client
@@ -122,6 +125,32 @@ def test_a_query_answers_in_every_format(project: Project):
     path = f"/projects/{project.id}/query"
     accept = project.api.post(path, json={"sql": sql}, headers={"accept": "application/vnd.apache.parquet"})
     assert pq.read_table(io.BytesIO(accept.content)).num_rows == 105
+
+
+def test_a_format_that_there_is_not_is_told_with_those_that_there_are(project: Project):
+    answer = project.api.post(f"/projects/{project.id}/query", params={"format": "xml"}, json={"sql": "select 1"})
+    (error,) = refused(answer, 422)["errors"]
+    assert error["path"] == "$.format"
+    assert error["expected"] == ["arrow", "csv", "json", "parquet", "spreadsheet"]
+    assert asked(project, "select 1", format="csv").headers["content-type"] == "text/csv; charset=utf-8"
+
+
+@pytest.mark.parametrize("change", [{"form": "xml"}, {"limits": {"seconds": "many"}}, {"type": "Query"}])
+def test_a_process_blames_no_statement_for_a_message_that_it_cannot_read(change: Json):
+    known = msgspec.to_builtins(Statement("select 1", None, "json", Limits(), ())) | change
+    body = msgspec.msgpack.encode(known)
+    done = subprocess.run(
+        [sys.executable, "-m", "projections.query.process"],
+        input=len(body).to_bytes(8, "little") + body,
+        capture_output=True,
+        cwd=ROOT,
+        timeout=SECONDS,
+        check=True,
+    )
+    answer = msgspec.msgpack.decode(done.stdout[8:], type=Answer)
+    assert isinstance(answer, Refused)
+    assert answer.kind == "fault"
+    assert f"$.{next(iter(change))}" in answer.detail
 
 
 FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1"]
