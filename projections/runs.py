@@ -293,11 +293,6 @@ async def by_name(reader: Reader, ledger_id: UUID, name: str) -> StoredRun | Non
     return None if row is None else stored_run(row)
 
 
-async def with_status(reader: Reader, statuses: Sequence[Status]) -> list[StoredRun]:
-    """Return every run of every project that is in one of the (active) states, oldest first."""
-    return [stored_run(row) for row in await reader.fetch(load("projections.sql", "runs_with_status"), statuses)]
-
-
 async def unpurged(reader: Reader, after: Deleted, limit: int) -> tuple[list[StoredRun], Deleted | None]:
     """Return deleted runs whose contents are not yet erased everywhere, the oldest behind `after`, and what is behind
     them in turn if there may be more."""

@@ -296,12 +296,6 @@ async def worker(reader: Reader, worker_id: UUID) -> Worker | None:
     return None if row is None else _worker(row)
 
 
-async def worker_by_name(reader: Reader, organisation_id: UUID, name: str) -> Worker | None:
-    """Return an organisation's worker by its name."""
-    row = await reader.fetchrow("select * from worker where organisation_id = $1 and name = $2", organisation_id, name)
-    return None if row is None else _worker(row)
-
-
 async def workers(reader: Reader, organisation_id: UUID | None = None) -> list[Worker]:
     """Return the workers of an organisation, or of all."""
     rows = await reader.fetch(

@@ -31,7 +31,6 @@ FUNCTIONS: Final = (
     ("projections.sql", "check_sweep"),
     ("projections.sql", "rewrite"),
 )
-APPLICATION_ROLE: Final = "tachograph"
 
 
 class MigrationError(Exception):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-MAX_RECORD_BYTES: Final = 1 << 30
 CHECKED_BYTES: Final = 64 << 10
 """A larger record is an image, a graph or the like, which is left out: its length is checked, not its contents."""
 

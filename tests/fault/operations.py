@@ -14,8 +14,6 @@ Outcome = Literal["invoked", "ok", "fail", "unknown"]
 IN_DOUBT = frozenset({429, 502, 503, 504})
 """Answers that leave open whether the request was recorded."""
 
-ANSWER_SECONDS = 5.0
-
 
 class Violation(AssertionError):
     """Something that must never be so; the message says what and where."""

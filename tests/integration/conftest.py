@@ -9,6 +9,7 @@ from nats.aio.client import Client
 
 from events import bus
 from projections.charts import sources
+from projections.storage.objects import ObjectStore
 from tests import servers
 from tests.api import Api, Project, serving
 from tests.integration.desk import Desk, opened_desk
@@ -26,9 +27,12 @@ async def owner(database: Database) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    """A service without any role."""
-    with serving(postgres_server, nats_server, servers_home) as api:
+def api(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path
+) -> Iterator[Api]:
+    """A service, and those roles that the module names in `ROLES`."""
+    roles = getattr(request.module, "ROLES", ())
+    with serving(postgres_server, nats_server, servers_home, roles=roles) as api:
         yield api
 
 
@@ -77,6 +81,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return Place(str(tmp_path / "objects"), {})
     s3: S3Server = request.getfixturevalue("s3")
     return s3.bucket()
+
+
+@pytest.fixture
+def objects(place: Place, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """That object store, its variables in our environment."""
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    return ObjectStore.at(place.url)
 
 
 @pytest.fixture(params=[0, 1 << 21], ids=["extents first", "all at once"])

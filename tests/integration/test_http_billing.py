@@ -5,7 +5,6 @@ import csv
 import io
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import asyncpg
 import httpx
@@ -16,16 +15,11 @@ from events.database import SEARCH_PATH
 from events.keys import Keyring
 from events.ledger import Ledger
 from projections.rebuild import PROJECTIONS, rebuild
-from tests.api import Api, Json, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, accepted, refused, until
+
+ROLES = ("projector",)
 
 GPU = {"accelerator": "a100", "count": 2}
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=["projector"]) as api:
-        yield api
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,19 +12,14 @@ import pytest
 
 from events.ids import uuid7
 from service.charts.answers import ChartAnswer, GroupChartAnswer
-from tests.api import Api, Json, Project, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused, until
+
+ROLES = ("projector",)
 
 RAW = "application/vnd.tachograph.columns"
 ARROW = "application/vnd.apache.arrow.stream"
 COLUMNS = ["x", "x_first", "min", "max", "first", "last", "mean", "count", "nan", "posinf", "neginf"]
 ABOUT = ["run", "metric", "known", "sampled", "points", "left_out"]
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=["projector"]) as api:
-        yield api
 
 
 def number(value: Any) -> float:

@@ -2,26 +2,18 @@
 
 import io
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pyarrow.compute
 import pyarrow.parquet
-import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused, until
+
+ROLES = ("roles",)
 
 MARK = "a sentence that must be gone: 7c1b9f"
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=("roles",)) as api:
-        yield api
 
 
 def logged(project: Project, **body: Any) -> Json:

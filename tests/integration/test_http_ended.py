@@ -1,23 +1,16 @@
 """What an ended run still shows: what it cost and saved, why it failed, and all it said, archived or not."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Json, Project, accepted, refused, until
+
+ROLES = ("roles",)
 
 ENDS = ["completed", "failed", "killed"]
 ERROR = {"type": "ValueError", "message": "bad shape: (3, 4)", "traceback": "Traceback …\n  in train\nValueError: …"}
 GPU_HOUR_MICRO = 10_000_000
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=("roles",)) as api:
-        yield api
 
 
 def said(project: Project, **body: object) -> Json:

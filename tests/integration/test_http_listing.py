@@ -1,20 +1,13 @@
 """The list of a project's runs over HTTP: filters, orders, pages, groups, columns, and what is refused."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api import Api, Project, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Project, accepted, refused, until
 
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=("projector",)) as api:
-        yield api
+ROLES = ("projector",)
 
 
 def names(project: Project, **parameters: Any) -> list[str]:

@@ -1,24 +1,17 @@
 """Time travel: runs, projects and lists of runs as of a version, a position or a time."""
 
 import json
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, serving, until
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Json, Project, accepted, refused, until
+
+ROLES = ("projector",)
 
 PER_HOUR = 10_000_000  # micro-credits of an accelerator
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=["projector"]) as api:
-        yield api
 
 
 def at(event: Json) -> datetime:

@@ -1,22 +1,14 @@
 """The same request twice: one event, and the first answer again, whatever has happened since."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from events.ids import uuid7
-from tests.api import Api, Project, accepted, refused, serving
-from tests.servers import NatsServer, PostgresServer
+from tests.api import Api, Project, accepted, refused
 
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path) -> Iterator[Api]:
-    with serving(postgres_server, nats_server, servers_home, roles=("projector",)) as api:
-        yield api
+ROLES = ("projector",)
 
 
 class Requests:

@@ -8,14 +8,6 @@ import pytest
 from events.settings import SettingsError
 from projections.storage.objects import ObjectStore, StoreUnavailable
 from stack.ports import free_port
-from tests.object_stores import Place
-
-
-@pytest.fixture
-def objects(place: Place, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    for name, value in place.environment.items():
-        monkeypatch.setenv(name, value)
-    return ObjectStore.at(place.url)
 
 
 async def listed(objects: ObjectStore, prefix: str) -> dict[str, int]:

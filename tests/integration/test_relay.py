@@ -26,6 +26,7 @@ from events.types import Mode
 from projections.execute import asked_by, execute
 from stack import Nats
 from tests.api import SECONDS, accepted, serving, until
+from tests.integration.jetstream import drain
 from tests.integration.telemetry import World, opened_world
 from tests.servers import Database, NatsServer, PostgresServer
 from workers.relay import READER, Relay
@@ -47,13 +48,6 @@ async def published(jetstream: JetStreamContext, stream: str, ledger: str = "*")
             subject = f"tachograph.{stream.lower()}.{ledger}.>"
             found.append(await jetstream.get_msg(stream, after, subject=subject, next=True))
     return found
-
-
-async def drain(relay: Relay) -> int:
-    passed = 0
-    while done := await relay.step():
-        passed += done
-    return passed
 
 
 async def rewind(world: World) -> None:

@@ -40,13 +40,6 @@ class Exporting:
         await self.role.step()
 
 
-@pytest.fixture
-def objects(place: Place, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    for name, value in place.environment.items():
-        monkeypatch.setenv(name, value)
-    return ObjectStore.at(place.url)
-
-
 async def test_heads_are_stored_once_each_and_verified(
     world: World, database: Database, nats: NatsServer, objects: ObjectStore, place: Place, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from events import commands as c
@@ -19,9 +18,6 @@ from events.decisions import decide
 from events.errors import Rejected
 from events.run import NO_RUN, Run, evolve
 from events.types import Cause, Mode, Status
-
-settings.register_profile("tachograph", deadline=None)  # a busy machine is not a failure
-settings.load_profile("tachograph")
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 INTEGERS = st.integers(min_value=-(2**63), max_value=2**63 - 1)

@@ -45,7 +45,7 @@ def written(path: Path, batches: list[tuple[int, MetricColumns]]) -> Path:
 
 @pytest.mark.parametrize("part_rows", [1, 7, 32_768])
 @given(files=st.lists(st.lists(BATCH, min_size=1, max_size=3), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_merged_files_are_the_file_that_all_batches_would_have_made(
     tmp_path_factory: pytest.TempPathFactory, part_rows: int, files: list[list[list[tuple[str, int, str | None]]]]
 ) -> None:
@@ -136,7 +136,6 @@ def test_small_neighbours_of_about_one_size_are_merged(sizes: list[int], *, ende
 
 
 @given(sizes=st.lists(st.integers(1, 10 * MIB), max_size=80), ended=st.booleans())
-@settings(deadline=None)
 def test_a_point_is_written_a_few_times_and_few_files_are_left(*, sizes: list[int], ended: bool) -> None:
     policy = Policy(merge_bytes=64 * MIB)
     files: list[Segment] = []

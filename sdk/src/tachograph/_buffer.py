@@ -72,7 +72,6 @@ class Buffer:
         self.urgent: Final = Flag()
         self.step = 0
         self.points_logged = 0
-        self.lines_logged = 0
         self.points_dropped = 0
         self.lines_dropped = 0
         self._bound_bytes = bound_bytes
@@ -135,7 +134,6 @@ class Buffer:
             if self._line_bytes + size > self._bound_bytes:
                 self.lines_dropped += len(texts)
                 return
-            self.lines_logged += len(texts)
             self._lines.extend(Line(now, stream, text) for text in texts)
             self._line_bytes += size
             self.wake.set()

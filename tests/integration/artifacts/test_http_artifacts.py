@@ -1,92 +1,21 @@
 """Artifacts over HTTP, kept in a directory and in S3: what comes back is what went in, and nothing is half stored."""
 
-import asyncio
 import hashlib
 import os
-import random
-import socket
 from base64 import b64encode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import asyncpg
 import httpx
 import psutil
 import pytest
 
 from events.ids import uuid7
-from projections.storage.objects import ObjectStore
 from stack.ports import free_port
-from tests.api import Api, Json, Project, accepted, refused, serving, until
-from tests.object_stores import Place, S3Server
+from tests.api import Api, Json, Project, accepted, refused, serving
+from tests.integration.artifacts.saving import MIB, PART, noise, put, saved_events, stored, uploads
+from tests.object_stores import Place
 from tests.servers import NatsServer, PostgresServer
-
-PART = 4 << 20
-MIB = 1 << 20
-LIMITS = {
-    "TACHOGRAPH_MAX_ARTIFACT_BYTES": str(300 * MIB),
-    "TACHOGRAPH_MAX_RUN_ARTIFACTS": "12",
-    "TACHOGRAPH_MAX_RUN_UPLOADS": "6",
-    "TACHOGRAPH_MAX_PROJECT_BYTES": str(400 * MIB),
-}
-
-
-@pytest.fixture(scope="module", params=["directory", "s3"])
-def where(request: pytest.FixtureRequest, servers_home: Path) -> Place:
-    if request.param == "directory":
-        return Place(str(servers_home / f"objects-{uuid7()}"), {})
-    s3: S3Server = request.getfixturevalue("s3")
-    return s3.bucket()
-
-
-@pytest.fixture(scope="module")
-def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path, where: Place) -> Iterator[Api]:
-    environment = {**LIMITS, **where.environment, "TACHOGRAPH_OBJECT_STORE": where.url}
-    with serving(postgres_server, nats_server, servers_home, environment=environment) as api:
-        yield api
-
-
-@pytest.fixture
-def run(project: Project) -> Json:
-    return project.started()
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def put(api: Api, run: Json, name: str, data: bytes, **fields: str) -> httpx.Response:
-    return api.client.put(f"/runs/{run['id']}/artifacts/{name}", content=data, params=fields)
-
-
-def stored(where: Place, run: Json) -> list[tuple[str, int]]:
-    """Return the objects below a run's prefix, straight from the store."""
-
-    async def look() -> list[tuple[str, int]]:
-        objects = ObjectStore.at(where.url)
-        prefix = f"artifacts/ledger={run['project_id']}/run={run['id']}/"
-        return sorted([(one.path, one.bytes) async for page in objects.pages(prefix) for one in page])
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in where.environment.items():
-            patch.setenv(name, value)
-        return asyncio.run(look())
-
-
-def uploads(api: Api, run: Json) -> int:
-    async def count() -> int:
-        connection = await asyncpg.connect(api.database.owner_url)
-        found: int = await connection.fetchval("select count(*) from operation.upload where run_id = $1", run["id"])
-        await connection.close()
-        return found
-
-    return asyncio.run(count())
-
-
-def saved_events(project: Project, run: Json) -> list[Json]:
-    return [event for event in project.events(run) if event["type"] == "run.artifact_saved"]
 
 
 def test_a_file_comes_back_as_it_went(api: Api, project: Project, run: Json, where: Place) -> None:
@@ -269,89 +198,6 @@ def test_past_a_limit_the_limit_is_named(api: Api, project: Project, run: Json, 
         accepted(put(api, full, f"f{number}", b"x"), 201)
     assert refused(put(api, full, "one more", b"x"), 507)["limit"] == 12
     assert len(stored(where, full)) == 1
-
-
-def cut(api: Api, method: str, path: str, announced: int, data: bytes, *headers: str) -> None:
-    """Send some of a body and hang up."""
-    address = urlsplit(api.url)
-    lines = [
-        f"{method} /api/v1{path} HTTP/1.1", "Host: x", f"Authorization: Bearer {api.key}",
-        f"Content-Length: {announced}", *headers, "", "",
-    ]  # fmt: skip
-    with socket.create_connection((address.hostname, address.port)) as connection:
-        connection.sendall("\r\n".join(lines).encode() + data)
-
-
-def test_an_upload_cut_half_way_leaves_nothing(api: Api, project: Project, run: Json, where: Place) -> None:
-    path = f"/runs/{run['id']}/artifacts/cut"
-    cut(api, "PUT", path, 20 * MIB, noise(9 * MIB))
-    until(lambda: stored(where, run) == [] and uploads(api, run) == 0, "the upload is removed")
-    refused(api.client.get(path), 404)
-    assert saved_events(project, run) == []
-    accepted(put(api, run, "cut", b"whole"), 201)
-
-
-def test_an_upload_goes_on_after_a_cut(api: Api, project: Project, run: Json, where: Place) -> None:
-    data = noise(3 * PART + 77, seed=3)
-    wish = {"name": "models/m", "bytes": len(data), "kind": "model", "sha256": hashlib.sha256(data).hexdigest()}
-    opening = api.client.post(f"/runs/{run['id']}/uploads", json=wish, headers={"Idempotency-Key": "k"})
-    upload = accepted(opening, 201)
-    assert opening.headers["location"].endswith(upload["id"])
-    again = api.client.post(f"/runs/{run['id']}/uploads", json=wish, headers={"Idempotency-Key": "k"})
-    assert accepted(again, 201) == upload
-    other = {**wish, "name": "another"}
-    refused(api.client.post(f"/runs/{run['id']}/uploads", json=other, headers={"Idempotency-Key": "k"}), 409)
-    assert (upload["offset"], upload["part_bytes"], upload["artifact"]) == (0, PART, None)
-    path = f"/runs/{run['id']}/uploads/{upload['id']}"
-
-    cut(api, "PATCH", path, len(data), data[: PART + 12_345], "Upload-Offset: 0")
-
-    def durable() -> bool:
-        answer = api.client.head(path)
-        return answer.headers["upload-offset"] == str(PART)
-
-    until(durable, "a whole part is durable")
-
-    def sent(offset: int, piece: bytes) -> httpx.Response:
-        return api.client.patch(path, content=piece, headers={"Upload-Offset": str(offset)})
-
-    assert str(PART) in refused(sent(0, data), 409)["detail"]
-    assert refused(sent(PART, data[PART : PART + 5]), 422)["limit"] == PART
-    refused(api.client.patch(path, content=b""), 422)
-
-    def taken() -> Json | None:  # the request that was cut may not have let go yet
-        answer = sent(PART, data[PART : 2 * PART])
-        return None if answer.status_code == 429 else accepted(answer)
-
-    assert until(taken, "the upload goes on")["offset"] == 2 * PART
-    assert saved_events(project, run) == []
-    done = accepted(sent(2 * PART, data[2 * PART :]), 201)
-    assert (done["offset"], done["artifact"]["sha256"]) == (len(data), wish["sha256"])
-    assert accepted(sent(2 * PART, data[2 * PART :])) == done  # the answer was lost, say
-    assert accepted(api.client.get(path)) == done
-    assert api.client.get(f"/runs/{run['id']}/artifacts/models/m").content == data
-    assert uploads(api, run) == 0
-    assert len(stored(where, run)) == 4
-
-
-def test_an_upload_of_something_else_than_was_said_is_removed(api: Api, run: Json, where: Place) -> None:
-    wish = {"name": "m", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
-    upload = accepted(api.client.post(f"/runs/{run['id']}/uploads", json=wish), 201)
-    path = f"/runs/{run['id']}/uploads/{upload['id']}"
-    refused(api.client.patch(path, content=b"abd", headers={"Upload-Offset": "0"}), 422)
-    refused(api.client.get(path), 404)
-    assert (stored(where, run), uploads(api, run)) == ([], 0)
-
-
-def test_many_at_once_that_save_the_same_save_one(api: Api, project: Project, run: Json, where: Place) -> None:
-    data = noise(PART + 5, seed=9)
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: put(api, run, "same", data, kind="dataset"), range(6)))
-    assert {answer.status_code for answer in answers} <= {200, 201}
-    assert len({answer.json()["artifact_id"] for answer in answers}) == 1
-    assert len(saved_events(project, run)) == 1
-    assert len(stored(where, run)) == 2
-    assert uploads(api, run) == 0
 
 
 def test_nobody_else_sees_it_and_a_deleted_run_has_none(api: Api, project: Project) -> None:
