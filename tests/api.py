@@ -129,7 +129,7 @@ class Project:
 
     def verified(self) -> Json:
         """Verify the whole history and return the report."""
-        return accepted(self.api.post(f"/projects/{self.id}/audit/verify", timeout=60))
+        return accepted(self.api.post(f"/projects/{self.id}/audit/verify"))
 
 
 class Api:
@@ -146,7 +146,7 @@ class Api:
     def as_caller(self, key: str | None) -> httpx.Client:
         """Return a client with this credential, or without any."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=SECONDS)
 
     def other_tenant(self) -> httpx.Client:
         """Open another organisation and return a client of its key."""
@@ -245,7 +245,7 @@ def _bootstrap(environment: Mapping[str, str]) -> str:
         env=environment,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=SECONDS,
     )
     key: str = json.loads(done.stdout)["api_key"]
     return key

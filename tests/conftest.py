@@ -1,9 +1,12 @@
 """Real servers for the tests: started once for all that need them, with a database and a JetStream for each test."""
 
 import gc
+import os
+import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,19 @@ pytest.register_assert_rewrite(
     "tests.api", "tests.fault.checks", "tests.fault.load", "tests.integration.telemetry", "tests.integration.desk"
 )
 
-from stack import Nats, Postgres, Stack
+from stack import Nats, Postgres, Stack, ports
 from stack.ports import free_port
 from tests import servers
 from tests.object_stores import S3Server, s3_server
 from tests.servers import Database, NatsServer, PostgresServer
+
+
+def pytest_configure() -> None:
+    """Let each of several test processes take other ports: one is found free for a while before a server takes it."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    shuffled = random.SystemRandom().sample(ports.PORTS, len(ports.PORTS))
+    ports._candidates = cycle([port for port in shuffled if port % workers == number])
 
 
 def pytest_unconfigure() -> None:

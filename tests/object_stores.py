@@ -11,10 +11,7 @@ import httpx
 
 from events.ids import uuid7
 from stack.ports import free_port
-from tests.api import until
-
-START_SECONDS = 120.0
-"""It imports for long on a busy machine."""
+from tests.api import SECONDS, until
 
 
 class Place(NamedTuple):
@@ -37,7 +34,7 @@ class S3Server:
     def bucket(self) -> Place:
         """Make a bucket and return where it is."""
         name = f"b-{uuid7()}"
-        assert httpx.put(f"{self.url}/{name}").status_code == 200
+        assert httpx.put(f"{self.url}/{name}", timeout=SECONDS).status_code == 200
         return Place(f"s3://{name}/some/prefix", self.environment)
 
     @property
@@ -65,7 +62,7 @@ def s3_server() -> Iterator[S3Server]:
             return False
 
     try:
-        until(answers, "the S3 server answers", START_SECONDS)
+        until(answers, "the S3 server answers")
         yield server
     finally:
         process.kill()

@@ -41,7 +41,8 @@ def test_the_demo_ends_well_and_leaves_everything_behind(own_home: Path, start_s
     stack = start_stack(home, port, gpu_worker=False)
     given = json.loads((home / "credentials.json").read_text())
     assert (given["url"], (home / "credentials.json").stat().st_mode & 0o777) == (stack.url, 0o600)
-    with httpx.Client(base_url=f"{stack.url}/api/v1", headers={"X-API-Key": given["api_key"]}, timeout=30) as client:
+    headers = {"X-API-Key": given["api_key"]}
+    with httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=SECONDS) as client:
         (found,) = accepted(client.get("/projects"))["items"]
         project = Project(client, found)
         runs = accepted(client.get(f"/projects/{project.id}/runs"))["items"]

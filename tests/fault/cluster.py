@@ -18,7 +18,7 @@ from events.keys import Keyring
 from stack import Process, Stack
 from stack.ports import free_port
 from stack.process import tail
-from tests.api import Project, accepted, until
+from tests.api import SECONDS, Project, accepted, until
 from tests.fault import messages
 from tests.fault.clock import Clock
 from tests.fault.places import Places, Unavailable, places
@@ -47,7 +47,7 @@ class Cluster:
         if found.namespace is not None:
             self._move(found)
         self.api = httpx.Client(
-            base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=30
+            base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=SECONDS
         )
 
     def project(self, name: str) -> Project:

@@ -31,6 +31,7 @@ from projections.verification import Places, audit
 from service.commands.rebuild import projection
 from stack.process import ROOT
 from stack.system import OURS_ALONE
+from tests.api import SECONDS
 from tests.fault import messages
 from tests.integration.telemetry import MASTER_KEY, World, body
 from tests.servers import Database, NatsServer
@@ -40,7 +41,6 @@ from workers.loop import Loop
 from workers.projector import Projector
 from workers.relay import Relay
 
-SECONDS = 60.0
 EAGER = {
     "AGE": "0.000001",
     "TAIL": "0.000001",

@@ -218,7 +218,7 @@ def test_an_import_whose_process_is_killed_goes_on(api: Api, project: Project, o
         except httpx.TransportError:
             return False
 
-    until(answers, "the import was finished by the next process", 60)
+    until(answers, "the import was finished by the next process")
     done = look(project, job)
     assert owner(api, "select attempts from operation.import_job where import_id = $1", job["id"]) == 2
     assert sum(done["report"]["counts"].values()) == 1

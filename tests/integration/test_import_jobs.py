@@ -15,6 +15,7 @@ from projections.storage.objects import StoreUnavailable
 from projections.storage.uploads import Uploads
 from service.imports import jobs
 from service.imports.jobs import Jobs, report_of
+from tests.api import SECONDS
 from tests.integration.telemetry import ACTOR, World
 from tests.integration.test_archives import eventful, pack
 
@@ -131,7 +132,7 @@ async def test_an_import_that_is_given_up_while_it_is_carried_out_stops(
     step = asyncio.create_task(runner(world).step())
     await begun.wait()
     await import_jobs.remove(world.pool, import_id)
-    assert await asyncio.wait_for(step, 30)
+    assert await asyncio.wait_for(step, SECONDS)
 
 
 async def test_an_import_that_is_interrupted_is_taken_over_at_once(

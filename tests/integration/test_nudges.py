@@ -4,9 +4,8 @@ import asyncio
 
 from events import bus
 from events.ids import uuid7
+from tests.api import SECONDS
 from tests.servers import NatsServer
-
-SECONDS = 10
 
 
 async def test_a_nudge_says_whether_a_ledger_has_grown_by_telemetry_alone(nats: NatsServer):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from stack import Nats, Postgres, Process, Stack, process
 from stack.ports import free_port
 from stack.process import BACKOFF_SECONDS
 from stack.warden import Warden
+from tests.api import SECONDS, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SLOW_MACHINE_SECONDS = 60.0
 
 
 class Up:
@@ -46,7 +45,7 @@ class Up:
         return text in self.output.read_text()
 
     def ready(self) -> "Up":
-        until(lambda: self.says("Tachograph is ready at") or self._child.poll() is not None)
+        until(lambda: self.says("Tachograph is ready at") or self._child.poll() is not None, "it says that it is ready")
         assert self.says(f"Tachograph is ready at http://127.0.0.1:{self.port}\n"), self.output.read_text()
         return self
 
@@ -56,7 +55,7 @@ class Up:
     def send(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
 
-    def ended(self, seconds: float = SLOW_MACHINE_SECONDS) -> int:
+    def ended(self, seconds: float = SECONDS) -> int:
         return self._child.wait(seconds)
 
     def stop(self) -> int:
@@ -69,16 +68,16 @@ class Up:
             family = self.family()
             self._child.terminate()
             try:
-                self._child.wait(SLOW_MACHINE_SECONDS)
+                self._child.wait(SECONDS)
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-            for process in psutil.wait_procs(family, timeout=10)[1]:
+            for process in psutil.wait_procs(family, timeout=SECONDS)[1]:
                 process.kill()
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         key = json.loads((self.home / "credentials.json").read_text())["api_key"]
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         try:
             headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -86,13 +85,6 @@ class Up:
             return answer.status, json.loads(answer.read() or b"null")
         finally:
             connection.close()
-
-
-def until(reached: Callable[[], bool], seconds: float = SLOW_MACHINE_SECONDS) -> None:
-    give_up = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < give_up, "waited too long"
-        time.sleep(0.02)
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
@@ -137,7 +129,7 @@ def test_sigterm_ends_everything_with_a_client_on_a_stream(start_up: Callable[..
     up = start_up().ready()
     assert up.request("POST", "/api/v1/projects", {"name": "watched"})[0] == 201
     key = json.loads((up.home / "credentials.json").read_text())["api_key"]
-    with socket.create_connection(("127.0.0.1", up.port), timeout=SLOW_MACHINE_SECONDS) as client:
+    with socket.create_connection(("127.0.0.1", up.port), timeout=SECONDS) as client:
         request = f"GET /api/v1/projects/watched/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
         client.sendall(request.encode())
         assert client.recv(12) == b"HTTP/1.1 200"
@@ -164,9 +156,9 @@ def test_what_dies_is_started_again_and_said(start_up: Callable[..., Up]):
     for child in up.family():
         if child.name() in ("postgres", "nats-server") and child.ppid() == up._child.pid:
             child.kill()
-    until(lambda: up.says("postgres ended unexpectedly (SIGKILL); starting it again"))
-    until(lambda: up.says("nats-server ended unexpectedly (SIGKILL); starting it again"))
-    until(lambda: up.request("GET", "/readyz")[0] == 200)
+    until(lambda: up.says("postgres ended unexpectedly (SIGKILL); starting it again"), "a server starts again")
+    until(lambda: up.says("nats-server ended unexpectedly (SIGKILL); starting it again"), "a server starts again")
+    until(lambda: up.request("GET", "/readyz")[0] == 200, "it is ready again")
     assert up.request("POST", "/api/v1/projects", {"name": "after"})[0] == 201
 
 
@@ -222,7 +214,7 @@ def test_a_process_that_keeps_dying_is_given_up_with_its_last_words(tmp_path: Pa
         say=said.append,
     )
     dying.start()
-    assert dying.failed.wait(SLOW_MACHINE_SECONDS)
+    assert dying.failed.wait(SECONDS)
     warden.close()
     assert dying.failure is not None
     assert "dying ended unexpectedly (exit code 3), 5 times in a row" in str(dying.failure)
@@ -235,7 +227,7 @@ def test_a_stubborn_process_is_killed(tmp_path: Path):
     program = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     stubborn = Process("stubborn", [sys.executable, "-c", program], log=tmp_path / "log", warden=warden)
     stubborn.start()
-    until(lambda: stubborn.tail() == ["deaf"])
+    until(lambda: stubborn.tail() == ["deaf"], "it hears nothing")
     assert stubborn.stop(0.1) is False
     assert stubborn.pid is None
     warden.close()

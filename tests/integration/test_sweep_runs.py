@@ -8,7 +8,7 @@ import pytest
 
 from stack import Stack
 from stack.ports import free_port
-from tests.api import Json, Project, accepted, until
+from tests.api import SECONDS, Json, Project, accepted, until
 
 PROGRAM = """
 import sys, tachograph
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def project(stack: Stack, tmp_path: Path) -> Iterator[Project]:
     headers = {"Authorization": f"Bearer {stack.api_key}"}
-    with httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=f"{stack.url}/api/v1", headers=headers, timeout=SECONDS) as client:
         yield Project(client, accepted(client.post("/projects", json={"name": tmp_path.name}), 201))
 
 

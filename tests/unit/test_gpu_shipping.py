@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api import eventually
+from tests.api import SECONDS, eventually
 from workers.gpu import shipping
 from workers.gpu.records import RunDirectory
 from workers.gpu.shipping import Batch, LogShipper, last_seq
@@ -95,7 +95,7 @@ async def test_growing_files_are_followed_and_a_crash_in_between_doubles_nothing
             out.write(b"\n")
             expected.append(f"line {i}")
     ended.set()
-    await asyncio.wait_for(shipper, 20)
+    await asyncio.wait_for(shipper, SECONDS)
     assert server.texts("stdout") == expected
 
 
