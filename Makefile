@@ -10,6 +10,9 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 UV   := $(VENV)/bin/uv
 
+# A file stays with one process, which starts its servers once. Whole systems come first, as the folders are named.
+AT_ONCE = -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
@@ -19,8 +22,8 @@ up: venv  ## The whole system in the foreground until Ctrl-C
 demo: venv  ## The main job from start to end, then exit
 	@exec $(PY) -m stack demo
 
-test: venv  ## All tests; T=path and ARGS=... narrow them down
-	@exec $(PY) -m pytest $(or $(T),tests sdk/tests) $(ARGS)
+test: venv  ## All tests, WORKERS=2 files at a time; T=path and ARGS=... narrow them down
+	@exec $(PY) -m pytest $(if $(T),,$(AT_ONCE)) $(or $(T),tests sdk/tests) $(ARGS)
 
 faults: venv  ## Faults while clients work; SEED=n or SEEDS=n, SECONDS=n, MOST_SECONDS=n, ONLY="kill nats,…", KEEP=dir
 	@exec $(PY) -m tests.fault $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
