@@ -15,6 +15,7 @@ from tests.api import Api, Project, serving
 from tests.integration.desk import Desk, opened_desk
 from tests.integration.fleet import Fleet, opened_fleet
 from tests.integration.telemetry import World, opened_world
+from tests.integration.watch import Watch
 from tests.object_stores import Place, S3Server
 from tests.servers import Database, NatsServer, PostgresServer
 
@@ -57,6 +58,15 @@ async def client(nats: NatsServer) -> AsyncIterator[Client]:
 @pytest.fixture
 async def desk(fleet: Fleet, client: Client) -> Desk:
     return await opened_desk(fleet, client)
+
+
+@pytest.fixture
+async def watch(fleet: Fleet, client: Client) -> AsyncIterator[Watch]:
+    await bus.ensure_streams(client.jetstream())
+    watch = Watch(fleet, client)
+    await watch.monitor.start()
+    yield watch
+    await watch.monitor.stop()
 
 
 @pytest.fixture

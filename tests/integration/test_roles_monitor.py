@@ -1,10 +1,8 @@
 """The monitor, step by step, under a clock that the tests move."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import msgspec
-import pytest
 from nats.aio.client import Client
 
 from events import bus
@@ -12,64 +10,12 @@ from events.beats import Beat, beat_subject
 from events.commands import AttachRun, EndRun
 from events.ids import uuid7
 from events.types import Cause, Liveness, Status
-from projections import incidents, tenancy
+from projections import tenancy
 from stack import Nats
 from tests.api import SECONDS, until
-from tests.integration.fleet import Clock, Fleet, worker_beat
-from tests.servers import NatsServer
+from tests.integration.fleet import Fleet, worker_beat
+from tests.integration.watch import CRASHED, UNRESPONSIVE, Watch
 from workers.lost_workers import LOST_SECONDS
-from workers.monitor import LATE_STEP_SECONDS, Monitor
-
-UNRESPONSIVE, CRASHED = 15, 45
-
-
-@pytest.fixture
-async def client(nats: NatsServer) -> AsyncIterator[Client]:
-    connected = await bus.connect(nats.url("roles"), name="test")
-    await bus.ensure_streams(connected.jetstream())
-    yield connected
-    await connected.close()
-
-
-class Watch:
-    """A monitor, its clock, and who beats meanwhile."""
-
-    def __init__(self, fleet: Fleet, client: Client) -> None:
-        self.clock = Clock()
-        self.monitor = Monitor(fleet.ledger, client, clock=self.clock)
-        self.beats: list[Beat] = []
-        self.api_is_up = True
-        self.nats_is_up = True
-
-    def deafen(self) -> None:
-        """Let no canary come through from now on."""
-        self.nats_is_up = False
-        hear, sender = self.monitor.hear, self.monitor.sender
-        self.monitor.hear = lambda beat: None if beat.sender == sender and not self.nats_is_up else hear(beat)  # type: ignore[method-assign]
-
-    async def passes(self, seconds: float) -> None:
-        """Let time pass in small steps, with beats at each."""
-        end = self.clock.now + seconds
-        while True:
-            if self.api_is_up:
-                self.monitor.hear(Beat(sender="api-0", kind="api"))
-            if self.nats_is_up:
-                self.monitor.hear(Beat(sender=self.monitor.sender, kind="canary"))
-            for beat in self.beats:
-                self.monitor.hear(beat)
-            while await self.monitor.step():
-                pass
-            if self.clock.now >= end:
-                return
-            self.clock.now = min(end, self.clock.now + LATE_STEP_SECONDS / 2)
-
-
-@pytest.fixture
-async def watch(fleet: Fleet, client: Client) -> AsyncIterator[Watch]:
-    watch = Watch(fleet, client)
-    await watch.monitor.start()
-    yield watch
-    await watch.monitor.stop()
 
 
 async def test_silence_is_unresponsive_first_and_a_crash_later_and_a_voice_ends_both(fleet: Fleet, watch: Watch):
@@ -258,70 +204,6 @@ async def test_while_nats_is_away_nothing_is_declared(fleet: Fleet, own_nats: Na
     await watch.passes(CRASHED)
     assert (await fleet.run(run_id)).status is Status.CRASHED
     await client.close()
-
-
-async def incidents_of(fleet: Fleet) -> list[tuple[int, int, bool]]:
-    return [(one.silent, one.watched, one.closed_at is not None) for one in await incidents.latest(fleet.pool)]
-
-
-async def test_a_mass_silence_is_held_until_the_canaries_worked_for_a_period_and_declared_then(
-    fleet: Fleet, watch: Watch
-):
-    silent = [await fleet.tracked() for _ in range(6)]
-    alive = [await fleet.tracked() for _ in range(4)]
-    everybody = Beat(sender="api-1", kind="api", runs=dict.fromkeys([*silent, *alive], 1))
-    watch.beats = [everybody]
-    await watch.passes(10)
-    watch.beats = [Beat(sender="api-1", kind="api", runs=dict.fromkeys(alive, 1))]
-    await watch.passes(UNRESPONSIVE + 1)
-    assert await incidents_of(fleet) == [(6, 10, False)]
-    await watch.passes(CRASHED - 3)
-    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.RUNNING}, "silent for longer than allowed"
-    assert {tuple(await fleet.types(run_id)) for run_id in silent} == {("run.created", "run.started")}
-    await watch.passes(5)
-    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.CRASHED}
-    assert {(await fleet.run(run_id)).status for run_id in alive} == {Status.RUNNING}
-    await watch.passes(1)
-    assert await incidents_of(fleet) == [(6, 10, True)]
-
-
-async def test_a_mass_silence_that_ends_by_itself_crashes_nobody(fleet: Fleet, watch: Watch):
-    silent = [await fleet.tracked() for _ in range(5)]
-    voices = Beat(sender="api-1", kind="api", runs=dict.fromkeys(silent, 1))
-    watch.beats = [voices]
-    await watch.passes(10)
-    watch.beats = []
-    await watch.passes(CRASHED + 5)
-    watch.beats = [voices]
-    await watch.passes(100)
-    assert {tuple(await fleet.types(run_id)) for run_id in silent} == {("run.created", "run.started")}
-    assert await incidents_of(fleet) == [(5, 5, True)]
-
-
-async def test_a_hold_goes_on_while_the_canaries_do_not_work(fleet: Fleet, watch: Watch):
-    worker = await fleet.worker("w")
-    silent = [await fleet.managed(worker) for _ in range(5)]
-    watch.beats = [worker_beat(worker, dict.fromkeys(silent, 1))]
-    await watch.passes(10)
-    watch.beats = []
-    watch.deafen()
-    await watch.passes(20 * CRASHED)
-    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.RUNNING}
-    watch.nats_is_up = True
-    await watch.passes(CRASHED - 1)
-    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.RUNNING}
-    await watch.passes(5)
-    assert {(await fleet.run(run_id)).cause for run_id in silent} == {Cause.WORKER_LOST}
-
-
-async def test_four_of_four_and_a_single_run_are_never_held(fleet: Fleet, watch: Watch):
-    silent = [await fleet.tracked() for _ in range(4)]
-    watch.beats = [Beat(sender="api-1", kind="api", runs=dict.fromkeys(silent, 1))]
-    await watch.passes(10)
-    watch.beats = []
-    await watch.passes(CRASHED + 1)
-    assert {(await fleet.run(run_id)).status for run_id in silent} == {Status.CRASHED}
-    assert await incidents_of(fleet) == []
 
 
 async def test_each_run_has_its_own_periods_and_a_crash_is_declared_within_a_second_of_them(fleet: Fleet, watch: Watch):
