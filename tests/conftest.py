@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite(
-    "tests.api", "tests.fault.checks", "tests.fault.load", "tests.integration.telemetry", "tests.integration.desk"
+    "tests.api",
+    "tests.fault.checks",
+    "tests.fault.load",
+    "tests.integration.audited",
+    "tests.integration.desk",
+    "tests.integration.telemetry",
 )
 
 from stack import Nats, Postgres, Stack, ports

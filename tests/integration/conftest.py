@@ -12,6 +12,8 @@ from projections.charts import sources
 from projections.storage.objects import ObjectStore
 from tests import servers
 from tests.api import Api, Project, serving
+from tests.integration.alerting import Alerting, Receiver
+from tests.integration.audited import Audited
 from tests.integration.desk import Desk, opened_desk
 from tests.integration.fleet import Fleet, opened_fleet
 from tests.integration.telemetry import World, opened_world
@@ -104,3 +106,27 @@ def objects(place: Place, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
 @pytest.fixture(params=[0, 1 << 21], ids=["extents first", "all at once"])
 def at_once_points(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "AT_ONCE_POINTS", request.param)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver().serving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def alerting(world: World) -> AsyncIterator[Alerting]:
+    organisation = await world.pool.fetchval(
+        "select organisation_id from ledger.ledger where ledger_id = $1", world.ledger_id
+    )
+    await world.ledger.open(organisation, organisation, "organisation")
+    return Alerting(world, organisation)
+
+
+@pytest.fixture
+async def audited(world: World, database: Database, nats: NatsServer) -> AsyncIterator[Audited]:
+    client = await bus.connect(nats.url(), name="test")
+    audited = Audited(world, database, client)
+    await audited.fill()
+    yield audited
+    await client.close()

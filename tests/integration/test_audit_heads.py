@@ -1,0 +1,112 @@
+"""An audit that is given signed heads: a cut tail and a rewritten ledger are seen; and how heads are exported."""
+
+from pathlib import Path
+
+import asyncpg
+import msgspec
+import pytest
+
+from events.heads import HeadRefused, Signer, read_heads
+from tests.integration.audited import NOW, Audited
+from tests.integration.telemetry import opened_world
+from tests.servers import Database
+from workers.heads import Heads
+
+CUT = """
+    delete from ledger.event where position > {0};
+    delete from ledger.payload where position > {0};
+    update ledger.head h set position = {0}, (chain, recorded_at) =
+        (select e.chain, e.recorded_at from ledger.event e where e.ledger_id = h.ledger_id and e.position = {0})
+"""
+
+
+async def test_a_cut_tail_is_seen_by_its_head(audited: Audited) -> None:
+    head = await audited.head()
+    cut = head.position - 1
+    await audited.tamper(
+        CUT.format(cut) + f"; update ledger.stream set version = version - 1 where stream = '{audited.running}'"
+    )
+    position, reason = await audited.bad(head)
+    assert position == cut + 1
+    assert f"there were {head.position} events" in reason
+
+
+async def test_a_ledger_rewritten_as_a_whole_is_seen_by_its_head(
+    audited: Audited, database: Database, tmp_path: Path
+) -> None:
+    first = audited.signer.sign(
+        audited.world.ledger_id, 1, await audited.world.pool.fetchval("select chain from event where position = 1"), NOW
+    )
+    head = await audited.head()
+    copy = await _rewritten(audited, head.position)
+    assert copy == head.position
+    position, reason = await audited.bad(first, head)
+    assert position == head.position
+    assert "rewritten somewhere after position 1" in reason
+
+
+async def _rewritten(audited: Audited, end: int) -> int:
+    """Give every event after the first another actor, and make the chain fit, as whoever has all keys could."""
+    from events import codec
+    from events.codec import Leaf
+
+    superuser = await asyncpg.connect(audited.database.superuser_url)
+    names = ", ".join(Leaf.__struct_fields__)
+    rows = await superuser.fetch(f"select {names}, position, recorded_at, chain from ledger.event order by position")
+    chain = rows[0]["chain"]
+    for row in rows[1:]:
+        leaf = msgspec.structs.replace(Leaf(*row[: len(Leaf.__struct_fields__)]), actor="key:nobody")
+        recorded = codec.time_column(codec.microseconds(row["recorded_at"]))
+        chain = codec.chain(chain, row["position"], recorded, codec.leaf_body(leaf))
+        await superuser.execute(
+            "update ledger.event set actor = 'key:nobody', chain = $1 where position = $2", chain, row["position"]
+        )
+    await superuser.execute("update ledger.head set chain = $1", chain)
+    await superuser.close()
+    return int(rows[-1]["position"])
+
+
+async def test_a_head_of_another_project_is_refused(audited: Audited, database: Database, tmp_path: Path) -> None:
+    async with opened_world(database.url, tmp_path) as other:
+        position, chain = await other.ledger.head(other.ledger_id)
+        head = audited.signer.sign(other.ledger_id, position, chain, NOW)
+        with pytest.raises(HeadRefused, match=f"of ledger {other.ledger_id}, not of {audited.world.ledger_id}"):
+            await audited.report(head)
+
+
+async def test_heads_are_exported_when_they_moved(
+    audited: Audited, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    role = Heads(audited.world.ledger, tmp_path / "master.key", tmp_path / "heads", seconds=60, clock=lambda: now)
+    await role.start()
+    path = role.file(audited.world.ledger_id)
+    for moment in (0.0, 1.0, 60.0):
+        now = moment
+        assert await role.step() == 0
+        assert len(read_heads(path.read_bytes())) == 1
+    await audited.edit(notes="more")
+    now = 61.0
+    await role.step()
+    assert len(read_heads(path.read_bytes())) == 1
+    now = 120.0
+    await role.step()
+    first, second = read_heads(path.read_bytes())
+    assert second.position == first.position + 1
+    audited.signer = Signer.beside(tmp_path / "master.key")
+    assert (await audited.report(first, second)).head == second.position
+
+    path.write_bytes(path.read_bytes() + b'{"ledger":"torn o')  # died while it wrote
+    await audited.edit(notes="still more")
+    await role.start()
+    await role.step()
+    assert [head.position for head in read_heads(path.read_bytes())] == [
+        first.position, second.position, second.position + 1
+    ]  # fmt: skip
+
+    await audited.tamper("update ledger.event set chain = sha256(chain)")
+    await audited.edit(notes="after tampering")
+    now = 1_000.0
+    await role.step()
+    assert len(read_heads(path.read_bytes())) == 3
+    assert "not signed" in caplog.text

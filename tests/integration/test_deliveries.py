@@ -1,0 +1,82 @@
+"""Deliveries to webhooks: signed, tried again, bounded, and never to our own network."""
+
+import hmac
+import json
+
+import pytest
+
+from projections import subscriptions
+from tests.integration.alerting import Alerting, Receiver, drain
+from workers import deliveries
+from workers.alerter import Alerter
+from workers.deliveries import secret
+
+
+async def test_deliveries_are_signed_and_tried_again(
+    alerting: Alerting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "BACKOFF_SECONDS", (3_600.0,))  # however slow we are, none is due by itself
+    world = alerting.world
+    hook = await alerting.hook(receiver.url, "run.created")
+    receiver.answers = [500, 302, 200]
+    run_id = await world.started_run()
+    alerter = Alerter(world.ledger, allow_private=True)
+    await drain(alerter)
+    for attempts in (1, 2):
+        (delivery,) = await subscriptions.deliveries(world.pool, hook, 10)
+        assert (delivery.state, delivery.attempts) == ("pending", attempts)
+        assert len(receiver.requests) == attempts, "it is not tried again at once"
+        await world.pool.execute("update operation.delivery set next_at = clock_timestamp()")
+        await drain(alerter)
+    (delivery,) = await subscriptions.deliveries(world.pool, hook, 10)
+    assert (delivery.state, delivery.attempts, delivery.status) == ("delivered", 3, 200)
+    for headers, body in receiver.requests:
+        at, _, said = headers["Tachograph-Signature"].partition(",v1=")
+        expected = hmac.digest(secret(world.ledger, hook), at.removeprefix("t=").encode() + b"." + body, "sha256")
+        assert said == expected.hex()
+        assert headers["Tachograph-Delivery"] == str(delivery.delivery_id)
+        document = json.loads(body)
+        assert (document["type"], document["subject"]) == ("run.created", f"runs/{run_id}")
+
+
+async def test_an_address_of_our_own_network_is_refused(alerting: Alerting, receiver: Receiver) -> None:
+    hook = await alerting.hook(receiver.url, "run.created")
+    await alerting.world.started_run()
+    await drain(Alerter(alerting.world.ledger))
+    (delivery,) = await subscriptions.deliveries(alerting.world.pool, hook, 10)
+    assert receiver.requests == []
+    assert delivery.status is None
+    assert "not a public address" in (delivery.error or "")
+
+
+async def test_a_delivery_that_never_succeeds_ends(alerting: Alerting) -> None:
+    world = alerting.world
+    hook = await alerting.hook("http://127.0.0.1:1/", "run.created")
+    await world.started_run()
+    alerter = Alerter(world.ledger, allow_private=True)
+    for _ in range(10):
+        await drain(alerter)
+        await world.pool.execute("update operation.delivery set next_at = clock_timestamp()")
+    (delivery,) = await subscriptions.deliveries(world.pool, hook, 10)
+    assert (delivery.state, delivery.attempts) == ("failed", 10)
+
+
+async def test_the_log_is_bounded_and_leaves_with_its_run(
+    alerting: Alerting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = alerting.world
+    monkeypatch.setattr(subscriptions, "MAX_DELIVERIES", 3)
+    hook = await alerting.hook(receiver.url, "run.created", "run.deleted")
+    alerter = Alerter(world.ledger, allow_private=True)
+    runs = [await world.started_run() for _ in range(5)]
+    await drain(alerter)
+    kept = await subscriptions.deliveries(world.pool, hook, 10)
+    assert len(kept) == 3
+    run_id = kept[0].run_id
+    assert run_id in runs
+    assert run_id is not None
+    await world.end(run_id)
+    await world.delete(run_id)
+    await drain(alerter)
+    log = await subscriptions.deliveries(world.pool, hook, 10)
+    assert [one.type for one in log if one.run_id == run_id] == ["run.deleted"]
