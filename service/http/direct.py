@@ -2,7 +2,7 @@
 
 Handlers that take nothing from the query, and answer JSON, can be called so. What they take and answer is declared
 as everywhere, and where the framework has an answer of its own (no body, OPTIONS) it is left to give it.
-Source: docs/decisions/0033-cost-of-a-batch.md.
+Source: docs/decisions/0025-cost-of-a-run.md.
 """
 
 from typing import Any, Final
