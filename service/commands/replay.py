@@ -26,6 +26,7 @@ from projections.archive.restore import Restorer
 from projections.replay import Replay, Wanted
 from projections.runs import StoredRun
 from service import moments
+from service.alert_conditions import check_types
 from service.commands import timeline
 from service.commands.audit import find_project
 from service.commands.bar import Bar
@@ -98,8 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def types_of(text: str | None) -> list[str] | None:
-    """Return event types that stand in a text with commas between them; None for all."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+    """Return event types that stand in a text with commas between them; None for all. Raises `Invalid`."""
+    if not text:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    check_types(tuple(names), "types")
+    return names
 
 
 async def _tell(settings: Settings, asked: Asked) -> int:

@@ -15,6 +15,7 @@ from litestar.response import ServerSentEvent
 from events import cloudevents
 from events.heads import SignedHead, Signer
 from projections.verification import Places, Report, audit
+from service.commands.replay import types_of
 from service.context import Http, Service
 from service.paging import Size
 from service.problems import Invalid
@@ -29,10 +30,6 @@ class EventPage(msgspec.Struct, frozen=True):
 
 
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
-
-
-def _types(types: str | None) -> list[str] | None:
-    return [name.strip() for name in types.split(",") if name.strip()] if types else None
 
 
 def _check_position(after: int, head: int) -> None:
@@ -56,7 +53,7 @@ async def project_events(
 ) -> EventPage:
     """A project's history."""
     known = await service.project(request, project)
-    return await _page(service, known.project_id, None, after, limit, _types(types))
+    return await _page(service, known.project_id, None, after, limit, types_of(types))
 
 
 @get("/runs/{run:str}/events")
@@ -65,7 +62,7 @@ async def run_events(
 ) -> EventPage:
     """A run's history; of a deleted run the events without their data."""
     stored = await service.run(request, run, deleted=True)
-    return await _page(service, stored.ledger_id, stored.run_id, after, limit, _types(types))
+    return await _page(service, stored.ledger_id, stored.run_id, after, limit, types_of(types))
 
 
 async def _start(request: Http, service: Service, ledger_id: UUID, after: int | None) -> int:
@@ -93,7 +90,7 @@ async def project_stream(
     """A project's events as they happen (Server-Sent Events; the id is the position)."""
     known = await service.project(request, project)
     start = await _start(request, service, known.project_id, after)
-    return _follow(request, service, Wanted(known.project_id, None, _types(types)), start)
+    return _follow(request, service, Wanted(known.project_id, None, types_of(types)), start)
 
 
 @get("/runs/{run:str}/stream")
@@ -103,7 +100,7 @@ async def run_stream(
     """A run's events as they happen, telemetry too (Server-Sent Events; the id is the position)."""
     stored = await service.run(request, run)
     start = await _start(request, service, stored.ledger_id, after)
-    return _follow(request, service, Wanted(stored.ledger_id, stored.run_id, _types(types)), start)
+    return _follow(request, service, Wanted(stored.ledger_id, stored.run_id, types_of(types)), start)
 
 
 class Head(msgspec.Struct, frozen=True):

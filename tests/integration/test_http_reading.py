@@ -5,6 +5,7 @@ from uuid import UUID
 
 import httpx
 import msgspec
+import pytest
 
 from tests.api import Api, Json, Project, accepted, refused
 
@@ -84,6 +85,16 @@ def test_history_is_read_page_by_page_and_by_type(api: Api, project: Project):
     own = project.events(run)
     assert [event["seq"] for event in own if event["type"] == "run.metrics_logged"] == [1, 2, 3, 4, 5]
     assert {event["subject"] for event in own} == {f"runs/{run['id']}"}
+
+
+@pytest.mark.parametrize("path", ["events", "stream", "replay"])
+def test_a_type_that_no_event_has_is_refused(api: Api, project: Project, path: str):
+    run = project.create()
+    for of in (f"/projects/{project.id}", f"/runs/{run['id']}"):
+        answer = api.client.get(f"{of}/{path}", params={"types": "run.created,run.finishd"})
+        problem = refused(answer, 422)
+        assert problem["errors"][0]["path"] == "types"
+        assert "run.finishd" in problem["detail"]
 
 
 def test_events_are_cloudevents(api: Api, project: Project):
