@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +35,7 @@ from projections import runs
 from projections.archive import manifest, parquet
 from projections.archive.bucket import ArchiveUnavailable
 from projections.archive.sorting import Sorting
-from projections.archive.stores import Store
+from projections.archive.stores import Store, with_room
 from projections.archive.writing import Files, MetricsWriter, write_logs
 from projections.execute import asked_by, execute
 from projections.storage.objects import ObjectStore, StoreUnavailable
@@ -355,7 +356,8 @@ class Archiver:
         ledger_id, run_id, kind = key
         segment = uuid7()
         relative = parquet.segment_path(ledger_id, run_id, kind, segment)
-        files = await asyncio.to_thread(_written, kind, batches, self._store.root / relative)
+        write = partial(_written, kind, batches, self._store.root / relative)
+        files = await asyncio.to_thread(with_room, self._store, write)
         crash_point("archiver.after_write")
         await asyncio.to_thread(self._store.publish, files)
         crash_point("archiver.after_rename")

@@ -23,7 +23,7 @@ from projections import runs
 from projections.archive import manifest, parquet
 from projections.archive.merging import merge_logs, merge_metrics
 from projections.archive.parquet import File
-from projections.archive.stores import Store
+from projections.archive.stores import Store, with_room
 from projections.archive.writing import Files
 from projections.execute import asked_by, execute
 from workers.archive_policy import Policy, to_merge
@@ -115,4 +115,5 @@ def _merged(store: Store, kind: str, files: Sequence[File], relative: str) -> Fi
             raise CorruptHistory(f"{file.path} is not the file that was recorded")
     merge = merge_logs if kind == manifest.LOGS else merge_metrics
     with store.held(files) as root:
-        return merge([root / file.path for file in files], store.root / relative)
+        paths = [root / file.path for file in files]
+        return with_room(store, lambda: merge(paths, store.root / relative))

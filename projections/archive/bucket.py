@@ -148,6 +148,10 @@ class Bucket:
             if found is not None and modified <= latest:
                 yield found
 
+    def give_way(self) -> bool:
+        """Remove the cache's copies that nobody holds."""
+        return self._cache.give_way()
+
     def copied_runs(self) -> list[tuple[UUID, UUID]]:
         """Look into the cache."""
         return self._cache.runs()
@@ -181,16 +185,26 @@ class Bucket:
             raise CorruptHistory(f"{file.path} in the archive's object store is not the file that was recorded")
 
     def _pieces(self, file: File) -> Iterator[memoryview]:
+        """Yield an object's bytes, fewer only where it has no more."""
         for start in range(0, file.bytes, PIECE_BYTES):
+            end = min(start + PIECE_BYTES, file.bytes)
+            began, away_until = time.monotonic(), self._away_until
             try:
                 with self._asking():
-                    piece = self._reading.get_range(file.path, start=start, end=min(start + PIECE_BYTES, file.bytes))
+                    piece = self._piece(file.path, start, end)
             except ArchiveUnavailable:
-                if self._is_shorter(file):
+                is_silent = began < away_until or time.monotonic() - began >= PIECE_SECONDS
+                if not is_silent and self._is_shorter(file):
                     self._away_until = 0.0  # it answered
                     return
                 raise
-            yield memoryview(piece)
+            yield piece
+
+    def _piece(self, path: str, start: int, end: int) -> memoryview:
+        piece = memoryview(self._reading.get_range(path, start=start, end=end))
+        if len(piece) != end - start:
+            raise ArchiveUnavailable(f"the archive's object store gave {len(piece)} of {end - start} bytes of {path}")
+        return piece
 
     def _is_shorter(self, file: File) -> bool:
         """Tell whether a piece was refused because the object ends before it."""

@@ -31,6 +31,7 @@ from uuid import UUID, uuid4
 from events.errors import TooLarge
 from projections.archive import parquet
 from projections.archive.parquet import File
+from projections.storage.objects import StoreFull, translated
 
 AT_ONCE: Final = 16
 """How many files are fetched at a time."""
@@ -65,18 +66,20 @@ class Cache:
 
     @contextmanager
     def held(self, files: Iterable[File]) -> Iterator[Path]:
-        """Give the root of links to files. Raises `TooLarge`, and what `fetch` raises."""
+        """Give the root of links to files. Raises `TooLarge`, `StoreFull` for a full disk, and what `fetch` raises."""
         files = list(dict.fromkeys(files))
         size = sum(file.bytes for file in files)
         if size > self._limit:
             detail = f"this reads files of {size} bytes at once, and the archive's cache holds {self._limit}"
             raise TooLarge(f"{detail} (TACHOGRAPH_ARCHIVE_CACHE_BYTES)", limit=self._limit)
-        place = self._process_directory() / str(next(self._numbers))
-        place.mkdir(parents=True)  # somebody may have emptied the cache
+        with translated("the archive's cache"):
+            place = self._process_directory() / str(next(self._numbers))
+            place.mkdir(parents=True)  # somebody may have emptied the cache
         try:
-            for directory in {(place / file.path).parent for file in files}:
-                directory.mkdir(parents=True, exist_ok=True)
-            missing = [file for file in files if not self._linked(file, place)]
+            with translated("the archive's cache"):
+                for directory in {(place / file.path).parent for file in files}:
+                    directory.mkdir(parents=True, exist_ok=True)
+                missing = [file for file in files if not self._linked(file, place)]
             for _ in self._threads.map(partial(self._fetched, place), missing):
                 pass
             yield place
@@ -151,6 +154,14 @@ class Cache:
 
     def _fetch_anew(self, place: Path, file: File) -> None:
         self._make_room(file.bytes)
+        try:
+            self._fetch_once(place, file)
+        except StoreFull:  # others than we are on that disk too
+            if not self.give_way():
+                raise
+            self._fetch_once(place, file)
+
+    def _fetch_once(self, place: Path, file: File) -> None:
         copy = self.root / file.path
         copy.parent.mkdir(parents=True, exist_ok=True)
         temporary = copy.with_name(f".{copy.name}.{uuid4()}{parquet.TEMPORARY}")
@@ -161,6 +172,16 @@ class Cache:
             temporary.rename(copy)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def give_way(self) -> bool:
+        """Remove all copies that nobody holds, for the disk is full; tells whether there were any."""
+        found = False
+        for file in self.root.glob("ledger=*/run=*/*"):
+            with suppress(FileNotFoundError):
+                if not file.name.endswith(parquet.TEMPORARY) and file.stat().st_nlink == 1:
+                    file.unlink()
+                    found = True
+        return found
 
     def _remember(self, path: str, mark: Mark) -> None:
         if len(self._compared) >= REMEMBERED:

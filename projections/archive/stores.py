@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,6 +29,7 @@ from projections.archive.bucket import Bucket
 from projections.archive.parquet import File, Found
 from projections.archive.writing import Files
 from projections.runs import Reader
+from projections.storage.objects import DISK_FULL
 
 log = logging.getLogger("tachograph.archive")
 
@@ -44,7 +45,8 @@ class Store(Protocol):
     def held(self, files: Iterable[File]) -> AbstractContextManager[Path]:
         """Return the root below which files can be read until the end of the block.
 
-        Raises `FileNotFoundError`, `CorruptHistory` for one that is another than was recorded, and `TooLarge`.
+        Raises `FileNotFoundError`, `CorruptHistory` for one that is another than was recorded, `TooLarge`, and
+        `StoreFull` where the disk has no room for copies.
         """
         ...
 
@@ -74,6 +76,10 @@ class Store(Protocol):
 
     def older_than(self, age_seconds: float) -> Iterator[Found]:
         """Yield our files, temporary ones too, that nobody has written to for that long."""
+        ...
+
+    def give_way(self) -> bool:
+        """Remove what of this machine's disk is only copies, for it is full; tells whether there were any."""
         ...
 
     def copied_runs(self) -> list[tuple[UUID, UUID]]:
@@ -156,12 +162,26 @@ class Directory:
             if found is not None and _modified(file) <= latest:
                 yield found
 
+    def give_way(self) -> bool:
+        """There are no copies."""
+        return False
+
     def copied_runs(self) -> list[tuple[UUID, UUID]]:
         """There are no copies."""
         return []
 
     def forget_run(self, ledger_id: UUID, run_id: UUID) -> None:
         """There are no copies."""
+
+
+def with_room(store: Store, write: Callable[[], Files]) -> Files:
+    """Return the files that are written below a store's root; where its disk is full, copies give way to them."""
+    try:
+        return write()
+    except OSError as error:
+        if error.errno not in DISK_FULL or not store.give_way():
+            raise
+        return write()
 
 
 async def forget_deleted(reader: Reader, store: Store) -> int:

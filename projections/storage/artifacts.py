@@ -23,7 +23,7 @@ from events.keys import DataKey
 from events.ledger import Ledger
 from events.sql import load
 from projections.runs import Reader
-from projections.storage.objects import ObjectStore
+from projections.storage.objects import ObjectStore, StoreUnavailable
 
 PART_BYTES: Final = 4 << 20
 ROOT: Final = "artifacts/"
@@ -140,11 +140,14 @@ async def read_part(
     key = await ledger.key(ledger_id, run_id)
     if key is None:
         raise Erased("the run was deleted")
+    path = part_path(ledger_id, run_id, blob_id, number)
     try:
-        sealed = await objects.get(part_path(ledger_id, run_id, blob_id, number))
+        sealed = await objects.get(path)
     except FileNotFoundError:
         raise CorruptHistory(f"part {number} of blob {blob_id} of run {run_id} is missing") from None
     try:
         return await asyncio.to_thread(key.unseal, sealed, derived(blob_id, number).bytes)
     except CorruptHistory:
+        if (size := await objects.size(path)) != len(sealed):
+            raise StoreUnavailable(f"the object store gave {len(sealed)} of {size} bytes of {path}") from None
         raise CorruptHistory(f"part {number} of blob {blob_id} of run {run_id} was altered") from None

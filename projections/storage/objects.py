@@ -36,6 +36,8 @@ CHECK_SECONDS: Final = 1.0
 CHECKED_SECONDS: Final = 2.0
 """How long a check counts, however often it is asked for."""
 
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 RETRIES: Final = 4
 RETRY_SECONDS: Final = 20
 PAGE_OBJECTS: Final = 1_000
@@ -110,6 +112,10 @@ class ObjectStore:
         result = await self._store.get_async(path)
         return (await result.bytes_async()).to_bytes()
 
+    async def size(self, path: str) -> int:
+        """Return how many bytes an object has. Raises `FileNotFoundError`."""
+        return (await _bounded(self._store.head_async(path)))["size"]
+
     async def pages(self, prefix: str) -> AsyncIterator[list[Found]]:
         """Yield what lies below a prefix that ends in a slash, a page at a time; in order of paths on S3."""
         stream = aiter(self._store.list(prefix, chunk_size=PAGE_OBJECTS))
@@ -163,8 +169,11 @@ class ObjectStore:
             await _bounded(self._store.head_async(_PROBE), seconds=CHECK_SECONDS)
 
 
-def s3(variable: str, url: SplitResult, *, seconds: float = RETRY_SECONDS) -> S3Store:
-    """Open the S3 that a variable names by its URL; one request takes at most so long. Raises `SettingsError`."""
+def s3(variable: str, url: SplitResult, *, seconds: float | None = None) -> S3Store:
+    """Open the S3 that a variable names by its URL. One request takes at most so long, or `RETRY_SECONDS`.
+
+    Raises `SettingsError`.
+    """
     bucket, path = url.netloc, url.path
     if not bucket or "@" in bucket or ":" in bucket:
         raise SettingsError(f"{variable} is s3://bucket/prefix; credentials come from AWS_* variables")
@@ -176,7 +185,7 @@ def s3(variable: str, url: SplitResult, *, seconds: float = RETRY_SECONDS) -> S3
             client_options={
                 "allow_http": endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=5),
-                "timeout": timedelta(seconds=seconds),
+                "timeout": timedelta(seconds=seconds or RETRY_SECONDS),
             },
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
         )
@@ -184,8 +193,9 @@ def s3(variable: str, url: SplitResult, *, seconds: float = RETRY_SECONDS) -> S3
         raise SettingsError(f"{variable} cannot be used: {_first_line(error)}") from None
 
 
-async def _bounded(operation: Awaitable[T], seconds: float = OPERATION_SECONDS) -> T:
+async def _bounded(operation: Awaitable[T], seconds: float | None = None) -> T:
     """Return an operation's result within its time; what the libraries raise becomes ours."""
+    seconds = seconds or OPERATION_SECONDS
     with translated("the object store"):
         try:
             async with asyncio.timeout(seconds):
@@ -202,7 +212,7 @@ def translated(what: str, unavailable: type[StoreUnavailable] = StoreUnavailable
     except (FileNotFoundError, AlreadyExistsError, FileExistsError):
         raise
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in DISK_FULL:
             raise StoreFull(f"the disk of {what} is full") from None
         raise unavailable(f"{what} cannot be used: {_first_line(error)}") from None
     except BaseError as error:
