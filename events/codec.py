@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from struct import Struct as Layout
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
@@ -163,49 +162,6 @@ def _bytes(value: bytes | None) -> bytes:
 
 def _text(value: str | None) -> bytes:
     return _ABSENT if value is None else _bytes(value.encode())
-
-
-class Leaf(msgspec.Struct, frozen=True):
-    """The metadata columns of one event that are known before it has a position, in leaf order."""
-
-    ledger_id: UUID
-    event_id: UUID
-    stream: UUID
-    version: int | None
-    type: str
-    schema_version: int
-    actor: str
-    cause: str | None
-    correlation_id: UUID | None
-    causation_id: UUID | None
-    epoch: int | None
-    source: str | None
-    seq: int | None
-    part: int | None
-    occurred_at: datetime
-    commitment: bytes
-
-
-def leaf_body(leaf: Leaf) -> bytes:
-    """Return the digest (32 bytes) over the leaf's columns."""
-    return body(
-        leaf.ledger_id.bytes,
-        leaf.event_id.bytes,
-        leaf.stream.bytes,
-        leaf.version,
-        leaf.type,
-        leaf.schema_version,
-        leaf.actor,
-        leaf.cause,
-        None if leaf.correlation_id is None else leaf.correlation_id.bytes,
-        None if leaf.causation_id is None else leaf.causation_id.bytes,
-        leaf.epoch,
-        leaf.source,
-        leaf.seq,
-        leaf.part,
-        time_column(microseconds(leaf.occurred_at)),
-        leaf.commitment,
-    )
 
 
 def body(

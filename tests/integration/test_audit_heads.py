@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import asyncpg
-import msgspec
 import pytest
 
+from events import codec
 from events.heads import HeadRefused, Signer, read_heads
+from events.sql import load
+from events.verification import COVERED
 from tests.integration.audited import NOW, Audited
 from tests.integration.telemetry import opened_world
 from tests.servers import Database
@@ -47,17 +49,14 @@ async def test_a_ledger_rewritten_as_a_whole_is_seen_by_its_head(
 
 async def _rewritten(audited: Audited, end: int) -> int:
     """Give every event after the first another actor, and make the chain fit, as whoever has all keys could."""
-    from events import codec
-    from events.codec import Leaf
-
+    ledger_id = audited.world.ledger_id
     superuser = await asyncpg.connect(audited.database.superuser_url)
-    names = ", ".join(Leaf.__struct_fields__)
-    rows = await superuser.fetch(f"select {names}, position, recorded_at, chain from ledger.event order by position")
+    rows = await superuser.fetch(load("events.sql", "verify_page"), ledger_id, 0, end, 1 << 30)
     chain = rows[0]["chain"]
     for row in rows[1:]:
-        leaf = msgspec.structs.replace(Leaf(*row[: len(Leaf.__struct_fields__)]), actor="key:nobody")
-        recorded = codec.time_column(codec.microseconds(row["recorded_at"]))
-        chain = codec.chain(chain, row["position"], recorded, codec.leaf_body(leaf))
+        columns = list(row[:COVERED])
+        columns[list(row.keys()).index("actor")] = "key:nobody"
+        chain = codec.chain(chain, row["position"], row["recorded"], codec.body(ledger_id.bytes, *columns))
         await superuser.execute(
             "update ledger.event set actor = 'key:nobody', chain = $1 where position = $2", chain, row["position"]
         )
