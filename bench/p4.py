@@ -2,12 +2,13 @@
 
 Ours is one process with one ledger: chain, encryption and run state in the append's transaction. A telemetry append
 is a batch of ten points; a lifecycle append is a command on a run that this process changed before: decided on its
-state, recorded, and the run's row written. No role works on the database meanwhile. The floor is one
-INSERT and its commit, of a row as large as our sealed payload, by the same driver, with a connection for each writer.
-The library is `eventsourcing` with its PostgreSQL recorder, and a thread and a connection for each writer.
+state, recorded, and the run's row written. No role works on the database meanwhile. One floor is an INSERT and its
+commit, of a row as large as our sealed payload, by the same driver, with a connection for each writer. The other is one
+process and one connection as ours is, which writes an append's rows by the same queue and does nothing else. The
+library is `eventsourcing` with its PostgreSQL recorder, and a thread and a connection for each writer.
 
-What a lone append is held against depends on how long a flush takes. So all of it is measured twice: with the disk's
-own flush, and with one that takes a millisecond longer, as on a volume at the other end of a network. There every
+What a lone append is held against depends on how long a flush takes. So it is measured twice: with the disk's own
+flush, and with one that takes a millisecond longer, as on a volume at the other end of a network. There every
 commit, whoever's, waits before it flushes (`commit_delay`).
 """
 
@@ -29,6 +30,7 @@ from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastor
 
 from bench import corpus
 from bench.database import own_database
+from bench.floors import SEALED_BYTES, Inserts, Rows
 from bench.harness import Comparison, Contestant, Result, Sample, Stopwatch, Void, judged, repeated, rounds
 from events import codec
 from events.commands import AttachRun, CreateRun, EditRun
@@ -46,48 +48,50 @@ SECONDS: Final = 0.5
 WRITERS: Final = 16
 RUNS: Final = 64
 ACTOR: Final = "key:bench"
-SEALED_BYTES: Final = 28
-"""Nonce and tag: what sealing adds to a payload."""
-
 PAYLOAD: Final = codec.encode(corpus.batch(metrics=10, first_step=0, points=1))
 
 SLOW: Final = ", flush + 1 ms"
 FLUSHES: Final[Mapping[str, Mapping[str, int]]] = {"": {}, SLOW: {"commit_delay": 1_000, "commit_siblings": 0}}
 """The settings of each flush, by what a contestant's name ends in; `commit_delay` is in microseconds."""
 
-GOALS: Final = {
-    "eventsourcing 1": 1.0,
-    f"eventsourcing {WRITERS}": 3.0,
-    f"INSERT + COMMIT {WRITERS}": 0.4,
-    f"INSERT + COMMIT 1{SLOW}": 0.6,
-}
-"""For the ratio of either append to these. Source: docs/decisions/0030."""
+KINDS: Final = ("telemetry", "lifecycle")
+INSERT: Final = "INSERT + COMMIT"
+ROWS: Final = "rows alone"
+LIBRARY: Final = "eventsourcing"
 
-COMPARISONS: Final = tuple(
-    comparison
-    for flush in FLUSHES
-    for n, writers in ((1, "1 writer"), (WRITERS, f"{WRITERS} coalesced writers"))
-    for comparison in (
-        *(
-            Comparison(
-                what=f"{kind} append, {writers}",
-                ours=f"{kind} {n}{flush}",
-                against=f"{against} {n}{flush}",
-                unit="events",
-                goal=GOALS.get(f"{against} {n}{flush}"),
-            )
-            for kind in ("telemetry", "lifecycle")
-            for against in ("INSERT + COMMIT", "eventsourcing")
-        ),
+
+def _comparisons(n: int, against: str, goal: float | None, flush: str = "") -> tuple[Comparison, Comparison]:
+    """Hold both kinds of append, by `n` writers, against the same."""
+    writers = "1 writer" if n == 1 else f"{n} coalesced writers"
+    telemetry, lifecycle = (
         Comparison(
-            what=f"bare INSERT, {n} at once",
-            ours=f"INSERT + COMMIT {n}{flush}",
-            against=f"eventsourcing {n}{flush}",
-            unit="rows",
-            goal=None,
-        ),
+            what=f"{kind} append, {writers}",
+            ours=f"{kind} {n}{flush}",
+            against=f"{against} {n}{flush}",
+            unit="events",
+            goal=goal,
+        )
+        for kind in KINDS
     )
+    return telemetry, lifecycle
+
+
+COMPARISONS: Final = (
+    *_comparisons(1, INSERT, None),
+    *_comparisons(1, INSERT, 0.6, SLOW),
+    *_comparisons(1, LIBRARY, 1.0),
+    *_comparisons(WRITERS, INSERT, 0.4),
+    *_comparisons(WRITERS, ROWS, None),
+    *_comparisons(WRITERS, LIBRARY, 3.0),
+    Comparison(
+        what=f"{ROWS}, {WRITERS} coalesced writers",
+        ours=f"{ROWS} {WRITERS}",
+        against=f"{INSERT} {WRITERS}",
+        unit="events",
+        goal=None,
+    ),
 )
+"""The goals' source: docs/decisions/0030."""
 
 
 class Ours:
@@ -145,25 +149,6 @@ class Ours:
         return verification.checked
 
 
-class Floor:
-    """One row and its commit."""
-
-    def __init__(self, connections: list[asyncpg.Connection]) -> None:
-        self._connections = connections
-        self._payload = os.urandom(len(PAYLOAD) + SEALED_BYTES)
-
-    async def open(self) -> None:
-        """Create the table."""
-        await self._connections[0].execute(
-            "create table bare (id bigint generated always as identity primary key, stream uuid, payload bytea)"
-        )
-
-    async def insert(self, writer: int) -> None:
-        """Insert a row."""
-        statement = "insert into bare (stream, payload) values ($1, $2)"
-        await self._connections[writer].fetch(statement, uuid4(), self._payload)
-
-
 class Library:
     """`eventsourcing`, in threads."""
 
@@ -199,28 +184,38 @@ class Library:
 
 @asynccontextmanager
 async def contestants(
-    postgres: Postgres, database: str, flush: str = ""
+    postgres: Postgres, database: str, flush: str
 ) -> AsyncIterator[tuple[dict[str, Contestant], Ours]]:
-    """Let everybody into a database; `flush` is what their names end in."""
+    """Let who is compared into a database; `flush` is what their names end in."""
     pool = await open_pool(postgres.url(database=database), name="bench")
-    ours = Ours(Ledger(pool, Keyring(os.urandom(32))))
+    ledger = Ledger(pool, Keyring(os.urandom(32)))
+    ours = Ours(ledger)
     await ours.open()
     connections = [await asyncpg.connect(postgres.url("postgres", database)) for _ in range(WRITERS)]
-    floor = Floor(connections)
-    await floor.open()
+    inserts = Inserts(connections, len(PAYLOAD))
+    await inserts.open()
+    held = await pool.acquire()
+    rows = Rows(held, len(PAYLOAD))
+    await rows.open(ledger)
     library = Library(database, postgres.sockets)
-    found: dict[str, Contestant] = {}
+    everybody: dict[str, Contestant] = {}
     for n in (1, WRITERS):
-        found[f"INSERT + COMMIT {n}{flush}"] = partial(repeated, floor.insert, seconds=SECONDS, writers=n)
-        found[f"telemetry {n}{flush}"] = partial(repeated, ours.telemetry, seconds=SECONDS, writers=n)
-        found[f"lifecycle {n}{flush}"] = partial(repeated, ours.lifecycle, seconds=SECONDS, writers=n)
-        found[f"eventsourcing {n}{flush}"] = partial(library.measure, n)
+        for name, once in (
+            (INSERT, inserts.insert),
+            (ROWS, rows.insert),
+            ("telemetry", ours.telemetry),
+            ("lifecycle", ours.lifecycle),
+        ):
+            everybody[f"{name} {n}{flush}"] = partial(repeated, once, seconds=SECONDS, writers=n)
+        everybody[f"{LIBRARY} {n}{flush}"] = partial(library.measure, n)
+    compared = {name for one in COMPARISONS for name in (one.ours, one.against)}
     try:
-        yield found, ours
+        yield {name: contestant for name, contestant in everybody.items() if name in compared}, ours
     finally:
         library.close()
         for connection in connections:
             await connection.close()
+        await pool.release(held)
         await pool.close()
 
 
