@@ -18,7 +18,7 @@ from events.ids import uuid7
 from stack.ports import free_port
 from stack.process import ROOT
 from tests.api import Api, Json, Project, accepted, serving
-from tests.integration.test_archives import content
+from tests.integration.archiving import content
 from tests.servers import NatsServer, PostgresServer
 
 MIB = 1 << 20

@@ -17,7 +17,7 @@ import pytest
 
 from events.ids import uuid7
 from tests.api import Api, Json, Project, accepted, refused, serving, until
-from tests.integration.test_archives import content
+from tests.integration.archiving import content
 from tests.servers import NatsServer, PostgresServer
 
 PART = 4 << 20

@@ -31,8 +31,8 @@ from service.imports.definitions import Definer, taken_over
 from service.imports.incoming import Unreadable
 from service.imports.report import DefinitionReport, RunReport
 from tests.integration import importing
+from tests.integration.archiving import pack
 from tests.integration.telemetry import ACTOR, World, opened_world
-from tests.integration.test_archives import pack
 from tests.servers import Database
 
 SECRET = "https://hooks.example:8443/T0KEN?a=b"

@@ -16,8 +16,8 @@ from projections.storage.uploads import Uploads
 from service.imports import jobs
 from service.imports.jobs import Jobs, report_of
 from tests.api import SECONDS
+from tests.integration.archiving import eventful, pack
 from tests.integration.telemetry import ACTOR, World
-from tests.integration.test_archives import eventful, pack
 
 
 def runner(world: World) -> Jobs:

@@ -20,10 +20,10 @@ from service.imports.inputs import Where, opened
 from service.imports.mlflow_client import Client, Unreachable
 from service.imports.mlflow_server import MLflowServer
 from service.imports.report import RunReport
+from tests.integration.archiving import service
 from tests.integration.importing import bring, points
 from tests.integration.mlflow_answers import MS, Answer, asked, recorded, seed, serving, source
 from tests.integration.telemetry import World
-from tests.integration.test_archives import service
 from tests.servers import Database
 
 
