@@ -1,5 +1,8 @@
 """The first start: migrations, the default organisation, and the first API key, each recorded as an event."""
 
+import asyncio
+import json
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -12,7 +15,7 @@ from events.ids import derived
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.organisation import KeyIssued, OrganisationCreated
-from events.settings import Settings, SettingsError
+from events.settings import Settings, SettingsError, from_environment
 from projections import tenancy
 from projections.execute import asked_by, record
 from service.auth import KEY_PREFIX, key_of
@@ -21,6 +24,15 @@ from service.commands.migrate import migrate
 ORGANISATION: Final[UUID] = derived("organisation", "default")
 ACTOR: Final = "system:bootstrap"
 MAX_ACTIVE_RUNS: Final = 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Bootstrap, and print the first key as JSON; returns the exit status."""
+    if arguments:
+        raise SettingsError(f"bootstrap takes no arguments, not {arguments[0]!r}")
+    key = asyncio.run(bootstrap(from_environment()))
+    print(json.dumps({"api_key": key} if key else {}))
+    return 0
 
 
 async def bootstrap(settings: Settings) -> str | None:

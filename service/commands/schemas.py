@@ -3,6 +3,7 @@ state machine's tables."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,18 @@ PACKED_BODY: Final = (
     "Columns as in events/telemetry.py. With `content-encoding: lz4-block` the body is 4 bytes of size, little-endian,"
     " and one LZ4 block: `lz4.block.decompress` of the Python package lz4 takes it as it is."
 )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the files, or with `--check` compare them; returns the exit status."""
+    match arguments:
+        case []:
+            return write()
+        case ["--check"]:
+            return check()
+        case _:
+            print("usage: python -m service schemas [--check]", file=sys.stderr)
+            return 2
 
 
 def generated() -> dict[Path, str]:
