@@ -13,7 +13,8 @@ from events.errors import LedgerError
 from events.settings import SettingsError, from_environment
 from service.commands.migrate import MigrationError
 
-USAGE: Final = """usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all}
+USAGE: Final = """\
+usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …
                           | replay --project P … | export --project P … | import PATH …]"""
 
 COMMANDS: Final = {
