@@ -1,5 +1,6 @@
 """An audit that is given signed heads: a cut tail and a rewritten ledger are seen; and how heads are exported."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import asyncpg
@@ -40,29 +41,40 @@ async def test_a_ledger_rewritten_as_a_whole_is_seen_by_its_head(
         audited.world.ledger_id, 1, await audited.world.pool.fetchval("select chain from event where position = 1"), NOW
     )
     head = await audited.head()
-    copy = await _rewritten(audited, head.position)
-    assert copy == head.position
+    await _rewritten(audited, dict.fromkeys(range(2, head.position + 1), ("actor", "key:nobody")))
     position, reason = await audited.bad(first, head)
     assert position == head.position
     assert "rewritten somewhere after position 1" in reason
 
 
-async def _rewritten(audited: Audited, end: int) -> int:
-    """Give every event after the first another actor, and make the chain fit, as whoever has all keys could."""
+async def test_a_rewritten_ledger_whose_chain_fits_has_no_gap_in_a_stream(audited: Audited) -> None:
+    position, version = await audited.world.pool.fetchrow(
+        "select position, version from event where stream = $1 and version is not null order by version desc limit 1",
+        audited.running,
+    )
+    await _rewritten(audited, {position: ("version", version + 1)})
+    await audited.tamper(f"update ledger.stream set version = {version + 1} where stream = '{audited.running}'")
+    assert await audited.bad() == (position, f"version {version + 1} does not follow on its stream's last one")
+
+
+async def _rewritten(audited: Audited, changes: Mapping[int, tuple[str, object]]) -> None:
+    """Change a column of some events, by position, and make the chain fit, as whoever has all keys could."""
     ledger_id = audited.world.ledger_id
     superuser = await asyncpg.connect(audited.database.superuser_url)
-    rows = await superuser.fetch(load("events.sql", "verify_page"), ledger_id, 0, end, 1 << 30)
-    chain = rows[0]["chain"]
-    for row in rows[1:]:
+    rows = await superuser.fetch(load("events.sql", "verify_page"), ledger_id, 0, 1 << 30, 1 << 30)
+    chain = codec.EMPTY_CHAIN
+    for row in rows:
         columns = list(row[:COVERED])
-        columns[list(row.keys()).index("actor")] = "key:nobody"
+        if row["position"] in changes:
+            column, value = changes[row["position"]]
+            columns[list(row.keys()).index(column)] = value
+            await superuser.execute(
+                f"update ledger.event set {column} = $1 where position = $2", value, row["position"]
+            )
         chain = codec.chain(chain, row["position"], row["recorded"], codec.body(ledger_id.bytes, *columns))
-        await superuser.execute(
-            "update ledger.event set actor = 'key:nobody', chain = $1 where position = $2", chain, row["position"]
-        )
+        await superuser.execute("update ledger.event set chain = $1 where position = $2", chain, row["position"])
     await superuser.execute("update ledger.head set chain = $1", chain)
     await superuser.close()
-    return int(rows[-1]["position"])
 
 
 async def test_a_head_of_another_project_is_refused(audited: Audited, database: Database, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from events.types import Cause, Limits, Mode, Rate, Status
 from projections import runs, tenancy
 from projections.claims import claim
 from projections.execute import Outcome, asked_by, execute, record
+from tests.api import eventually
 from tests.integration.fleet import Fleet
 from tests.servers import Database
 
@@ -137,6 +138,21 @@ async def test_fifty_claims_at_once_in_two_projects_by_two_processes_pass_no_quo
     )
     states = [await fleet.run(run_id) for _, run_id in waiting]
     assert sorted(run.status for run in states) == ["queued"] * 47 + ["starting"] * 3
+
+
+async def test_a_claim_waits_for_the_one_before_it_in_its_organisation(fleet: Fleet, database: Database):
+    """Two that counted at the same time would each find room: the organisation's row is what they take turns at."""
+    await plan(fleet, Limits(max_active_runs=3))
+    run_id = await queued(fleet, fleet.ledger_id)
+    row = "select from projection.organisation where organisation_id = $1 for update"
+    waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    async with another_process(database) as other:
+        async with other.pool.acquire() as holder, holder.transaction():
+            await holder.execute(row, fleet.organisation_id)
+            claiming_it = asyncio.create_task(claimed(fleet.ledger, fleet.ledger_id, run_id))
+            await eventually(lambda: holder.fetchval(waits), "the claim waits")
+            assert not claiming_it.done()
+        assert isinstance(await claiming_it, Outcome)
 
 
 async def test_accelerators_are_counted_by_kind_and_only_where_the_claim_takes_some(fleet: Fleet):
