@@ -11,7 +11,7 @@ from typing import IO, Final
 
 import msgspec
 
-from tachograph._artifacts import CHUNK_BYTES, PIECE_BYTES, Watched, umask
+from tachograph._artifacts import CHUNK_BYTES, HELD_SECONDS, PIECE_BYTES, Watched, umask
 from tachograph._calls import Calls, route, subject
 from tachograph._errors import Conflict, ConnectionFailed, ImportFailed
 from tachograph._http import repeat
@@ -136,7 +136,7 @@ class Archives(Calls):
         return job
 
     def _sent(self, project: str, file: IO[bytes], job: ImportJob, progress: Stages | None) -> ImportJob:
-        """Upload what the service has not stored yet; each piece may be tried again for as long as any other call."""
+        """Upload what the service has not stored yet; each piece may be tried again for `HELD_SECONDS` or longer."""
         path = f"/api/v1{route('projects', project, 'imports', job['id'])}"
         sure = True
 
@@ -162,7 +162,7 @@ class Archives(Calls):
         while job["state"] == "uploading":
             repeat(
                 piece,
-                for_seconds=self._retry_seconds,
+                for_seconds=max(self._retry_seconds, HELD_SECONDS),
                 attempt_seconds=self._timeout_seconds,
                 pause=self._pause,
                 mark=lambda: job["offset"],

@@ -25,6 +25,9 @@ CHUNK_BYTES: Final = 1 << 20
 PIECE_BYTES: Final = 16 << 20
 """Of larger files that much at a time; a multiple of what the service stores as one part."""
 
+HELD_SECONDS: Final = 90.0
+"""An upload is tried for so long at least: what a service that died was writing stays held for a minute."""
+
 
 class Artifacts(Calls):
     """The artifact routes as methods."""
@@ -77,7 +80,7 @@ class Artifacts(Calls):
 
             answer = repeat(
                 attempt,
-                for_seconds=self._retry_seconds,
+                for_seconds=max(self._retry_seconds, HELD_SECONDS),
                 attempt_seconds=self._timeout_seconds,
                 pause=self._pause,
             )
@@ -138,7 +141,7 @@ class Artifacts(Calls):
         while upload["artifact"] is None:
             repeat(
                 piece,
-                for_seconds=self._retry_seconds,
+                for_seconds=max(self._retry_seconds, HELD_SECONDS),
                 attempt_seconds=self._timeout_seconds,
                 pause=self._pause,
             )
