@@ -5,8 +5,6 @@ come at once from refusing one another again and again. Other processes are not 
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -23,18 +21,36 @@ class Turns:
         self._wait_seconds = wait_seconds
         self._queues: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
-    @contextlib.asynccontextmanager
-    async def of(self, stream: UUID) -> AsyncIterator[None]:
-        """Be the only one here to change a stream. Raises `Busy` when the turn does not come soon."""
+    def of(self, stream: UUID) -> "Turn":
+        """Return a turn at a stream: `async with` it, be the only one here to change the stream."""
         queue = self._queues.get(stream)
         if queue is None:
             queue = self._queues[stream] = asyncio.Lock()
+        return Turn(stream, queue, self._wait_seconds)
+
+
+class Turn:
+    """A place in a stream's queue; mostly nobody else stands there, and it is had at once."""
+
+    __slots__ = ("_queue", "_stream", "_wait_seconds")
+
+    def __init__(self, stream: UUID, queue: asyncio.Lock, wait_seconds: float) -> None:
+        self._stream = stream
+        self._queue = queue
+        self._wait_seconds = wait_seconds
+
+    async def __aenter__(self) -> None:
+        """Wait for the turn. Raises `Busy` when it does not come soon."""
+        if not self._queue.locked():
+            await self._queue.acquire()
+            return
         try:
-            async with asyncio.timeout(self._wait_seconds if queue.locked() else None):
-                await queue.acquire()
+            async with asyncio.timeout(self._wait_seconds):
+                await self._queue.acquire()
         except TimeoutError:
-            raise Busy(f"others have been changing {stream} for {self._wait_seconds:g} seconds") from None
-        try:
-            yield
-        finally:
-            queue.release()
+            waited = f"{self._wait_seconds:g} seconds"
+            raise Busy(f"others have been changing {self._stream} for {waited}") from None
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let the next one have it."""
+        self._queue.release()
