@@ -1,9 +1,8 @@
 """P6: telemetry from Postgres to Parquet while points keep coming in, against bare `pyarrow.write_table`.
 
 Ours reads the batches from Postgres, unseals and decodes them, sorts the points, writes them with their levels, syncs,
-hashes and records the file. The floor gets the same points sorted in memory, and writes them with the same encodings
-and row groups, and with pyarrow's defaults besides, without a sync. During both, a client logs to the running system as
-fast as it is answered.
+hashes and records the file. The floor gets the same points sorted in memory, and writes them with the same encodings,
+row groups and batches, without a sync. During both, a client logs to the running system as fast as it is answered.
 """
 
 import asyncio
@@ -28,6 +27,7 @@ from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, r
 from events.telemetry import MetricColumns
 from projections.archive import parquet as files
 from projections.archive.sorting import metrics_table
+from projections.archive.writing import BATCH_ROWS
 from stack.system import Stack
 from workers.archive_policy import Policy
 
@@ -79,7 +79,8 @@ class Floor:
 
 def write(table: pa.Table, path: Path) -> None:
     """Write a table as the archive's files are written."""
-    pq.write_table(table, path, row_group_size=files.ROW_GROUP_ROWS, **files.parquet_options(table.schema))
+    options = files.parquet_options(table.schema)
+    pq.write_table(table, path, row_group_size=files.ROW_GROUP_ROWS, write_batch_size=BATCH_ROWS, **options)
 
 
 @contextmanager
