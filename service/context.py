@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -29,7 +30,7 @@ from projections.logs import Logs
 from projections.query import limits
 from projections.query.queries import Queries
 from projections.runs import StoredRun
-from projections.search.listing import Listing
+from projections.search.listing import Key, Listing
 from projections.storage import artifact_limits
 from projections.storage.objects import ObjectStore
 from projections.storage.uploads import Uploads
@@ -204,7 +205,15 @@ class Service:
     async def shown(self, stored: list[StoredRun]) -> list[RunResource]:
         """Return runs as the API shows them now."""
         now = datetime.now(UTC)
-        costs = await credits.of_runs(self.pool, [one.run_id for one in stored], now)
+        return await self._shown(stored, await credits.of_runs(self.pool, [one.run_id for one in stored], now), now)
+
+    async def listed(self, keys: list[Key]) -> list[RunResource]:
+        """Return the runs that stand there as the API shows them now: they and their costs are asked for at once."""
+        now = datetime.now(UTC)
+        costs = credits.of_runs(self.pool, [key.run_id for key in keys], now)
+        return await self._shown(*await asyncio.gather(self.listing.runs(keys), costs), now)
+
+    async def _shown(self, stored: list[StoredRun], costs: Mapping[UUID, RunCost], now: datetime) -> list[RunResource]:
         waiting = await self._waiting(stored)
         return [
             run_resource(one, _credits(costs.get(one.run_id)), now, waiting=waiting.get(one.run_id)) for one in stored

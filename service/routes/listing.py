@@ -103,14 +103,16 @@ async def list_runs(
         _fits(place.values, kinds(order))
     seen = Key(tuple(place.values), place.run_id) if place and place.run_id else None
     found = await service.listing.find(query, after_key=seen, limit=limit + 1)
-    stored = await service.listing.runs(found[:limit])
     following = None
     if len(found) > limit:
         last = found[limit - 1]
         following = sealed(Place(_digest(named), query.now, list(last.values), last.run_id))
     if wanted is None:
-        shown = [msgspec.structs.replace(one, status=words[Status(one.status)]) for one in await service.shown(stored)]
+        shown = await service.listed(found[:limit])
+        if vocabulary_ is not None:
+            shown = [msgspec.structs.replace(one, status=words[Status(one.status)]) for one in shown]
         return linked(request, shown, following)
+    stored = await service.listing.runs(found[:limit])
     return linked(request, await _rows(service, query, stored, wanted, words), following)
 
 
