@@ -1,13 +1,14 @@
 """Time travel: runs, projects and lists of runs as of a version, a position or a time."""
 
 import json
+import socket
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api import Api, Json, Project, accepted, refused, until
+from tests.api import SECONDS, Api, Json, Project, accepted, refused, until
 
 ROLES = ("projector",)
 
@@ -207,7 +208,14 @@ def test_a_client_that_leaves_makes_room_for_others(api: Api, project: Project):
         steps = list(range(20_000))
         accepted(project.log(run, seq, {"a": {"step": steps, "value": [0.1234567890123] * len(steps)}}), 202)
     path = f"/runs/{run['id']}/replay"
-    with api.client.stream("GET", path) as one, api.client.stream("GET", path) as two:
+    small = httpx.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)])  # else all may fit
+    with (
+        httpx.Client(
+            base_url=api.client.base_url, headers=api.client.headers, transport=small, timeout=SECONDS
+        ) as slow,
+        slow.stream("GET", path) as one,
+        slow.stream("GET", path) as two,
+    ):
         readers = [answer.iter_lines() for answer in (one, two)]  # kept: one that is dropped closes its stream
         assert all(next(reader) for reader in readers)
         problem = refused(api.client.get(path), 429)
