@@ -7,15 +7,16 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 import msgspec
 
-from tachograph._artifacts import CHUNK_BYTES, HELD_SECONDS, PIECE_BYTES, Watched, umask
-from tachograph._calls import Calls, route, subject
-from tachograph._errors import Conflict, ConnectionFailed, ImportFailed
+from tachograph._artifacts import CHUNK_BYTES, umask
+from tachograph._calls import route, subject
+from tachograph._errors import ConnectionFailed, ImportFailed
 from tachograph._http import repeat
 from tachograph._types import ImportJob, Json
+from tachograph._uploads import Uploads
 
 Stages = Callable[[str, int, int], None]
 """Called with what is done, how much of it is, and of how much (0: nobody knows); what it raises ends the transfer."""
@@ -24,7 +25,7 @@ MANIFEST: Final = "manifest.json"
 ENDED: Final = frozenset({"finished", "failed"})
 
 
-class Archives(Calls):
+class Archives(Uploads):
     """The routes of archives as methods."""
 
     def export_archive(
@@ -136,38 +137,11 @@ class Archives(Calls):
         return job
 
     def _sent(self, project: str, file: IO[bytes], job: ImportJob, progress: Stages | None) -> ImportJob:
-        """Upload what the service has not stored yet; each piece may be tried again for `HELD_SECONDS` or longer."""
+        """Upload what the service has not stored yet."""
         path = f"/api/v1{route('projects', project, 'imports', job['id'])}"
-        sure = True
-
-        def piece(timeout: float) -> ImportJob:
-            nonlocal job, sure
-            if not sure:
-                job = msgspec.json.decode(self.transport.send("GET", path, timeout_seconds=timeout).content)
-            sure = False
-            if job["state"] == "uploading":
-                offset = file.seek(job["offset"])
-                length = min(PIECE_BYTES, job["bytes"] - offset)
-                headers = {"Content-Length": str(length), "Upload-Offset": str(offset)}
-                told = None if progress is None else lambda done, total: progress("sent", done, total)
-                body = Watched(file, length, job["bytes"], told)
-                try:
-                    answer = self.transport.send("PATCH", path, body, headers, timeout)
-                except Conflict as conflict:  # another had it, or what was cut had not let go yet
-                    raise ConnectionFailed(f"PATCH {path}: {conflict}") from conflict
-                job = msgspec.json.decode(answer.content)
-            sure = True
-            return job
-
-        while job["state"] == "uploading":
-            repeat(
-                piece,
-                for_seconds=max(self._retry_seconds, HELD_SECONDS),
-                attempt_seconds=self._timeout_seconds,
-                pause=self._pause,
-                mark=lambda: job["offset"],
-            )
-        return job
+        told = None if progress is None else lambda done, total: progress("sent", done, total)
+        ended = self._in_pieces(path, file, job["bytes"], job, lambda one: one["state"] == "uploading", told)
+        return cast("ImportJob", ended)
 
 
 def manifest_of(path: Path) -> Json:

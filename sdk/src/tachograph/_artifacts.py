@@ -5,31 +5,24 @@ import hashlib
 import mimetypes
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final, Literal, cast
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from tachograph._calls import Calls, route
-from tachograph._errors import Conflict, ConnectionFailed
+from tachograph._calls import route
+from tachograph._errors import ConnectionFailed
 from tachograph._http import repeat
 from tachograph._types import Artifact, Json
+from tachograph._uploads import HELD_SECONDS, PIECE_BYTES, Progress, Uploads, Watched
 
 Kind = Literal["model", "dataset", "image", "table", "code", "file"]
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and their whole number; what it raises ends the transfer."""
-
 CHUNK_BYTES: Final = 1 << 20
-PIECE_BYTES: Final = 16 << 20
-"""Of larger files that much at a time; a multiple of what the service stores as one part."""
-
-HELD_SECONDS: Final = 90.0
-"""An upload is tried for so long at least: what a service that died was writing stays held for a minute."""
 
 
-class Artifacts(Calls):
+class Artifacts(Uploads):
     """The artifact routes as methods."""
 
     def artifacts(self, run: str, *, kind: Kind | None = None, prefix: str | None = None) -> Iterator[Artifact]:
@@ -115,37 +108,10 @@ class Artifacts(Calls):
         return target
 
     def _upload(self, run: str, file: IO[bytes], wanted: Json, progress: Progress | None) -> Artifact:
-        """Upload in pieces; each may be tried again for as long as any other call."""
         upload = self._ask(dict, "POST", route("runs", run, "uploads"), wanted)
         path = f"/api/v1{route('runs', run, 'uploads', upload['id'])}"
-        sure = True
-
-        def piece(timeout: float) -> Json:
-            nonlocal upload, sure
-            if not sure:
-                upload = msgspec.json.decode(self.transport.send("GET", path, timeout_seconds=timeout).content)
-            sure = False
-            if upload["artifact"] is None:
-                offset = file.seek(upload["offset"])
-                length = min(PIECE_BYTES, wanted["bytes"] - offset)
-                headers = {"Content-Length": str(length), "Upload-Offset": str(offset)}
-                body = Watched(file, length, wanted["bytes"], progress)
-                try:
-                    answer = self.transport.send("PATCH", path, body, headers, timeout)
-                except Conflict as conflict:  # what was cut had not let go yet, and stored more than it had said
-                    raise ConnectionFailed(f"PATCH {path}: {conflict}") from conflict
-                upload = msgspec.json.decode(answer.content)
-            sure = True
-            return upload
-
-        while upload["artifact"] is None:
-            repeat(
-                piece,
-                for_seconds=max(self._retry_seconds, HELD_SECONDS),
-                attempt_seconds=self._timeout_seconds,
-                pause=self._pause,
-            )
-        return cast("Artifact", upload["artifact"])
+        ended = self._in_pieces(path, file, wanted["bytes"], upload, lambda one: one["artifact"] is None, progress)
+        return cast("Artifact", ended["artifact"])
 
     def _receive(self, path: str, file: IO[bytes], timeout: float, progress: Progress | None) -> str:
         """Receive what is not there yet; returns the whole content's SHA-256 in hexadecimal."""
@@ -164,24 +130,6 @@ class Artifacts(Calls):
             if have != total:
                 raise ConnectionFailed(f"GET {path}: cut off after {have} of {total} bytes")
             return answer.headers.get("ETag", "").strip('"')
-
-
-class Watched:
-    """Some bytes of a file whose reading is told on; `read` is what an HTTP connection asks of a body."""
-
-    def __init__(self, file: IO[bytes], length: int, total: int, progress: Progress | None) -> None:
-        self._file = file
-        self._left = length
-        self._total = total
-        self._progress = progress
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        chunk = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(chunk)
-        if self._progress is not None:
-            self._progress(self._file.tell(), self._total)
-        return chunk
 
 
 def _check(name: str, sha256: str, stored: str) -> None:

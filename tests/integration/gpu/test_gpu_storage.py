@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tachograph
-from tachograph._artifacts import PIECE_BYTES
+from tachograph._uploads import PIECE_BYTES
 from tests.gate import Gate
 from tests.integration.gpu.system import System, sh, until
 
