@@ -20,7 +20,8 @@ import msgspec
 
 from bench import corpus
 from bench.client import Client
-from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
+from bench.floors import Bodies
+from bench.harness import Comparison, Contestant, Result, Sample, Stopwatch, Void, judged, rounds
 from bench.mlflow import Mlflow, MlflowClient, mlflow
 from bench.storm import request, storm
 from stack.system import Stack
@@ -35,10 +36,20 @@ DRAIN_SECONDS: Final = 60.0
 PAUSE_SECONDS: Final = 0.02
 
 COPY: Final = "COPY"
+BARE: Final = "bare "
+"""What the name of a floor begins with that gets the same bodies."""
 PEER: Final = "MLflow log-batch"
 COMPARISONS: Final = (
     *(
         Comparison(what=f"HTTP ingest, {media}", ours=media, against=COPY, unit="points", goal=4.0)
+        for media in corpus.MEDIA
+    ),
+    *(
+        Comparison(what=f"HTTP ingest, {media}", ours=media, against=BARE + media, unit="points", goal=None)
+        for media in corpus.MEDIA
+    ),
+    *(
+        Comparison(what=f"{BARE}{media}", ours=BARE + media, against=COPY, unit="points", goal=None)
         for media in corpus.MEDIA
     ),
     Comparison(what="HTTP ingest, JSON", ours="JSON", against=PEER, unit="points", goal=60),
@@ -151,6 +162,15 @@ class Floor:
             await connection.copy_to_table("bare_point", source=BytesIO(part))
 
 
+async def bare(floor: Bodies, media: str, bodies: Sequence[bytes]) -> Sample:
+    """Let four clients have the same bodies read, sealed and committed."""
+    watch = Stopwatch()
+    await floor.ingest(corpus.MEDIA[media][0], [bodies] * CLIENTS)
+    sample = watch.sample(POINTS)
+    await floor.forget()
+    return sample
+
+
 class Peer:
     """MLflow's server, and four clients with a run of their own; at most as many bodies as ours get."""
 
@@ -188,12 +208,13 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     floor = Floor(connections, [corpus.rows(run_id, METRICS, n * STEPS, STEPS) for n in range(BODIES)])
     await floor.open()
     ours = Ours(stack, connections[0])
-    everybody = {
-        media: partial(
-            ours.ingest, media, [corpus.body(media, n + 1, METRICS, n * STEPS, STEPS) for n in range(BODIES)]
-        )
-        for media in corpus.MEDIA
-    }
+    sealed = Bodies(connections[0])
+    await sealed.open()
+    everybody: dict[str, Contestant] = {}
+    for media in corpus.MEDIA:
+        bodies = [corpus.body(media, n + 1, METRICS, n * STEPS, STEPS) for n in range(BODIES)]
+        everybody[media] = partial(ours.ingest, media, bodies)
+        everybody[BARE + media] = partial(bare, sealed, media, bodies)
     try:
         async with mlflow(stack.postgres) as server:
             measured = await rounds({**everybody, COPY: floor.copy, PEER: Peer(server).log}, ROUNDS)

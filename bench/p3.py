@@ -1,5 +1,8 @@
 """P3: small bodies: 10 points a request by 64 clients, against a route of the same server that does nothing.
 
+Also against that route and the least that a durable body takes, one after the other: read, sealed and committed in one
+process, with those that came meanwhile (`floors.Bodies`).
+
 And a lone client: the median of its times, against the route that does nothing and four bare commits of a small row.
 The route is `GET /healthz`, which looks at no key and no database.
 """
@@ -17,6 +20,7 @@ import asyncpg
 
 from bench import corpus
 from bench.client import Client
+from bench.floors import Bodies
 from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
 from bench.storm import request, storm
 from stack.system import Stack
@@ -29,9 +33,11 @@ METRICS: Final = 10
 COMMITS: Final = 4
 
 NOTHING: Final = "no-op route"
+BARE: Final = "no-op and bare bodies"
 FLOOR: Final = "no-op and 4 commits"
 COMPARISONS: Final = (
     Comparison(what="10-point bodies, 64 clients", ours="64", against=NOTHING, unit="requests", goal=0.4),
+    Comparison(what="10-point bodies, 64 clients", ours="64", against=BARE, unit="requests", goal=None),
     Comparison(what="a lone client, p50", ours="1", against=FLOOR, unit="requests", goal=1.0, durations=True),
 )
 LOGGED: Final = "select count(*) from ledger.event where ledger_id = $1 and type = 'run.metrics_logged'"
@@ -44,6 +50,7 @@ class Small:
         assert stack.api_key is not None
         self._url, self._key = stack.url, stack.api_key
         self._connection = connection
+        self._bodies = Bodies(connection)
         client = Client(stack.url, stack.api_key)
         self.project = client.project(f"p3-{uuid4()}")
         self._run = client.started_run(self.project)
@@ -58,6 +65,11 @@ class Small:
     def _nothing(self) -> bytes:
         return request(self._url, self._key, "GET", "/healthz")
 
+    async def open(self) -> None:
+        """Create the floors' tables."""
+        await self._connection.execute("create table public.bare_commit (value integer)")
+        await self._bodies.open()
+
     async def logging(self) -> Sample:
         """Log by all clients at once."""
         self.acknowledged += CLIENTS * REQUESTS
@@ -66,6 +78,16 @@ class Small:
     async def nothing(self) -> Sample:
         """Ask for nothing by all clients at once."""
         return await self._together(self._nothing)
+
+    async def bare(self) -> Sample:
+        """Ask for nothing by all clients at once, then have as many bodies read, sealed and committed."""
+        asked = await self.nothing()
+        loads = [[corpus.body("JSON", n, METRICS, 0, 1) for n in range(1, REQUESTS + 1)]] * CLIENTS
+        watch = Stopwatch()
+        await self._bodies.ingest("application/json", loads)
+        sealed = watch.sample(CLIENTS * REQUESTS)
+        await self._bodies.forget()
+        return Sample(asked.units, asked.seconds + sealed.seconds, asked.cpu_seconds + sealed.cpu_seconds)
 
     async def _together(self, make: Callable[[], bytes]) -> Sample:
         loads = [[make() for _ in range(REQUESTS)] for _ in range(CLIENTS)]
@@ -106,9 +128,15 @@ async def median(once: Callable[[], Awaitable[object]]) -> float:
 async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     """Measure, and check that nothing acknowledged is missing."""
     connection = await asyncpg.connect(stack.postgres.url("postgres"))
-    await connection.execute("create table public.bare_commit (value integer)")
     small = Small(stack, connection)
-    contestants = {"64": small.logging, NOTHING: small.nothing, "1": small.alone, FLOOR: small.floor}
+    await small.open()
+    contestants = {
+        "64": small.logging,
+        NOTHING: small.nothing,
+        BARE: small.bare,
+        "1": small.alone,
+        FLOOR: small.floor,
+    }
     try:
         measured = await rounds(contestants, ROUNDS)
         found = await connection.fetchval(LOGGED, UUID(small.project))
