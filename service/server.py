@@ -1,11 +1,13 @@
 """The API as a process: uvicorn, on our protocol, until it is told to stop."""
 
 import asyncio
+import socket
 from types import FrameType
 
 import uvicorn
 from litestar import Litestar
 
+from events import garbage
 from events.database import wait_until_there
 from events.settings import Settings
 from service.app import create_app
@@ -18,6 +20,11 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: Litestar) -> None:
         super().__init__(config)
         self._app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, then let the collector pass over all that was loaded for it."""
+        await super().startup(sockets)
+        garbage.set_aside()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Wake the streams, then stop as uvicorn does."""

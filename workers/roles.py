@@ -13,7 +13,7 @@ import asyncpg
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events import bus
+from events import bus, garbage
 from events.commit import LOST_CONNECTION
 from events.database import open_pool, wait_until_there
 from events.keys import Keyring
@@ -91,6 +91,7 @@ async def run_roles(names: list[str], settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    garbage.set_aside()
     log.info("roles: %s", ", ".join(names))
     await stopping.wait()
     for task in (saying, tidying):
