@@ -3,8 +3,9 @@
 Also against that route and the least that a durable body takes, one after the other: read, sealed and committed in one
 process, with those that came meanwhile (`floors.Bodies`).
 
-And a lone client: the median of its times, against the route that does nothing and four bare commits of a small row.
-The route is `GET /healthz`, which looks at no key and no database.
+And a lone client: the median of its times, against the route that does nothing and four bare commits of a small row,
+with the disk's own flush and with one that takes a millisecond longer (as P4 does). The route is `GET /healthz`, which
+looks at no key and no database.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ import asyncpg
 from bench import corpus
 from bench.client import Client
 from bench.floors import Bodies
-from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
+from bench.harness import Comparison, Contestant, Result, Sample, Stopwatch, Void, judged, rounds
+from bench.p4 import FLUSHES, SLOW
 from bench.storm import request, storm
 from stack.system import Stack
 
@@ -38,8 +40,19 @@ FLOOR: Final = "no-op and 4 commits"
 COMPARISONS: Final = (
     Comparison(what="10-point bodies, 64 clients", ours="64", against=NOTHING, unit="requests", goal=0.4),
     Comparison(what="10-point bodies, 64 clients", ours="64", against=BARE, unit="requests", goal=None),
-    Comparison(what="a lone client, p50", ours="1", against=FLOOR, unit="requests", goal=1.0, durations=True),
+    *(
+        Comparison(
+            what="a lone client, p50",
+            ours=f"1{flush}",
+            against=f"{FLOOR}{flush}",
+            unit="requests",
+            goal=goal,
+            durations=True,
+        )
+        for flush, goal in (("", None), (SLOW, 1.0))
+    ),
 )
+"""The goals' source: docs/decisions/0033."""
 LOGGED: Final = "select count(*) from ledger.event where ledger_id = $1 and type = 'run.metrics_logged'"
 
 
@@ -107,6 +120,19 @@ class Small:
         commit = await median(partial(self._connection.execute, "insert into bare_commit values (1)"))
         return Sample(1, asked.seconds + COMMITS * commit, asked.cpu_seconds)
 
+    async def slowly(self, once: Contestant) -> Sample:
+        """Measure while each flush of the database takes a millisecond longer."""
+        await self._flush(**FLUSHES[SLOW])
+        try:
+            return await once()
+        finally:
+            await self._flush(**dict.fromkeys(FLUSHES[SLOW], "default"))
+
+    async def _flush(self, **settings: int | str) -> None:
+        for name, value in settings.items():
+            await self._connection.execute(f"alter system set {name} = {value}")
+        await self._connection.execute("select pg_reload_conf()")
+
     async def _alone(self, make: Callable[[], bytes]) -> Sample:
         loads = iter([make() for _ in range(ALONE)])
         async with storm(self._url, 1) as (client,):
@@ -130,12 +156,14 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     connection = await asyncpg.connect(stack.postgres.url("postgres"))
     small = Small(stack, connection)
     await small.open()
-    contestants = {
+    contestants: dict[str, Contestant] = {
         "64": small.logging,
         NOTHING: small.nothing,
         BARE: small.bare,
         "1": small.alone,
         FLOOR: small.floor,
+        f"1{SLOW}": partial(small.slowly, small.alone),
+        f"{FLOOR}{SLOW}": partial(small.slowly, small.floor),
     }
     try:
         measured = await rounds(contestants, ROUNDS)
