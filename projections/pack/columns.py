@@ -1,7 +1,10 @@
 """Batches of telemetry as the rows of an archive's Parquet files, in the order in which they came. Pure."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -11,15 +14,32 @@ from events.telemetry import STREAMS, LogColumns, MetricColumns
 from projections.pack.format import LOGS, METRICS
 
 
-def points(recorded: Sequence[Recorded]) -> pa.RecordBatch:
+class Part(msgspec.Struct, frozen=True):
+    """One event of telemetry: its key, when it was received, and its rows (`MetricColumns` or `LogColumns`)."""
+
+    kind: str
+    epoch: int | None
+    source: str | None
+    seq: int | None
+    part: int | None
+    received_at: datetime
+    rows: Any
+
+
+def part_of(one: Recorded) -> Part:
+    """Return a recorded event as a part."""
+    return Part(one.type, one.epoch, one.source, one.seq, one.part, one.occurred_at, one.event())
+
+
+def points(parts: Sequence[Part]) -> pa.RecordBatch:
     """Return the points of batches in the order in which they came; see `METRICS`."""
-    batches: list[MetricColumns] = [one.event() for one in recorded]
+    batches: list[MetricColumns] = [one.rows for one in parts]
     names = pa.array([name for batch in batches for name in batch.names], pa.string()).dictionary_encode()
     counts = np.array([count for batch in batches for count in batch.counts], np.int64)
     stages = [_stages(batch) for batch in batches]
     columns = [
-        *_keys(recorded, [batch.points for batch in batches]),
-        pa.array(np.repeat([one.type == codec.SYSTEM_METRICS for one in recorded], [b.points for b in batches])),
+        *_keys(parts, [batch.points for batch in batches]),
+        pa.array(np.repeat([one.kind == codec.SYSTEM_METRICS for one in parts], [b.points for b in batches])),
         names.take(pa.array(np.repeat(np.arange(len(counts)), counts))),
         pa.array(np.concatenate([batch.steps() for batch in batches])),
         pa.array(np.concatenate([batch.times() for batch in batches])),
@@ -36,12 +56,12 @@ def _stages(batch: MetricColumns) -> pa.Array:
     return pa.array(batch.stages, pa.string()).take(pa.array(own))
 
 
-def lines(recorded: Sequence[Recorded]) -> pa.RecordBatch:
+def lines(parts: Sequence[Part]) -> pa.RecordBatch:
     """Return the lines of batches in the order in which they came; see `LOGS`."""
-    batches: list[LogColumns] = [one.event() for one in recorded]
+    batches: list[LogColumns] = [one.rows for one in parts]
     streams = np.concatenate([batch.streams() for batch in batches]).astype(np.int32)
     columns = [
-        *_keys(recorded, [batch.points for batch in batches]),
+        *_keys(parts, [batch.points for batch in batches]),
         pa.array(np.concatenate([batch.times() for batch in batches])),
         pa.DictionaryArray.from_arrays(streams, pa.array(STREAMS, pa.string())),
         pa.array([text for batch in batches for text in batch.text], pa.string()),
@@ -49,17 +69,17 @@ def lines(recorded: Sequence[Recorded]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=LOGS)
 
 
-def _keys(recorded: Sequence[Recorded], rows: Sequence[int]) -> list[pa.Array]:
+def _keys(parts: Sequence[Part], rows: Sequence[int]) -> list[pa.Array]:
     """Return the columns that say of which batch each row is."""
 
     def repeated(values: Sequence[int | None], kind: type[np.signedinteger]) -> pa.Array:
         return pa.array(np.repeat(np.array(values, kind), rows))
 
-    sources = pa.array([one.source for one in recorded], pa.string()).dictionary_encode()
+    sources = pa.array([one.source for one in parts], pa.string()).dictionary_encode()
     return [
-        repeated([one.epoch for one in recorded], np.int32),
-        sources.take(pa.array(np.repeat(np.arange(len(recorded)), rows))),
-        repeated([one.seq for one in recorded], np.int64),
-        repeated([one.part for one in recorded], np.int32),
-        repeated([codec.microseconds(one.occurred_at) for one in recorded], np.int64),
+        repeated([one.epoch for one in parts], np.int32),
+        sources.take(pa.array(np.repeat(np.arange(len(parts)), rows))),
+        repeated([one.seq for one in parts], np.int64),
+        repeated([one.part for one in parts], np.int32),
+        repeated([codec.microseconds(one.received_at) for one in parts], np.int64),
     ]

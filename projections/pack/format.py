@@ -22,8 +22,14 @@ from events.ledger import Recorded
 from events.types import Origin, PastEvent
 
 FORMAT: Final = "tachograph-export"
-FORMAT_VERSION: Final = 2
-"""Of an archive with definitions; one without has 1, which older releases read, too."""
+TACHOGRAPH: Final = "tachograph"
+PLAIN: Final = 1
+DEFINED: Final = 2
+"""With a project's definitions."""
+CONVERTED: Final = 3
+"""Of runs that another tracker had."""
+FORMAT_VERSION: Final = CONVERTED
+"""The newest; an archive has the oldest version that can say what is in it, so that older releases read it, too."""
 MANIFEST: Final = "manifest.json"
 DEFINITIONS: Final = "definitions.jsonl"
 MAX_DEFINITION_BYTES: Final = 4 << 20
@@ -124,7 +130,11 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive is: of which project, as of which position of its ledger (with the chain value there)."""
+    """What an archive is: of which project, as of which position of its ledger (with the chain value there).
+
+    Where its runs were in another tracker, `system` names that. Such an archive was made without a ledger: the events
+    of each run are those of its import (`run.imported`, its end, `run.import_finished`), and are no history.
+    """
 
     format: str
     version: int
@@ -135,6 +145,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     position: int
     chain: str
+    system: str = TACHOGRAPH
     runs: list[ArchivedRun]
     left_out: list[LeftOut] = []
     definitions: File | None = None

@@ -29,14 +29,17 @@ from projections.archive.restore import Restorer
 from projections.archive.stores import Store
 from projections.encoders import ParquetEncoder, Sink
 from projections.pack import columns
+from projections.pack.columns import Part, part_of
 from projections.pack.definitions import defined
 from projections.pack.format import (
+    DEFINED,
     DEFINITIONS,
     FORMAT,
-    FORMAT_VERSION,
     LOGS,
     MANIFEST,
     METRICS,
+    PLAIN,
+    TACHOGRAPH,
     ArchivedRun,
     File,
     LeftOut,
@@ -58,7 +61,6 @@ PAGE_RUNS: Final = 500
 HELD_BYTES: Final = 1 << 20
 """How much of a run's batches becomes rows at once."""
 
-TACHOGRAPH: Final = "tachograph"
 OURS_ALONE: Final = "run.telemetry_archived"
 """An event about where our own files lie; it says nothing of the run."""
 _LIFECYCLE: Final = tuple(kind for kind in codec.EVENT_TYPES if kind != OURS_ALONE)
@@ -123,7 +125,7 @@ class Packer:
         definitions = next((file for file in self._files if file.path == DEFINITIONS), None)
         return Manifest(
             format=FORMAT,
-            version=FORMAT_VERSION if definitions else 1,
+            version=DEFINED if definitions else PLAIN,
             software=wanted.software,
             exported_at=self._at,
             project_id=wanted.project.project_id,
@@ -227,7 +229,7 @@ class Packer:
         self,
         run_id: UUID,
         types: Sequence[str],
-        build: Callable[[Sequence[Recorded]], pa.RecordBatch],
+        build: Callable[[Sequence[Part]], pa.RecordBatch],
         count: "_Count",
     ) -> AsyncGenerator[pa.RecordBatch]:
         """Yield the batches of a run as rows, several at a time."""
@@ -240,12 +242,12 @@ class Packer:
                 held.append(step.recorded)
                 size += len(step.recorded.payload)
                 if size >= HELD_BYTES:
-                    rows = await asyncio.to_thread(build, held)
+                    rows = await asyncio.to_thread(_built, build, held)
                     count.rows += rows.num_rows
                     held, size = [], 0
                     yield rows
         if held:
-            rows = await asyncio.to_thread(build, held)
+            rows = await asyncio.to_thread(_built, build, held)
             count.rows += rows.num_rows
             yield rows
 
@@ -308,6 +310,10 @@ def _saved(event: PastEvent) -> SavedArtifact:
     names = ("name", "kind", "bytes", "sha256", "media_type", "caption")
     described = {name: getattr(known, name) for name in names}
     return SavedArtifact(**described, saved_at=event.recorded_at, content=False)
+
+
+def _built(build: Callable[[Sequence[Part]], pa.RecordBatch], held: Sequence[Recorded]) -> pa.RecordBatch:
+    return build([part_of(one) for one in held])
 
 
 async def _once(data: bytes) -> AsyncGenerator[bytes]:

@@ -8,7 +8,6 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -34,10 +33,9 @@ from service.commands.audit import find_project
 from service.commands.bar import Bar
 from service.imports.definitions import Definer, taken_over
 from service.imports.importer import Importer, taken
-from service.imports.inputs import SYSTEMS, Where, opened
+from service.imports.incoming import SYSTEMS
+from service.imports.inputs import Where, opened
 from service.imports.report import Report, Uploaded
-
-UNNAMED: Final = "give --project: this input names none"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,7 +71,7 @@ async def _import(settings: Settings, options: argparse.Namespace) -> Report:
         source = await asyncio.to_thread(opened, where, bar.show)
         name = options.project or source.project
         if name is None:
-            raise NotFound(UNNAMED)
+            raise NotFound(over_http.UNNAMED)
         pool = await open_pool(settings.database_url, name="import", size=4)
         try:
             ledger = Ledger(pool, Keyring.from_file(settings.master_key))

@@ -1,10 +1,13 @@
 """`export` and `import` with `--url`: archives of a service elsewhere, with a key instead of its database.
 
+What another tracker left is made into an archive first, here, where it lies.
 A service that goes away on the way is waited for, and what was cut off goes on; later, the same command does.
 """
 
 import argparse
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -13,16 +16,16 @@ import msgspec
 
 from service.commands.bar import Bar
 from service.imports.archive import Archive
+from service.imports.conversion import converted
 from service.imports.incoming import Unreadable
-from service.imports.report import Exported, Outcomes, Uploaded
-from tachograph import Client, NotFound
+from service.imports.inputs import Where, is_archive, opened
+from service.imports.report import Exported, Outcomes, RunReport, Uploaded
+from tachograph import Client, ImportJob, NotFound
 
 FIRST_SECONDS: Final = 2.0
 """How long the service is waited for at first, when its address may be wrong."""
 AWAY_SECONDS: Final = 120.0
-ARCHIVES_ALONE: Final = (
-    "over HTTP only archives of `export` are taken; bring it in where the database is, and export it"
-)
+UNNAMED: Final = "give --project: this input names none"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,17 +49,46 @@ def export(options: argparse.Namespace) -> Exported:
 
 
 def bring(options: argparse.Namespace) -> Uploaded:
-    """Upload an archive and follow its import. Raises the errors of `tachograph.Error`, and `Unreadable`."""
-    path = Path(options.path)
-    if options.system not in {None, "tachograph"} or options.experiment or path.is_dir() or "://" in options.path:
-        raise Unreadable(ARCHIVES_ALONE)
-    manifest = Archive.at(path).manifest
-    name = options.project or manifest.project
-    with Client(options.url, options.api_key, retry_seconds=FIRST_SECONDS) as first:
-        project = (first.ensure_project if options.create and not options.dry_run else first.project)(name)["id"]
-    with Bar() as bar, Client(options.url, options.api_key, retry_seconds=AWAY_SECONDS) as client:
+    """Upload an archive, or what another tracker left made into one, and follow its import.
+
+    Raises the errors of `tachograph.Error`, and what reading the input raises.
+    """
+    with Bar() as bar, ExitStack() as stack:
+        where = Where(options.path, options.system, options.experiment, options.step_multiplier)
+        archive = Archive.at(Path(options.path)) if is_archive(where) else None
+        source = None if archive else opened(where, bar.show)
+        name = options.project or (archive and archive.manifest.project)
+        if not name:
+            raise Unreadable(UNNAMED)
+        project = _project(options, name)
+        path, read = Path(options.path), list[RunReport]()
+        if source is not None:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="tachograph-", suffix=".zip"))
+            read = converted(source.input, file, bar.show)
+            file.flush()
+            path = Path(file.name)
+            if all(one.outcome == "refused" for one in read):
+                return _uploaded(options, project, None, read)
+        client = stack.enter_context(Client(options.url, options.api_key, retry_seconds=AWAY_SECONDS))
         job = client.import_archive(project, path, dry_run=options.dry_run, progress=_in_mebibytes(bar))
-    return Uploaded(options.path, UUID(project), UUID(job["id"]), msgspec.convert(job["report"], Outcomes))
+    return _uploaded(options, project, job, read)
+
+
+def _project(options: argparse.Namespace, name: str) -> str:
+    with Client(options.url, options.api_key, retry_seconds=FIRST_SECONDS) as client:
+        create = options.create and not options.dry_run
+        return (client.ensure_project if create else client.project)(name)["id"]
+
+
+def _uploaded(options: argparse.Namespace, project: str, job: ImportJob | None, read: Sequence[RunReport]) -> Uploaded:
+    """Return what became of an import, with what was refused or left out before anything was sent."""
+    outcomes = msgspec.convert(job["report"], Outcomes) if job else Outcomes()
+    came = {one.original for one in outcomes.runs if one.outcome != "already there"}
+    left_out = {one.original: one.left_out for one in read if one.left_out and one.original in came}
+    for one in read:
+        if one.outcome == "refused":
+            outcomes.add(one)
+    return Uploaded(options.path, UUID(project), UUID(job["id"]) if job else None, outcomes, left_out)
 
 
 def _run(client: Client, project: str, name_or_id: str) -> str:

@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ from events.run_events import (
     RunFailed,
     RunHistoryImported,
     RunImported,
+    RunImportFinished,
     RunKilled,
 )
 from events.types import Origin, PastEvent
@@ -41,6 +43,7 @@ from projections.pack.format import (
     LOGS,
     MANIFEST,
     METRICS,
+    TACHOGRAPH,
     ArchivedRun,
     Definition,
     File,
@@ -49,7 +52,17 @@ from projections.pack.format import (
 from service.artifact_names import clean_media_type, clean_name
 from service.imports.batches import merged, read_batches
 from service.imports.described import check_described
-from service.imports.incoming import Batch, End, Incoming, IncomingFile, Refused, Unreadable, checked, said
+from service.imports.incoming import (
+    SYSTEMS,
+    Batch,
+    End,
+    Incoming,
+    IncomingFile,
+    Refused,
+    Unreadable,
+    checked,
+    said,
+)
 from service.imports.slices import Opener, Slice
 from service.problems import Invalid
 
@@ -67,8 +80,6 @@ class Archive:
 
     `name` is what it is called in what is said of it.
     """
-
-    system = "tachograph"
 
     def __init__(self, open_: Opener, size: int, name: str) -> None:
         self._open = open_
@@ -95,6 +106,7 @@ class Archive:
             odd = sorted((paths ^ set(names)) - {MANIFEST})[:3]
             raise Unreadable(f"the archive does not hold what its manifest lists: {odd}")
         self._listed = listed
+        self.system = self.manifest.system
         self.expected = len(self.manifest.runs)
 
     @classmethod
@@ -151,17 +163,9 @@ class Archive:
             lines += batch.points * (batch.kind == codec.LOGS)
         if (points, lines) != (archived.points, archived.lines):
             raise Unreadable(f"it has {points} points and {lines} lines, not as the manifest says")
-        content = f"{_file(archived, 'events.jsonl').sha256} {points} {lines}"
-        origin = Origin(
-            system=self.system,
-            run=str(archived.run_id),
-            project=str(self.manifest.project_id),
-            sha256=hashlib.sha256(content.encode()).hexdigest(),
-            exported_at=self.manifest.exported_at,
-        )
-        return Incoming(
+        read = Incoming(
             run_id=archived.run_id,
-            imported=_imported(run, origin),
+            imported=_imported(run, self._origin(archived)),
             end=end,
             epoch=max(run.epoch, epoch),
             history=history,
@@ -170,6 +174,17 @@ class Archive:
             left_out=[f"artifact {one.name!r}: its content is not in the archive"
                       for one in archived.artifacts if not one.content],
         )  # fmt: skip
+        return read if self.system == TACHOGRAPH else _from_elsewhere(read, self.system)
+
+    def _origin(self, archived: ArchivedRun) -> Origin:
+        content = f"{_file(archived, 'events.jsonl').sha256} {archived.points} {archived.lines}"
+        return Origin(
+            system=TACHOGRAPH,
+            run=str(archived.run_id),
+            project=str(self.manifest.project_id),
+            sha256=hashlib.sha256(content.encode()).hexdigest(),
+            exported_at=self.manifest.exported_at,
+        )
 
     def _history_of(self, archived: ArchivedRun) -> Callable[[], Iterator[PastEvent]]:
         def history() -> Iterator[PastEvent]:
@@ -241,9 +256,12 @@ def _manifest(data: bytes) -> Manifest:
         version = known.get("version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise Unreadable(f"the archive has format {version!r}; this release reads up to {FORMAT_VERSION}")
-        return msgspec.convert(known, Manifest)
+        manifest = msgspec.convert(known, Manifest)
     except msgspec.MsgspecError as error:
         raise Unreadable(f"{MANIFEST} cannot be read: {said(error)}") from error
+    if manifest.system not in SYSTEMS:
+        raise Unreadable(f"{MANIFEST}: there is no import from {manifest.system!r}")
+    return manifest
 
 
 def _files_of(run: ArchivedRun) -> list[File]:
@@ -283,6 +301,24 @@ def _folded(history: Iterator[PastEvent]) -> tuple[Run, End | None, int]:
         if len(codec.encode(RunHistoryImported(epoch=0, events=(past,)))) > MAX_EVENT_BYTES:
             raise Unreadable(f"{past.type} at its position {past.position} has over {MAX_EVENT_BYTES} bytes")
     return run, replace(end, fenced=False) if isinstance(end, RunKilled) else end, count
+
+
+def _from_elsewhere(read: Incoming, system: str) -> Incoming:
+    """Return a run of another tracker as its own input would have: what the archive says happened to it is its import.
+
+    Raises `Unreadable`.
+    """
+    match [codec.from_document(one.type, one.schema_version, one.data) for one in islice(read.history(), 4)]:
+        case [RunImported() as told, _, RunImportFinished() as finished] if told.origin.system == system:
+            times = {name: getattr(told, name) for name in ("created_at", "started_at", "ended_at")}
+            return replace(
+                read,
+                imported=replace(read.imported, origin=told.origin, **times),
+                history=lambda: iter(()),
+                left_out=[*read.left_out, *finished.left_out],
+            )
+        case _:
+            raise Unreadable(f"an archive of runs of {system} holds nothing of a run but its import")
 
 
 def _imported(run: Run, origin: Origin) -> RunImported:

@@ -22,6 +22,9 @@ from service.ingest.batches import MAX_LINE_CHARACTERS, MAX_LINES, MAX_NAME_BYTE
 
 End = RunCompleted | RunFailed | RunKilled | RunCrashed
 
+SYSTEMS: Final = ("tachograph", "tensorboard", "mlflow", "neptune")
+"""Where runs can come from."""
+
 MAX_SOURCE_BYTES: Final = 64
 MAX_PARTS: Final = 1_000
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")

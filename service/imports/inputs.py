@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -15,8 +14,6 @@ from service.imports.mlflow_client import Client
 from service.imports.mlflow_server import MLflowServer
 from service.imports.neptune import Neptune
 from service.imports.tensorboard import PATTERN, TensorBoard
-
-SYSTEMS: Final = ("tachograph", "tensorboard", "mlflow", "neptune")
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is, and how much there is."""
@@ -66,6 +63,12 @@ def opened(where: Where, progress: Progress) -> Source:
             return Source(Neptune(path, multiplier=where.step_multiplier))
         case _:
             raise Unreadable(f"{path} looks like nothing that can be imported; say what it is with --from")
+
+
+def is_archive(where: Where) -> bool:
+    """Tell whether this is an archive of ours, which a service takes as it is."""
+    path = Path(where.path)
+    return (where.system or _looks_like(path)) == "tachograph" and path.is_file() and not where.experiments
 
 
 def _looks_like(path: Path) -> str | None:

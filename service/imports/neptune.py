@@ -1,8 +1,11 @@
 """What neptune-exporter wrote, as an input: Parquet files by project and run, and the files beside them.
 
-Single values become the configuration, float series metrics, the output of a run's processes log lines; histograms,
-other series of texts and of files are left out, and said to be. Steps there may have fractions, ours have none: a
-multiplier makes them whole. Source: the README of neptune-ai/neptune-exporter, "Data layout on disk".
+Single values become the configuration, float series metrics, the output of a run's processes log lines, and files,
+those of series and sets too, artifacts; histograms and other series of texts are left out, and said to be. Steps there
+may have fractions, ours have none: a multiplier makes them whole. A value that is not there belongs to another run:
+runs are exported together, in tables with a row for each and a column for what any has.
+
+Source: neptune-ai/neptune-exporter, storage/parquet_writer.py, exporters/neptune{2,3}.py, export_manager.py.
 """
 
 import hashlib
@@ -12,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +67,7 @@ COLUMNS: Final = (
 ROWS: Final = 16_384
 LINES: Final = 500
 _SINGLE: Final = ("int", "float", "string", "bool", "datetime", "string_set")
+_FILES: Final = ("file", "file_series", "file_set", "artifact")
 _OUTPUT: Final = re.compile(r"monitoring/.*(stdout|stderr)")
 
 
@@ -74,6 +78,7 @@ class Scanned(msgspec.Struct):
     project: str = ""
     values: dict[str, Any] = {}
     files: dict[str, str] = {}
+    """By name, where it lies."""
     first: datetime | None = None
     latest: datetime | None = None
     left_out: Counter[str] = msgspec.field(default_factory=Counter)
@@ -148,7 +153,7 @@ class Neptune:
             ),
             end=end,
             batches=partial(self._batches, parts, at),
-            files=list(self._saved(scanned, left_out)),
+            files=list(self._saved(parts[0].parent.name, scanned, left_out)),
             left_out=left_out,
         )
 
@@ -163,10 +168,15 @@ class Neptune:
             scanned.first = min(scanned.first or at, at)
             scanned.latest = max(scanned.latest or at, at)
         if kind in _SINGLE:
-            scanned.values[name] = row[f"{kind}_value"]
-        elif kind == "file" and row["file_value"]:
-            scanned.files[name] = row["file_value"]["path"]
-        elif kind == "float_series" and row["float_value"] is not None and takes_metric(name):
+            if (value := row[f"{kind}_value"]) is not None:
+                scanned.values[name] = value
+        elif kind in _FILES:
+            if row["file_value"]:
+                below = row["file_value"]["path"]
+                scanned.files[_file_name(name, kind, row["step"], below)] = below
+        elif kind == "float_series" and row["float_value"] is None:
+            scanned.left_out["float_series without a number"] += 1
+        elif kind == "float_series" and takes_metric(name):
             self._step(row["step"])
         elif not (kind == "string_series" and _OUTPUT.fullmatch(name)):
             scanned.left_out[kind] += 1
@@ -193,19 +203,26 @@ class Neptune:
         yield from map(checked, points.rest())
         yield from map(checked, lines.rest())
 
-    def _saved(self, scanned: Scanned, left_out: list[str]) -> Iterator[IncomingFile]:
+    def _saved(self, project: str, scanned: Scanned, left_out: list[str]) -> Iterator[IncomingFile]:
+        """Yield the files that lie below `files/<project>`, or, as once was, below `files`."""
         root = self._files.resolve()
         for name, below in scanned.files.items():
-            path = (root / below).resolve()
-            if not path.is_relative_to(root) or not path.is_file():
-                left_out.append(f"file {name!r}: it is not at {below!r} in {self._files.name}/")
+            places = [(root / above / below).resolve() for above in (project, "")]
+            place = next((one for one in places if one.is_relative_to(root) and one.exists()), None)
+            if place is None:
+                left_out.append(f"file {name!r}: it is not at {below!r} in {self._files.name}/{project}/")
                 continue
-            try:
-                yield IncomingFile(
-                    name=clean_name(name), kind="file", bytes=path.stat().st_size, read=partial(chunks, path)
-                )
-            except Invalid as error:
-                left_out.append(f"file {name!r}: {error}")
+            found = {name: place}
+            if place.is_dir():
+                inside = (one for one in sorted(place.rglob("*")) if one.is_file() and one == one.resolve())
+                found = {f"{name}/{one.relative_to(place).as_posix()}": one for one in inside}
+            for each, path in found.items():
+                try:
+                    yield IncomingFile(
+                        name=clean_name(each), kind="file", bytes=path.stat().st_size, read=partial(chunks, path)
+                    )
+                except Invalid as error:
+                    left_out.append(f"file {each!r}: {error}")
 
 
 class _Lines:
@@ -250,6 +267,17 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise Unreadable(f"{path.name} cannot be read: {said(error)}") from error
+
+
+def _file_name(name: str, kind: str, step: Decimal | None, below: str) -> str:
+    """Return what a file is called here: that of a series by its step, an artifact's list of files by its own name."""
+    match kind:
+        case "file_series":
+            return f"{name}/{(step or Decimal(0)).normalize():f}{PurePosixPath(below).suffix}"
+        case "artifact":
+            return f"{name}/{PurePosixPath(below).name}"
+        case _:
+            return name
 
 
 def _tags(values: dict[str, Any]) -> list[str]:

@@ -50,7 +50,7 @@ class DefinitionReport(msgspec.Struct):
 class ImportedRun(msgspec.Struct, frozen=True):
     """What became of one run, without what its deletion would have to erase: its name, and what was left out of it.
 
-    Both are with the run (`imported.left_out`). `why` is that of a refusal.
+    Both are with the run (in its `run.import_finished`). `why` is that of a refusal.
     """
 
     original: str
@@ -134,12 +134,17 @@ class Report(msgspec.Struct):
 
 
 class Uploaded(msgspec.Struct, frozen=True):
-    """An import over HTTP: of what, into which project, and what became of it."""
+    """An import over HTTP: of what, into which project, and what became of it.
+
+    Of another tracker's runs, `left_out` says by run what did not fit into an archive. Without a run that did, there is
+    no import.
+    """
 
     source: str
     project_id: UUID
-    import_id: UUID
+    import_id: UUID | None
     report: Outcomes
+    left_out: dict[str, list[str]] = {}
 
     @property
     def refused(self) -> bool:
@@ -151,6 +156,7 @@ class Uploaded(msgspec.Struct, frozen=True):
         report = self.report
         lines = [defined.said() for defined in report.definitions]
         lines += [f"{'refused':<13} {one.run_id or one.original}: {one.why}" for one in report.refused]
+        lines += [f"{'left out':<13} {run}: {text}" for run, texts in self.left_out.items() for text in texts]
         lines.append(
             f"{report.points} points, {report.lines} lines, {report.events} events, {report.artifacts} artifacts"
         )

@@ -232,7 +232,7 @@ def test_the_commands_do_the_same_from_anywhere(api: Api, filled: Project, archi
 
 def test_the_commands_say_what_is_wrong(api: Api, tmp_path: Path) -> None:
     status, _, told = command(api, "import", tmp_path, "--project", "p")
-    assert (status, "over HTTP only archives of `export` are taken" in told) == (2, True)
+    assert (status, "looks like nothing that can be imported" in told) == (2, True)
     (tmp_path / "no.zip").write_bytes(b"no")
     status, _, told = command(api, "import", tmp_path / "no.zip", "--project", "p")
     assert (status, "is no ZIP file, or its end is missing" in told) == (2, True)

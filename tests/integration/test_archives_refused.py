@@ -60,7 +60,7 @@ async def test_a_bad_archive_is_refused_and_leaves_nothing(world: World, elsewhe
         (good[:-30], "no ZIP file, or its end is missing"),
         (b"", "no ZIP file"),
         (changed(good, flip), "its SHA-256 differs"),
-        (changed(good, manifest(version=3)), "has format 3; this release reads up to 2"),
+        (changed(good, manifest(version=4)), "has format 4; this release reads up to 3"),
         (changed(good, manifest(format="other")), "is not of an export"),
         (changed(good, manifest(runs=None)), "cannot be read"),
         (changed(good, lambda files: files.pop("manifest.json")), "has no manifest.json"),

@@ -15,48 +15,12 @@ from service.imports.mlflow import MLflow
 from service.imports.mlflow_run import as_number
 from tests.integration.importing import bring, points
 from tests.integration.telemetry import World
-
-RUN = "0123456789abcdef0123456789abcdef"
-KILLED = "11111111111111111111111111111111"
-MS = 1_700_000_000_000
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def mlflow_run(experiment: Path, run_id: str, **meta: Any) -> Path:
-    directory = experiment / run_id
-    document = {
-        "artifact_uri": f"file:///mlruns/0/{run_id}/artifacts", "end_time": MS + 5_000, "entry_point_name": "''",
-        "experiment_id": "'0'", "lifecycle_stage": "active", "run_id": f"'{run_id}'", "run_name": "upset-loon",
-        "run_uuid": f"'{run_id}'", "source_name": "''", "source_type": 4, "source_version": "''", "start_time": MS,
-        "status": 3, "tags": "[]", "user_id": "ada",
-    } | meta  # fmt: skip
-    write(directory / "meta.yaml", "".join(f"{name}: {value}\n" for name, value in document.items()))
-    for name in ("metrics", "params", "tags", "artifacts"):
-        (directory / name).mkdir()
-    return directory
+from tests.integration.trackers import KILLED, MS, RUN, mlflow_store, write
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    root = tmp_path / "mlruns"
-    write(root / "0" / "meta.yaml", "experiment_id: '0'\nname: Default\nlifecycle_stage: active\n")
-    run = mlflow_run(root / "0", RUN)
-    lines = [f"{MS} 0.1 0", f"{MS + 1} nan 1", f"{MS + 2} inf 2", f"{MS + 3} -inf -3", f"{MS + 4} 1e-320 {2**53 + 1}"]
-    write(run / "metrics" / "loss", "\n".join(lines) + "\n")
-    write(run / "metrics" / "val" / "acc", f"{MS} 0.30000000000000004 7 data abc\n")
-    for name, text in {"lr": "0.1", "layers": "3", "note": "a\nb", "exact": "1e-3", "opt/name": "adam"}.items():
-        write(run / "params" / name, text)
-    for name, text in {"team": "x", "mlflow.user": "ada", "mlflow.note.content": "a note"}.items():
-        write(run / "tags" / name, text)
-    write(run / "artifacts" / "model" / "weights.bin", "w" * 10)
-    write(run / "artifacts" / "empty", "")
-    (run / "artifacts" / "link").symlink_to("/etc/hostname")
-    mlflow_run(root / "0", KILLED, status=5, run_name="killed")
-    return root
+    return mlflow_store(tmp_path / "mlruns")
 
 
 async def test_a_store_comes_with_ids_times_and_numbers(world: World, store: Path) -> None:

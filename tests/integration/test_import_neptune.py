@@ -1,10 +1,8 @@
-"""What neptune-exporter writes, laid out as its README says, brought here."""
+"""What neptune-exporter writes, laid out as its writer does it (storage/parquet_writer.py), brought here."""
 
 import struct
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,74 +17,12 @@ from service.imports.inputs import Where, opened
 from service.imports.neptune import Neptune
 from tests.integration.importing import bring, points
 from tests.integration.telemetry import World
-
-AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-SCHEMA = pa.schema(
-    {
-        "project_id": pa.string(),
-        "run_id": pa.string(),
-        "attribute_path": pa.string(),
-        "attribute_type": pa.string(),
-        "step": pa.decimal128(18, 6),
-        "timestamp": pa.timestamp("ms", "UTC"),
-        "int_value": pa.int64(),
-        "float_value": pa.float64(),
-        "string_value": pa.string(),
-        "bool_value": pa.bool_(),
-        "datetime_value": pa.timestamp("ms", "UTC"),
-        "string_set_value": pa.list_(pa.string()),
-        "file_value": pa.struct({"path": pa.string()}),
-        "histogram_value": pa.struct(
-            {"type": pa.string(), "edges": pa.list_(pa.float64()), "values": pa.list_(pa.float64())}
-        ),
-    }
-)
-
-
-def one(path: str, kind: str, value: Any, column: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"attribute_path": path, "attribute_type": kind, f"{column or kind}_value": value, **more}
-
-
-def series(path: str, step: str, value: float, seconds: int = 0) -> dict[str, Any]:
-    return one(path, "float_series", value, "float", step=Decimal(step), timestamp=AT + timedelta(seconds=seconds))
-
-
-def write(root: Path, run_id: str, *parts: list[dict[str, Any]]) -> None:
-    directory = root / "data" / "org_project-0a1b"
-    directory.mkdir(parents=True, exist_ok=True)
-    for number, rows in enumerate(parts):
-        every = [{"project_id": "org/project", "run_id": run_id, **row} for row in rows]
-        pq.write_table(pa.Table.from_pylist(every, SCHEMA), directory / f"{run_id}_part_{number}.parquet")
+from tests.integration.trackers import AT, neptune_export, one, part, series
 
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    root = tmp_path / "exports"
-    (root / "files" / "org_project-0a1b").mkdir(parents=True)
-    (root / "files" / "org_project-0a1b" / "w.bin").write_bytes(b"weights")
-    (tmp_path / "secret").write_bytes(b"secret")
-    first = [
-        one("sys/name", "string", "my experiment"),
-        one("sys/creation_time", "datetime", AT - timedelta(hours=1)),
-        one("sys/tags", "string_set", ["b", "a"]),
-        one("sys/failed", "bool", True),
-        one("params/lr", "float", 0.1),
-        one("params/n", "int", 2**53 + 1),
-        one("params/when", "datetime", AT),
-        one("model", "file", {"path": "org_project-0a1b/w.bin"}),
-        one("evil", "file", {"path": "../secret"}),
-        series("train/loss", "0", 0.1),
-        series("train/loss", "1", float("nan"), 1),
-    ]
-    second = [
-        series("train/loss", "2", float("inf"), 2),
-        one("monitoring/0/stdout", "string_series", "hello", "string", step=Decimal(0), timestamp=AT),
-        one("notes", "string_series", "free", "string", step=Decimal(0), timestamp=AT),
-        one("w", "histogram_series", {"type": "COUNTING", "edges": [0.0, 1.0], "values": [1.0]}, "histogram"),
-    ]
-    write(root, "RUN-1", first, second)
-    write(root, "RUN-2", [series("x", "0.5", 1.0)])
-    return root
+    return neptune_export(tmp_path / "exports")
 
 
 async def test_an_export_comes_with_ids_times_and_numbers(world: World, exported: Path) -> None:
@@ -110,9 +46,14 @@ async def test_an_export_comes_with_ids_times_and_numbers(world: World, exported
     saved = await artifacts.by_name(world.pool, world.ledger_id, stored.run_id, "model")
     assert saved is not None
     assert saved.bytes == 7
+    for name in ("pixels/2.png", "source/a.py", "source/b/c.py"):
+        assert await artifacts.by_name(world.pool, world.ledger_id, stored.run_id, name) is not None, name
+    assert not any("another run" in text for text in report.left_out)
     assert await artifacts.by_name(world.pool, world.ledger_id, stored.run_id, "evil") is None
     assert any("file 'evil'" in text for text in report.left_out)
-    assert {"histogram_series: 1 values", "string_series: 1 values"} <= set(report.left_out)
+    assert {"float_series without a number: 1 values", "histogram_series: 1 values", "string_series: 1 values"} <= set(
+        report.left_out
+    )
 
     head = await world.ledger.head(world.ledger_id)
     again = Neptune(exported, multiplier=1000)
@@ -123,7 +64,7 @@ async def test_an_export_comes_with_ids_times_and_numbers(world: World, exported
 async def test_a_run_whose_parts_are_not_all_there_is_refused(world: World, exported: Path) -> None:
     directory = exported / "data" / "org_project-0a1b"
     for name in ("RUN-6", "RUN-7", "RUN-8"):
-        write(exported, name, *([series("x", str(step), 1.0)] for step in range(3)))
+        part(exported, name, *([series("x", str(step), 1.0)] for step in range(3)))
     (directory / "RUN-6_part_0.parquet").rename(directory / "RUN-6_part_0.parquet.tmp")  # the exporter died there
     (directory / "RUN-7_part_1.parquet").unlink()
     for number in range(3):
@@ -135,7 +76,7 @@ async def test_a_run_whose_parts_are_not_all_there_is_refused(world: World, expo
 
 
 async def test_fractions_and_strange_files_are_refused(world: World, exported: Path, tmp_path: Path) -> None:
-    write(exported, "RUN-3", [one("sys/state", "string", "Active"), series("x", "0", 1.0)])
+    part(exported, "RUN-3", [one("sys/state", "string", "Active"), series("x", "0", 1.0)])
     strange = exported / "data" / "org_project-0a1b" / "RUN-4_part_0.parquet"
     pq.write_table(pa.table({"a": [1]}), strange)
     (exported / "data" / "org_project-0a1b" / "RUN-5_part_0.parquet").write_bytes(b"PAR1")

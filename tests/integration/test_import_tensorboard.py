@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboardX.record_writer import RecordWriter, masked_crc32c
@@ -19,42 +18,23 @@ from service.imports.tensorboard import TensorBoard
 from service.imports.tfrecord import BadRecord, Records, crc32c, fields, masked
 from tests.integration.importing import bring, points
 from tests.integration.telemetry import World
-
-AT = 1_700_000_000.0
-US = 1_700_000_000_000_000
-DT_FLOAT, DT_DOUBLE, DT_INT32, DT_STRING, DT_INT64, DT_BFLOAT16, DT_HALF = 1, 2, 3, 7, 9, 14, 19
-
-
-def tensor(tag: str, value: TensorProto, plugin: str | None = "scalars") -> Summary:
-    metadata = None
-    if plugin is not None:
-        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin))
-    return Summary(value=[Summary.Value(tag=tag, tensor=value, metadata=metadata)])
+from tests.integration.trackers import (
+    BEGAN,
+    DT_BFLOAT16,
+    DT_DOUBLE,
+    DT_FLOAT,
+    DT_HALF,
+    DT_INT32,
+    DT_INT64,
+    DT_STRING,
+    US,
+    tensorboard_logs,
+)
 
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
-    """A directory with two runs: one with scalars of either encoding and much besides, one with a few scalars."""
-    root = tmp_path / "logs"
-    with SummaryWriter(str(root / "train")) as writer:
-        for step, value in enumerate((0.1, float("nan"), float("inf"), float("-inf"), -0.0)):
-            writer.add_scalar("loss", value, step, walltime=AT + step)
-        writer.add_scalar("loss", 0.25, 2, walltime=AT + 9)
-        writer.add_scalar("big", 1.5, 2**53 + 1, walltime=AT)
-        new = TensorProto(dtype=DT_FLOAT, float_val=[0.5], tensor_shape=TensorShapeProto())
-        writer.file_writer.add_summary(tensor("new", new), 1, walltime=AT)
-        writer.file_writer.add_summary(tensor("new", new, plugin=None), 2, walltime=AT)
-        raw = TensorProto(dtype=DT_DOUBLE, tensor_content=struct.pack("<d", 0.1))
-        writer.file_writer.add_summary(tensor("double", raw), 1, walltime=AT)
-        writer.add_text("note", "hello", 1, walltime=AT)
-        writer.add_histogram("weights", np.arange(10), 1, walltime=AT)
-        for size in (10, 100_000):
-            image = Summary.Image(height=1, width=1, colorspace=3, encoded_image_string=b"x" * size)
-            writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="pixels", image=image)]), 1, walltime=AT)
-    with SummaryWriter(str(root)) as writer:
-        writer.add_scalar("x", 1, 0, walltime=AT)
-        writer.add_hparams({"lr": 0.1, "layers": 3, "name": "a", "on": True}, {"best": 0.5}, name="trial")
-    return root
+    return tensorboard_logs(tmp_path / "logs")
 
 
 async def test_scalars_come_exactly_and_what_is_left_out_is_said(world: World, logs: Path) -> None:
@@ -119,7 +99,7 @@ async def test_damage_refuses_the_run_and_only_that(world: World, logs: Path, at
 async def test_logs_that_grew_are_another_state(world: World, logs: Path) -> None:
     await bring(world, TensorBoard(logs))
     with SummaryWriter(str(logs / "train"), filename_suffix=".later") as writer:
-        writer.add_scalar("loss", 7, 100, walltime=AT + 100)
+        writer.add_scalar("loss", 7, 100, walltime=BEGAN + 100)
     reports = {one.name: one for one in await bring(world, TensorBoard(logs))}
     assert "another state of it was imported before" in reports["logs/train"].why
     assert reports["logs"].outcome == "already there"
