@@ -1,7 +1,6 @@
 """An organisation's account: an inline projection of its own ledger, its entries, and its balance."""
 
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -9,14 +8,13 @@ import msgspec
 from events import billing
 from events.billing import Account, BillingEvent
 from events.commit import InlineRow
-from events.errors import CreditsExhausted, VersionConflict
+from events.errors import CreditsExhausted
 from events.ledger import Appended, Ledger
 from projections import usage
+from projections.changes import in_turn
 from projections.execute import Request, record
 from projections.runs import Reader
 from projections.tenancy import Rows
-
-ATTEMPTS: Final = 20
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,25 +76,23 @@ async def exhausted(reader: Reader, now: datetime) -> set[UUID]:
 async def enter(ledger: Ledger, organisation_id: UUID, event: BillingEvent, request: Request) -> Appended:
     """Record an entry on the account as it stands; the same named request again is the same entry.
 
-    Raises `Rejected` where the account would leave its bounds, `VersionConflict` only after `ATTEMPTS` rounds.
+    Raises `Rejected` where the account would leave its bounds, and what `in_turn` raises.
     """
-    async with ledger.turns.of(billing.stream(organisation_id)):
-        for _ in range(ATTEMPTS):
-            known = await account(ledger.pool, organisation_id)
-            after = billing.evolve(known, event)
-            try:
-                return await record(
-                    ledger,
-                    ledger_id=organisation_id,
-                    stream=billing.stream(organisation_id),
-                    expected_version=known.version,
-                    events=[event],
-                    inline=row(organisation_id, after),
-                    request=request,
-                )
-            except VersionConflict:
-                continue
-        raise VersionConflict(f"others changed this account {ATTEMPTS} times meanwhile")
+    stream = billing.stream(organisation_id)
+
+    async def attempt() -> Appended:
+        known = await account(ledger.pool, organisation_id)
+        return await record(
+            ledger,
+            ledger_id=organisation_id,
+            stream=stream,
+            expected_version=known.version,
+            events=[event],
+            inline=row(organisation_id, billing.evolve(known, event)),
+            request=request,
+        )
+
+    return await in_turn(ledger, stream, attempt)
 
 
 async def as_of(ledger: Ledger, organisation_id: UUID, version: int | None) -> Account:

@@ -68,7 +68,7 @@ from events.sweep import evolve as evolve_sweep
 from events.types import Cause, Mode, Origin, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import billing, runs, subscriptions, sweeps, tenancy
+from projections import billing, runs, subscriptions, sweeps, tenancy, workflows
 from projections.apply import Connection, present
 
 _NOBODY: Final = UUID(int=0)
@@ -219,9 +219,9 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Fact)
         case ProjectCreated() | ProjectChanged():
             return await _project_row(connection, ledger_id, event, at, version)
         case WorkflowCreated() | WorkflowRenamed() | WorkflowChanged() | WorkflowArchived() | WorkflowUnarchived():
-            recipe = await tenancy.workflow(connection, recorded.stream)
+            recipe = await workflows.get(connection, recorded.stream)
             workflow = evolve_workflow(recipe.workflow if recipe else Workflow(), event)
-            return tenancy.workflow_row(recorded.stream, workflow, at=at.isoformat())
+            return workflows.row(recorded.stream, workflow, at=at.isoformat())
         case SweepCreated() | SweepPaused() | SweepResumed() | SweepStopped() | SweepCancelled() | SweepFinished():
             searched = await sweeps.get(connection, recorded.stream)
             sweep = evolve_sweep(searched.sweep if searched else Sweep(), event)

@@ -9,15 +9,15 @@ import asyncpg
 import msgspec
 
 from events.commit import InlineRow
-from events.errors import NotFound, VersionConflict
+from events.errors import NotFound
 from events.ledger import Appended, Ledger
 from events.sql import load
 from events.sweep import Goal, Objective, Sweep, SweepCreated, SweepEvent, evolve
+from projections.changes import in_turn
 from projections.execute import Request, record
 from projections.runs import Reader, StoredRun, stored_run
 from projections.tenancy import Rows
 
-ATTEMPTS: Final = 20
 NOT_RUNNING: Final = "TS001"
 """The SQL state by which `check_sweep` refuses."""
 
@@ -78,26 +78,23 @@ async def change(
 ) -> tuple[StoredSweep, int]:
     """Carry out a decision (one event, or none) on a sweep, and return the sweep after it with its ledger position.
 
-    A named request that was recorded before gives the first answer again. Raises what `decide` raises, `NotFound`, and
-    `VersionConflict` only after `ATTEMPTS` rounds.
+    A named request that was recorded before gives the first answer again. Raises `NotFound`, and what `decide` and
+    `in_turn` raise.
     """
-    async with ledger.turns.of(sweep_id):
-        for _ in range(ATTEMPTS):
-            known = await get(ledger.pool, sweep_id)
-            if known is None:
-                raise NotFound(f"there is no sweep {sweep_id}")
-            before = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
-            if before is not None:
-                return await at_version(ledger, known.ledger_id, sweep_id, before.version), before.last
+
+    async def attempt() -> tuple[StoredSweep, int]:
+        known = await get(ledger.pool, sweep_id)
+        if known is None:
+            raise NotFound(f"there is no sweep {sweep_id}")
+        recorded = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
+        if recorded is None:
             events = decide(known.sweep)
             if not events:
                 return known, (await ledger.head(known.ledger_id))[0]
-            try:
-                appended = await _append(ledger, known.ledger_id, sweep_id, known.sweep, events[0], request)
-            except VersionConflict:
-                continue
-            return await at_version(ledger, known.ledger_id, sweep_id, appended.version), appended.last
-        raise VersionConflict(f"others changed this sweep {ATTEMPTS} times meanwhile")
+            recorded = await _append(ledger, known.ledger_id, sweep_id, known.sweep, events[0], request)
+        return await at_version(ledger, known.ledger_id, sweep_id, recorded.version), recorded.last
+
+    return await in_turn(ledger, sweep_id, attempt)
 
 
 async def _append(

@@ -1,4 +1,4 @@
-"""Organisations, API keys, workers, projects and workflows: inline projections and their queries."""
+"""Organisations, API keys, workers and projects: inline projections and their queries."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -11,9 +11,7 @@ import msgspec
 from events.commit import InlineRow
 from events.database import as_struct
 from events.organisation import KeyIssued, Slot, WorkerRegistered
-from events.sql import load
 from events.types import Limits
-from events.workflow import Workflow
 from projections.runs import Reader
 
 Rows = Mapping[str, Sequence[InlineRow]]
@@ -104,20 +102,6 @@ def project_row(
     )
 
 
-def workflow_row(workflow_id: UUID, workflow: Workflow, *, at: str = "infinity", event: int = 0) -> Rows:
-    """Return the row of a workflow, after the `event`-th of the append's events."""
-    return _row(
-        "project_workflow",
-        event,
-        workflow_id=workflow_id,
-        version=workflow.version,
-        name=workflow.name,
-        archived=workflow.archived,
-        state=msgspec.msgpack.encode(workflow),
-        created_at=at,
-    )
-
-
 class Organisation(msgspec.Struct, frozen=True):
     """A tenant."""
 
@@ -161,15 +145,6 @@ class Worker(msgspec.Struct, frozen=True):
     registered_at: datetime
     lost_at: datetime | None
     drained_at: datetime | None
-
-
-class StoredWorkflow(msgspec.Struct, frozen=True):
-    """A workflow with its address."""
-
-    workflow_id: UUID
-    ledger_id: UUID
-    created_at: datetime
-    workflow: Workflow
 
 
 async def organisations(reader: Reader) -> list[Organisation]:
@@ -249,31 +224,6 @@ async def projects(reader: Reader, organisation_id: UUID, after: str, limit: int
         limit,
     )
     return [_project(row) for row in rows]
-
-
-def _workflow(row: asyncpg.Record) -> StoredWorkflow:
-    state = msgspec.msgpack.decode(row["state"], type=Workflow)
-    return StoredWorkflow(row["workflow_id"], row["ledger_id"], row["created_at"], state)
-
-
-async def workflow(reader: Reader, workflow_id: UUID) -> StoredWorkflow | None:
-    """Return a workflow by its id."""
-    row = await reader.fetchrow("select * from workflow where workflow_id = $1", workflow_id)
-    return None if row is None else _workflow(row)
-
-
-async def workflow_by_name(reader: Reader, ledger_id: UUID, name: str) -> StoredWorkflow | None:
-    """Return a project's workflow by its name."""
-    row = await reader.fetchrow("select * from workflow where ledger_id = $1 and name = $2", ledger_id, name)
-    return None if row is None else _workflow(row)
-
-
-async def workflows(
-    reader: Reader, ledger_id: UUID, after: str, limit: int, *, archived: bool | None = None
-) -> list[StoredWorkflow]:
-    """Return a project's workflows by name, after a name; only archived ones, only others, or all."""
-    rows = await reader.fetch(load("projections.sql", "list_workflows"), ledger_id, after, archived, limit)
-    return [_workflow(row) for row in rows]
 
 
 def _worker(row: Any) -> Worker:

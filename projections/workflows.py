@@ -1,18 +1,44 @@
-"""A workflow's changes, carried out, and its versions, told by the ledger."""
+"""Workflows: an inline projection, what may be done to one, and its versions, told by the ledger."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from datetime import datetime
 from uuid import UUID
 
-from events.errors import NotFound, VersionConflict
+import asyncpg
+import msgspec
+
+from events.commit import InlineRow
+from events.errors import NotFound
 from events.ledger import Appended, Ledger
 from events.organisation import WorkflowCreated, WorkflowEvent
+from events.sql import load
 from events.workflow import Workflow, evolve
-from projections import tenancy
+from projections.changes import in_turn
 from projections.execute import Request, record
-from projections.tenancy import StoredWorkflow
+from projections.runs import Reader
+from projections.tenancy import Rows
 
-ATTEMPTS: Final = 20
+
+class StoredWorkflow(msgspec.Struct, frozen=True):
+    """A workflow with its address."""
+
+    workflow_id: UUID
+    ledger_id: UUID
+    created_at: datetime
+    workflow: Workflow
+
+
+def row(workflow_id: UUID, workflow: Workflow, *, at: str = "infinity", event: int = 0) -> Rows:
+    """Return the row of a workflow, after the `event`-th of the append's events."""
+    columns = {
+        "workflow_id": workflow_id,
+        "version": workflow.version,
+        "name": workflow.name,
+        "archived": workflow.archived,
+        "state": msgspec.msgpack.encode(workflow),
+        "created_at": at,
+    }
+    return {"projection.project_workflow": [InlineRow(event, msgspec.Raw(msgspec.json.encode(columns)))]}
 
 
 async def create(
@@ -28,26 +54,23 @@ async def change(
 ) -> tuple[StoredWorkflow, int]:
     """Carry out a decision on a workflow, and return the workflow after it with its ledger position.
 
-    A named request that was recorded before gives the first answer again. Raises `NotFound`, and `VersionConflict` only
-    after `ATTEMPTS` rounds.
+    A named request that was recorded before gives the first answer again. Raises `NotFound`, and what `decide` and
+    `in_turn` raise.
     """
-    async with ledger.turns.of(workflow_id):
-        for _ in range(ATTEMPTS):
-            known = await tenancy.workflow(ledger.pool, workflow_id)
-            if known is None:
-                raise NotFound(f"there is no workflow {workflow_id}")
-            before = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
-            if before is not None:
-                return await at_version(ledger, known.ledger_id, workflow_id, before.version), before.last
+
+    async def attempt() -> tuple[StoredWorkflow, int]:
+        known = await get(ledger.pool, workflow_id)
+        if known is None:
+            raise NotFound(f"there is no workflow {workflow_id}")
+        recorded = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
+        if recorded is None:
             events = decide(known.workflow)
             if not events:
                 return known, (await ledger.head(known.ledger_id))[0]
-            try:
-                appended = await _append(ledger, known.ledger_id, workflow_id, known.workflow, events, request)
-            except VersionConflict:
-                continue
-            return await at_version(ledger, known.ledger_id, workflow_id, appended.version), appended.last
-        raise VersionConflict(f"others changed this workflow {ATTEMPTS} times meanwhile")
+            recorded = await _append(ledger, known.ledger_id, workflow_id, known.workflow, events, request)
+        return await at_version(ledger, known.ledger_id, workflow_id, recorded.version), recorded.last
+
+    return await in_turn(ledger, workflow_id, attempt)
 
 
 async def at_version(ledger: Ledger, ledger_id: UUID, workflow_id: UUID, version: int | None) -> StoredWorkflow:
@@ -78,6 +101,40 @@ async def _append(
         stream=workflow_id,
         expected_version=known.version,
         events=events,
-        inline=tenancy.workflow_row(workflow_id, state, event=len(events) - 1),
+        inline=row(workflow_id, state, event=len(events) - 1),
         request=request,
     )
+
+
+def _workflow(row: asyncpg.Record) -> StoredWorkflow:
+    state = msgspec.msgpack.decode(row["state"], type=Workflow)
+    return StoredWorkflow(row["workflow_id"], row["ledger_id"], row["created_at"], state)
+
+
+async def get(reader: Reader, workflow_id: UUID) -> StoredWorkflow | None:
+    """Return a workflow by its id."""
+    row = await reader.fetchrow("select * from workflow where workflow_id = $1", workflow_id)
+    return None if row is None else _workflow(row)
+
+
+async def by_name(reader: Reader, ledger_id: UUID, name: str) -> StoredWorkflow | None:
+    """Return a project's workflow by its name."""
+    row = await reader.fetchrow("select * from workflow where ledger_id = $1 and name = $2", ledger_id, name)
+    return None if row is None else _workflow(row)
+
+
+async def by_name_or_id(reader: Reader, ledger_id: UUID, name_or_id: str) -> StoredWorkflow | None:
+    """Return a project's workflow by what a caller calls it."""
+    try:
+        found = await get(reader, UUID(name_or_id))
+    except ValueError:
+        return await by_name(reader, ledger_id, name_or_id)
+    return found if found is not None and found.ledger_id == ledger_id else None
+
+
+async def of_project(
+    reader: Reader, ledger_id: UUID, after: str, limit: int, *, archived: bool | None = None
+) -> list[StoredWorkflow]:
+    """Return a project's workflows by name, after a name; only archived ones, only others, or all."""
+    rows = await reader.fetch(load("projections.sql", "list_workflows"), ledger_id, after, archived, limit)
+    return [_workflow(row) for row in rows]

@@ -25,7 +25,8 @@ from events.types import (
 )
 from projections.queue import Waiting
 from projections.runs import StoredRun
-from projections.tenancy import Project, StoredWorkflow, Worker
+from projections.tenancy import Project, Worker
+from projections.workflows import StoredWorkflow
 
 
 class ProgressResource(msgspec.Struct, frozen=True, kw_only=True):

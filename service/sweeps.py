@@ -14,7 +14,7 @@ from events.sweep import Goal, Method, Objective, Sweep, SweepCreated, actions
 from events.types import Value
 from projections.metrics import plain
 from projections.sweeps import StoredSweep, Tried
-from projections.tenancy import StoredWorkflow
+from projections.workflows import StoredWorkflow
 from service.problems import Invalid
 from service.recipes import Body
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from events.ledger import Ledger
 from events.types import PastEvent
-from projections import subscriptions, sweeps, tenancy
+from projections import subscriptions, sweeps, workflows
 from projections.pack.format import (
     MAX_DEFINITION_BYTES,
     Definition,
@@ -55,7 +55,7 @@ def _without_secrets(hook: PastEvent) -> PastEvent:
 
 async def _of_project(ledger: Ledger, project: Project) -> AsyncIterator[tuple[DefinitionKind, UUID]]:
     name = ""
-    while known := await tenancy.workflows(ledger.pool, project.project_id, name, PAGE):
+    while known := await workflows.of_project(ledger.pool, project.project_id, name, PAGE):
         for workflow in known:
             yield "workflow", workflow.workflow_id
         name = known[-1].workflow.name

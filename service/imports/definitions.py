@@ -32,7 +32,7 @@ from events.records import IMPORTER
 from events.run_events import RunCreated
 from events.sweep import Sweep, SweepCreated, SweepEvent, SweepStatus, SweepStopped
 from events.workflow import Workflow
-from projections import subscriptions, sweeps, tenancy
+from projections import subscriptions, sweeps, workflows
 from projections.execute import Request, record
 from projections.pack.format import Definition
 from projections.subscriptions import Subscription
@@ -140,12 +140,12 @@ class Definer:
         if not due:
             return
         state = _workflow_of([*known, *due])
-        taken = await tenancy.workflow_by_name(self._pool, self._project.project_id, state.name)
+        taken = await workflows.by_name(self._pool, self._project.project_id, state.name)
         if taken is not None and taken.workflow_id != here:
             due = [*due, WorkflowRenamed(name=f"{state.name[:230]}-{here.hex[-8:]}")]
             state = recipes.evolve(state, due[-1])
             report.name, report.why = state.name, "its name is taken, so it has another"
-        row = tenancy.workflow_row(here, state, event=len(due) - 1)
+        row = workflows.row(here, state, event=len(due) - 1)
         await self._append(here, len(known), due, row)
 
     async def _sweep(self, original: UUID, events: Sequence[SweepEvent], report: DefinitionReport) -> None:

@@ -13,7 +13,7 @@ from litestar.params import QueryParameter
 
 from events.types import Status
 from events.vocabulary import meant, vocabulary
-from projections import tenancy
+from projections import workflows
 from projections.runs import StoredRun
 from projections.search import filters, listing
 from projections.search.fields import Column, Facet, Field, Metric, value_of
@@ -119,11 +119,8 @@ async def list_runs(
 async def _workflow_id(service: Service, project_id: UUID, name_or_id: str | None) -> UUID | None:
     if name_or_id is None:
         return None
-    try:
-        stored = await tenancy.workflow(service.pool, UUID(name_or_id))
-    except ValueError:
-        stored = await tenancy.workflow_by_name(service.pool, project_id, name_or_id)
-    if stored is None or stored.ledger_id != project_id:
+    stored = await workflows.by_name_or_id(service.pool, project_id, name_or_id)
+    if stored is None:
         raise Invalid(f"there is no workflow {name_or_id!r} in this project", path="workflow")
     return stored.workflow_id
 

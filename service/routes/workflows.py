@@ -13,8 +13,8 @@ from events import workflow as recipes
 from events.errors import NotFound, Rejected
 from events.ids import derived
 from events.organisation import WorkflowCreated
-from projections import tenancy, workflows
-from projections.tenancy import StoredWorkflow
+from projections import workflows
+from projections.workflows import StoredWorkflow
 from service.bodies import ArchiveBody, WorkflowBody, optional
 from service.context import Http, Service
 from service.paging import Page, Size, page
@@ -45,7 +45,7 @@ async def create_workflow(
         raise Invalid("Object missing required field `name`", path="$.name")
     known = await service.project(request, project)
     asked = await service.asked(request, known.project_id)
-    if not asked.named and await tenancy.workflow_by_name(service.pool, known.project_id, data.name):
+    if not asked.named and await workflows.by_name(service.pool, known.project_id, data.name):
         raise Rejected(f"there is a workflow named {data.name!r} already", state="exists", asked="create")
     workflow_id = derived(asked.event_id, "workflow")
     created = WorkflowCreated(**_given(data))
@@ -64,12 +64,12 @@ async def list_workflows(
     """A project's workflows by name; archived ones are left out unless asked for."""
     known = await service.project(request, project)
     wanted = None if archived == "any" else archived == "true"
-    found = await tenancy.workflows(service.pool, known.project_id, cursor, limit + 1, archived=wanted)
+    found = await workflows.of_project(service.pool, known.project_id, cursor, limit + 1, archived=wanted)
     return page(request, [workflow_resource(one) for one in found], limit, lambda last: last.name)
 
 
 async def _workflow(service: Service, request: Http, workflow_id: UUID) -> StoredWorkflow:
-    stored = await tenancy.workflow(service.pool, workflow_id)
+    stored = await workflows.get(service.pool, workflow_id)
     if stored is None:
         raise NotFound(f"there is no workflow {workflow_id}")
     await service.project(request, str(stored.ledger_id))

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from events.run_events import RunCreated
 from events.types import Mode
 from events.workflow import Workflow, reference, run_of
-from projections import tenancy
+from projections import workflows
 from projections.runs import Reader
-from projections.tenancy import StoredWorkflow
+from projections.workflows import StoredWorkflow
 from service.bodies import NewRun
 from service.problems import Invalid
 from service.recipes import checked
@@ -33,11 +33,8 @@ FOR_A_WORKER: Final = ("retries", "priority", "import_volumes", "export_volumes"
 
 async def offered(reader: Reader, project_id: UUID, name_or_id: str) -> StoredWorkflow:
     """Return a project's workflow that new runs may be made from, by its id or its name. Raises `Invalid`."""
-    try:
-        stored = await tenancy.workflow(reader, UUID(name_or_id))
-    except ValueError:
-        stored = await tenancy.workflow_by_name(reader, project_id, name_or_id)
-    if stored is None or stored.ledger_id != project_id:
+    stored = await workflows.by_name_or_id(reader, project_id, name_or_id)
+    if stored is None:
         raise Invalid(f"there is no workflow {name_or_id!r} in this project", path="$.workflow")
     if stored.workflow.archived:
         raise Invalid(f"workflow {name_or_id!r} is archived; its runs stay, new ones need it back", path="$.workflow")

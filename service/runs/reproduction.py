@@ -14,7 +14,7 @@ from events.run import Run, merge
 from events.run_events import RunCreated
 from events.sql import load
 from events.types import Change, Mode, Status
-from projections import runs, tenancy
+from projections import runs, workflows
 from projections.runs import PENDING, StoredRun
 from projections.storage import artifacts
 from service.bodies import ReproduceBody
@@ -79,7 +79,7 @@ async def workflow_name(service: Service, original: StoredRun) -> str | None:
     pinned = original.run.workflow
     if pinned is None:
         return None
-    stored = await tenancy.workflow(service.pool, pinned.id)
+    stored = await workflows.get(service.pool, pinned.id)
     return stored.workflow.name if stored else pinned.name
 
 

@@ -21,7 +21,6 @@ import numpy as np
 from events import alerts, codec, organisation, run_events, search_space, sweep, trials
 from events import commands as c
 from events import types as t
-from events import workflow as workflows
 from events.database import open_pool
 from events.heads import Signer
 from events.ids import uuid7
@@ -30,7 +29,9 @@ from events.ledger import Appended, Draft, Ledger, Proposal
 from events.sql import load
 from events.telemetry import LogColumns, MetricColumns
 from events.verification import verify
-from projections import credits, metrics, runs, subscriptions, sweeps, tenancy
+from events.workflow import Workflow
+from events.workflow import evolve as evolve_workflow
+from projections import credits, metrics, runs, subscriptions, sweeps, tenancy, workflows
 from projections.archive.stores import Directory
 from projections.execute import Request, asked_by, execute, record
 from projections.storage.objects import ObjectStore
@@ -102,7 +103,7 @@ class History:
                 organisation_id=ORGANISATION, version=version + 1, name=name, description=event.description or ""
             )
             await self.note(self.ledger_id, self.ledger_id, version, event, row)
-        recipe = workflows.Workflow()
+        recipe = Workflow()
         for version, event in enumerate(
             (
                 organisation.WorkflowCreated(name="w", command=("python", "train.py"), training_parameters={"lr": 0.1}),
@@ -110,8 +111,8 @@ class History:
                 organisation.WorkflowChanged(architecture="cnn", training_parameters={"lr": 0.2}),
             )
         ):
-            recipe = workflows.evolve(recipe, event)
-            await self.note(self.ledger_id, self.workflow, version, event, tenancy.workflow_row(self.workflow, recipe))
+            recipe = evolve_workflow(recipe, event)
+            await self.note(self.ledger_id, self.workflow, version, event, workflows.row(self.workflow, recipe))
         registered = organisation.WorkerRegistered(
             worker=self.worker, name=f"worker {self.worker}", host={"cpus": 2}, slots=(organisation.Slot(id="cpu:0"),)
         )

@@ -130,7 +130,7 @@ async def test_what_is_defined_comes_with_its_ids_and_links_and_once(
     assert outcomes(told) == {"workflow": "new", "sweep": "new", "alert_rule": "new", "webhook": "new"}
     assert [one.id for one in told] == [defined.workflow, defined.sweep, defined.rule, defined.hook]
     assert [one.outcome for one in runs] == ["new"]
-    before, after = [await tenancy.workflow(one.pool, defined.workflow) for one in (world, elsewhere)]
+    before, after = [await workflows.get(one.pool, defined.workflow) for one in (world, elsewhere)]
     assert before is not None
     assert after is not None
     assert after.workflow == before.workflow
@@ -166,7 +166,7 @@ async def test_what_is_defined_comes_with_its_ids_and_links_and_once(
     assert outcomes(told) == {
         "workflow": "continued", "sweep": "already there", "alert_rule": "already there", "webhook": "already there",
     }  # fmt: skip
-    after = await tenancy.workflow(elsewhere.pool, defined.workflow)
+    after = await workflows.get(elsewhere.pool, defined.workflow)
     assert after is not None
     assert (after.workflow.version, after.workflow.name) == (4, "train better")
 
@@ -174,7 +174,7 @@ async def test_what_is_defined_comes_with_its_ids_and_links_and_once(
 async def test_folding_what_was_imported_gives_the_same(defined: Defined, elsewhere: World, tmp_path: Path) -> None:
     await with_organisation(elsewhere)
     await bring(elsewhere, tmp_path / "p.zip", await pack(defined.world))
-    state = await tenancy.workflow(elsewhere.pool, defined.workflow)
+    state = await workflows.get(elsewhere.pool, defined.workflow)
     folded = await workflows.at_version(elsewhere.ledger, elsewhere.ledger_id, defined.workflow, None)
     assert state == folded
     assert await sweeps.get(elsewhere.pool, defined.sweep) == await sweeps.at_version(
@@ -212,7 +212,7 @@ async def test_a_name_that_is_taken_a_history_that_differs_and_a_rule_that_was_r
     await workflows.create(elsewhere.ledger, elsewhere.ledger_id, own, WorkflowCreated(name="train"), asked_by(ACTOR))
     data = await pack(defined.world)
     told, _ = await bring(elsewhere, tmp_path / "p.zip", data)
-    renamed = await tenancy.workflow(elsewhere.pool, defined.workflow)
+    renamed = await workflows.get(elsewhere.pool, defined.workflow)
     assert renamed is not None
     assert renamed.workflow.name == f"train-{defined.workflow.hex[-8:]}"
     assert "its name is taken" in told[0].why

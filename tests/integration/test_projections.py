@@ -20,7 +20,7 @@ from events.types import Status
 from events.verification import verify
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import runs, tenancy, usage
+from projections import runs, tenancy, usage, workflows
 from projections.apply import Connection, advance, checkpoint
 from projections.credits import Credits, of_runs
 from projections.metrics import Metrics, summaries
@@ -314,7 +314,7 @@ async def test_tenants_are_rebuilt(project: Project, database: Database) -> None
         organisation.WorkflowArchived(),
     ):
         version, workflow = workflow.version, evolve_workflow(workflow, event)
-        await project.note(workflow_id, version, [event], tenancy.workflow_row(workflow_id, workflow))
+        await project.note(workflow_id, version, [event], workflows.row(workflow_id, workflow))
     tenant = Project(pool)
     tenant.ledger_id = organisation_id
     await tenant.ledger.open(organisation_id, organisation_id, "organisation")

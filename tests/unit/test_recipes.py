@@ -10,7 +10,7 @@ import pytest
 from events.run_events import RunCreated
 from events.types import Liveness, Mode, Resources, StartCommand, Volume
 from events.workflow import Workflow
-from projections.tenancy import StoredWorkflow
+from projections.workflows import StoredWorkflow
 from service.bodies import NewRun, WorkflowBody
 from service.problems import Invalid
 from service.recipes import checked, inner_path

@@ -36,7 +36,7 @@ from events.sweep import (
 from events.trials import trial, trial_id
 from events.types import Mode, StartCommand, SweepTrial
 from events.workflow import Workflow
-from projections.tenancy import StoredWorkflow
+from projections.workflows import StoredWorkflow
 from service.problems import Invalid
 from service.sweeps import MAX_BAYES_RUNS, MAX_RUNS, NewSweep, searched
 from workers.proposals import Result, proposed
