@@ -21,6 +21,7 @@ from service import VERSION
 from service.auth import authenticated
 from service.context import Service
 from service.http.msgpack import transcoded
+from service.http.options import options
 from service.http.requests import TypedRequest
 from service.observability import counted
 from service.problems import HANDLERS
@@ -120,7 +121,7 @@ def create_app(settings: Settings) -> Litestar:
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         request_class=TypedRequest,
-        middleware=[counted, transcoded, authenticated],
+        middleware=[counted, options, transcoded, authenticated],
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(
             title="Tachograph", version=VERSION, path="/schema", render_plugins=[JsonRenderPlugin()]

@@ -132,8 +132,7 @@ def authenticated(app: ASGIApp) -> ASGIApp:
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         handler: Any = scope["route_handler"]
-        open_to_all = scope["type"] != ScopeType.HTTP or scope["method"] == "OPTIONS"
-        if not (open_to_all or handler.opt.get("exclude_from_auth")):
+        if scope["type"] == ScopeType.HTTP and not handler.opt.get("exclude_from_auth"):
             scope["user"] = await _principal(scope)
             scope["auth"] = None
         await app(scope, receive, send)

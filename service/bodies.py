@@ -1,10 +1,11 @@
 """What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
-from litestar import Request as HttpRequest
+from litestar.openapi.spec import Operation, RequestBody
 from msgspec import Meta
 
 from events.organisation import Slot
@@ -27,8 +28,6 @@ from service.recipes import (
     Variables,
     Volumes,
 )
-
-B = TypeVar("B", bound=Body)
 
 Name = Annotated[str, Meta(min_length=1, max_length=250, pattern=NAME)]
 """No control characters, and no space around it."""
@@ -319,6 +318,10 @@ class NewWorker(Body, frozen=True):
     slots: Annotated[tuple[Slot, ...], Meta(max_length=1_024)] = ()
 
 
-async def optional(request: HttpRequest[Any, Any, Any], body: type[B]) -> B:
-    """Return a body that may be left out, or its defaults where none was sent."""
-    return msgspec.json.decode(await request.body() or b"{}", type=body)
+@dataclass
+class BodyOptional(Operation):
+    """The description of an operation whose body may be left out, as the default of `data` says."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.required = False

@@ -1,7 +1,7 @@
 """Routes whose handlers are called directly: what the framework does around one costs as much as a small batch does.
 
 Handlers that take nothing from the query, and answer JSON, can be called so. What they take and answer is declared
-as everywhere, and where the framework has an answer of its own (no body, OPTIONS) it is left to give it.
+as everywhere, and where a body is missing the framework is left to say so.
 Source: docs/decisions/0025-cost-of-a-run.md.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Response
-from litestar.types import ASGIApp, HTTPScope, Receive, Send
+from litestar.types import ASGIApp, Receive, Send
 
 from service.http.requests import TypedRequest
 
@@ -19,7 +19,7 @@ _json: Final = msgspec.json.Encoder()
 def direct(app: ASGIApp) -> ASGIApp:
     """Call a route's handler with its path's parts, `service`, `request` and `data`, and send what it returns."""
 
-    async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Any, receive: Receive, send: Send) -> None:
         handler: Any = scope["route_handler"]
         request = TypedRequest(scope, receive, send)
         takes = handler.parsed_fn_signature.parameters
@@ -27,10 +27,11 @@ def direct(app: ASGIApp) -> ASGIApp:
         if "request" in takes:
             arguments["request"] = request
         if "data" in takes:
-            if not await request.body():
+            if await request.body():
+                arguments["data"] = await request.json()
+            elif takes["data"].is_required:
                 await app(scope, receive, send)  # which says that it is missing
                 return
-            arguments["data"] = await request.json()
         returned = await handler.fn(**arguments)
         status, headers = handler.status_code, {}
         if isinstance(returned, Response):
@@ -40,8 +41,5 @@ def direct(app: ASGIApp) -> ASGIApp:
         fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": fields})
         await send({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def middleware(scope: Any, receive: Receive, send: Send) -> None:
-        await (app if scope["method"] == "OPTIONS" else answer)(scope, receive, send)
 
     return middleware

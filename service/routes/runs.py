@@ -18,7 +18,16 @@ from projections.execute import answered_before, execute
 from projections.new_runs import open_run
 from projections.past import Moment
 from projections.runs import StoredRun
-from service.bodies import ArchiveBody, CloseBody, DeleteBody, EditBody, KillBody, NewRun, ReproduceBody, optional
+from service.bodies import (
+    ArchiveBody,
+    BodyOptional,
+    CloseBody,
+    DeleteBody,
+    EditBody,
+    KillBody,
+    NewRun,
+    ReproduceBody,
+)
 from service.context import Http, Service
 from service.http.direct import direct
 from service.moments import MAX_POSITION
@@ -114,11 +123,12 @@ async def _synced(service: Service, stored: StoredRun, up_to: int = MAX_POSITION
     return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())
 
 
-@post("/runs/{run:str}/reproduce", status_code=201)
-async def reproduce_run(request: Http, service: Service, run: str) -> Response[RunResource]:
+@post("/runs/{run:str}/reproduce", status_code=201, operation_class=BodyOptional)
+async def reproduce_run(
+    request: Http, service: Service, run: str, data: JSONBody[ReproduceBody] = ReproduceBody()
+) -> Response[RunResource]:
     """Create a run of the same configuration, dataset and code; what is given differs, and is named in `changes`."""
     original = await service.run(request, run)
-    data = await optional(request, ReproduceBody)
     asked = await service.asked(request, original.run_id)
     run_id = derived(asked.event_id, "run") if asked.named else uuid7()
     answered = await answered_before(service.ledger, original.ledger_id, run_id, asked)
@@ -158,22 +168,24 @@ async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, ru
     return await service.answer(outcome)
 
 
-@post("/runs/{run:str}/archive", status_code=200)
-async def archive_run(request: Http, service: Service, run: str) -> Response[RunResource]:
+@post("/runs/{run:str}/archive", status_code=200, operation_class=BodyOptional)
+async def archive_run(
+    request: Http, service: Service, run: str, data: JSONBody[ArchiveBody] = ArchiveBody()
+) -> Response[RunResource]:
     """Take a run out of the everyday lists, or back with `{"archived": false}`."""
     stored = await service.run(request, run)
-    body = await optional(request, ArchiveBody)
     asked = await service.asked(request, stored.run_id)
-    command = ArchiveRun(archived=body.archived)
+    command = ArchiveRun(archived=data.archived)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/kill", status_code=200)
-async def kill_run(request: Http, service: Service, run: str) -> Response[RunResource]:
+@post("/runs/{run:str}/kill", status_code=200, operation_class=BodyOptional)
+async def kill_run(
+    request: Http, service: Service, run: str, data: JSONBody[KillBody] = KillBody()
+) -> Response[RunResource]:
     """End a run; what was logged until then stays."""
     stored = await service.run(request, run, to_decide=True)
-    body = await optional(request, KillBody)
-    command = KillRun(grace_seconds=body.grace_seconds, reason=body.reason)
+    command = KillRun(grace_seconds=data.grace_seconds, reason=data.reason)
     asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
@@ -193,18 +205,19 @@ async def get_deletion(request: Http, service: Service, run: str) -> DeletionRes
     return await deletion(service, await service.run(request, run))
 
 
-@delete("/runs/{run:str}", status_code=200)
-async def delete_run(request: Http, service: Service, run: str) -> Response[Tombstone]:
+@delete("/runs/{run:str}", status_code=200, operation_class=BodyOptional)
+async def delete_run(
+    request: Http, service: Service, run: str, data: JSONBody[DeleteBody] = DeleteBody()
+) -> Response[Tombstone]:
     """Erase an ended run's contents for good; who, when, why and what it cost stay. See /runs/{run}/deletion first.
 
     An active run's refusal says in `save_first` what can be saved of it.
     """
     stored = await service.run(request, run, deleted=True)
-    body = await optional(request, DeleteBody)
     asked = await service.asked(request, stored.run_id)
     if stored.run.status is not Status.DELETED:
         await refuse_active(service, stored)
-    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, DeleteRun(reason=body.reason), asked)
+    outcome = await execute(service.ledger, stored.ledger_id, stored.run_id, DeleteRun(reason=data.reason), asked)
     left = StoredRun(ledger_id=outcome.ledger_id, run_id=outcome.run_id, position=outcome.position, run=outcome.run)
     tombstone = await service.tombstone(left)
     return Response(tombstone, headers={"Tachograph-Position": str(outcome.position)})

@@ -15,7 +15,7 @@ from events.ids import derived
 from events.organisation import WorkflowCreated
 from projections import workflows
 from projections.workflows import StoredWorkflow
-from service.bodies import ArchiveBody, WorkflowBody, optional
+from service.bodies import ArchiveBody, BodyOptional, WorkflowBody
 from service.context import Http, Service
 from service.paging import Page, Size, page
 from service.problems import Invalid
@@ -98,13 +98,14 @@ async def change_workflow(
     return _answer(await workflows.change(service.ledger, workflow, decide, asked))
 
 
-@post("/workflows/{workflow:uuid}/archive", status_code=200)
-async def archive_workflow(request: Http, service: Service, workflow: UUID) -> Response[WorkflowResource]:
+@post("/workflows/{workflow:uuid}/archive", status_code=200, operation_class=BodyOptional)
+async def archive_workflow(
+    request: Http, service: Service, workflow: UUID, data: JSONBody[ArchiveBody] = ArchiveBody()
+) -> Response[WorkflowResource]:
     """Offer a workflow no longer for new runs, or again with `{"archived": false}`; its runs stay as they are."""
     await _workflow(service, request, workflow)
-    body = await optional(request, ArchiveBody)
     asked = await service.asked(request, workflow)
-    decide = partial(recipes.archive, archived=body.archived)
+    decide = partial(recipes.archive, archived=data.archived)
     return _answer(await workflows.change(service.ledger, workflow, decide, asked))
 
 

@@ -226,12 +226,33 @@ def test_a_command_without_its_body_is_refused_as_every_route_refuses_it(api: Ap
     assert project.head() == before
 
 
-def test_a_command_says_which_methods_its_path_has(api: Api, project: Project):
+def test_a_path_says_which_methods_it_has(api: Api, project: Project):
     run = project.started()
-    for verb in ("kill", "metrics"):
-        answer = api.client.request("OPTIONS", f"/runs/{run['id']}/{verb}")
-        assert answer.status_code == 204
-        assert "POST" in answer.headers["allow"]
+    for path, methods in (
+        ("/projects", "GET, OPTIONS, POST"),
+        (f"/projects/{project.id}", "GET, OPTIONS, PATCH"),
+        (f"/projects/{project.id}/runs", "GET, OPTIONS, POST"),
+        (f"/runs/{run['id']}", "DELETE, GET, OPTIONS, PATCH"),
+        (f"/runs/{run['id']}/kill", "OPTIONS, POST"),
+        (f"/runs/{run['id']}/metrics", "GET, OPTIONS, POST"),
+    ):
+        answer = api.client.request("OPTIONS", path)
+        assert (answer.status_code, answer.headers["allow"]) == (204, methods), path
+    refused(api.client.request("OPTIONS", "/nowhere"), 404)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "possible"),
+    [
+        ("kill", {"grace": 1}, ["grace_seconds", "reason"]),
+        ("archive", {"archive": False}, ["archived"]),
+        ("reproduce", {"resources": {"gpu": 1}}, ["accelerator", "count"]),
+    ],
+)
+def test_a_body_that_may_be_left_out_is_held_to_its_fields(project: Project, verb: str, body: Any, possible: list[str]):
+    run = project.started()
+    (error,) = refused(project.api.post(f"/runs/{run['id']}/{verb}", json=body), 422)["errors"]
+    assert error["expected"] == possible
 
 
 @pytest.mark.parametrize(
