@@ -1,6 +1,6 @@
 """The object stores that tests run against: a directory, and an S3 server from the registry as a real process."""
 
-import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +11,7 @@ import httpx
 
 from events.ids import uuid7
 from stack.ports import free_port
+from stack.warden import Warden
 from tests.api import SECONDS, until
 
 
@@ -51,8 +52,10 @@ class S3Server:
 def s3_server() -> Iterator[S3Server]:
     """Run an S3 server until the end of the block."""
     server = S3Server(free_port())
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", server.url.rpartition(":")[2]]
-    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server.port)]
+    warden = Warden()  # tests that are killed leave nothing running
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    warden.add(process.pid, signal.SIGKILL)
 
     def answers() -> bool:
         assert process.poll() is None, "the S3 server ended"
@@ -67,3 +70,5 @@ def s3_server() -> Iterator[S3Server]:
     finally:
         process.kill()
         process.wait()
+        warden.remove(process.pid)
+        warden.close()
