@@ -1,7 +1,7 @@
 # Every target sets up what it needs; all it asks of the machine is Python 3.11+ with venv, make and a package registry.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help up demo test faults check format bench lock venv clean
+.PHONY: help up demo test faults lint check format bench lock venv clean
 
 # A process starts in half the time where what was compiled is kept, and the system and its tests start many.
 export PYTHONDONTWRITEBYTECODE :=
@@ -30,13 +30,15 @@ faults: venv  ## Faults while clients work; SEED=n or SEEDS=n, SECONDS=n, MOST_S
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MOST_SECONDS),--most-seconds $(MOST_SECONDS)) \
 	    $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep "$(KEEP)")
 
-check: venv  ## Format, lint, types, import contracts, schemas, unit and property tests
+lint: venv  ## Format, lint, types, import contracts, schemas
 	@$(PY) -m ruff format --check --quiet . || { echo "ruff format: run 'make format'"; exit 1; }
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy
 	@report=$$($(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-logo"])') \
 	    || { echo "$$report"; exit 1; }
 	@$(PY) -m service schemas --check
+
+check: lint  ## What lint does, then unit and property tests
 	@exec $(PY) -m pytest -q tests/unit tests/property $(ARGS)
 
 format: venv  ## Format the code and apply the linter's safe fixes
