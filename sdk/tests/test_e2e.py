@@ -344,3 +344,49 @@ def test_a_live_chart_has_every_point_once(client, project):
     assert positions == sorted(set(positions))
     assert sorted(seen[first.id]) == [0, 8, 9, 10]
     assert sorted(seen[second.id]) == [0, 1, 2]
+
+
+TRIAL = """
+import sys, tachograph
+layers = int(sys.argv[1].partition("=")[2])
+with tachograph.init() as run:
+    run.log({"loss": abs(layers - 3)})
+"""
+
+
+def test_a_sweep_finds_the_best_of_its_trials(client, project):
+    client.ensure_project(project)
+    client.create_workflow(project, "train", command=[sys.executable, "-c", TRIAL, "${args}"])
+    sweep = client.create_sweep(
+        project,
+        workflow="train",
+        method="grid",
+        parameters={"layers": {"min": 2, "max": 4}},
+        metric={"name": "loss", "goal": "min"},
+        concurrency=2,
+    )
+    done = client.wait_for_sweep(sweep["id"], timeout_seconds=60)
+    assert (done["status"], done["trials"]) == ("finished", {"made": 3, "by_status": {"completed": 3}})
+    best = done["best"]
+    assert best is not None
+    assert (best["number"], best["parameters"], best["value"]) == (2, {"layers": 3}, 0.0)
+    trials = list(client.trials(sweep["id"]))
+    assert [(trial["number"], trial["status"]) for trial in trials] == [(n, "completed") for n in (1, 2, 3)]
+    assert best in trials
+    with pytest.raises(tachograph.Conflict):
+        client.stop_sweep(sweep["id"])
+
+
+def test_a_sweep_is_paused_resumed_stopped_and_cancelled(client, project):
+    client.ensure_project(project)
+    client.create_workflow(project, "wait", command=["sleep", "60"])
+    parameters = {"seed": {"min": 1, "max": 100}}
+    sweep = client.create_sweep(project, workflow="wait", method="random", parameters=parameters, max_runs=50)["id"]
+    said = [ask(sweep)["status"] for ask in (client.pause_sweep, client.resume_sweep, client.stop_sweep)]
+    assert said == ["paused", "running", "stopped"]
+    client.cancel_sweep(sweep)
+    done = client.wait_for_sweep(sweep, timeout_seconds=60)
+    assert (done["status"], set(done["trials"]["by_status"]) - {"killed"}) == ("cancelled", set())
+    assert [one["id"] for one in client.sweeps(project)] == [sweep]
+    with pytest.raises(tachograph.Invalid, match=r"\$\.parameters\.lr: a parameter has a `value`"):
+        client.create_sweep(project, workflow="wait", method="grid", parameters={"lr": {"min": 1}})

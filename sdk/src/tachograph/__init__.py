@@ -45,6 +45,7 @@ from tachograph._init import init, set_enabled
 from tachograph._recorder import Delivery
 from tachograph._run import Document, Run
 from tachograph._stream import ServerEvent
+from tachograph._sweeps import Sweep, Trial
 from tachograph._sync import Synced, sync
 from tachograph._types import (
     FINAL,
@@ -114,9 +115,11 @@ __all__ = [
     "ServerEvent",
     "Slot",
     "Stopped",
+    "Sweep",
     "Synced",
     "TooLarge",
     "TooManyRequests",
+    "Trial",
     "Unauthorized",
     "Verification",
     "Worker",

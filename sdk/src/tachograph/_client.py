@@ -13,6 +13,7 @@ from tachograph._charts import Charts
 from tachograph._encoding import finite_or_named
 from tachograph._errors import Conflict, NotFound
 from tachograph._stream import ServerEvent, follow
+from tachograph._sweeps import Sweeps
 from tachograph._types import (
     FINAL,
     Accepted,
@@ -33,7 +34,7 @@ from tachograph._types import (
 )
 
 
-class Client(Archives, Artifacts, Charts):
+class Client(Archives, Artifacts, Charts, Sweeps):
     """A connection to the service; safe for many threads, and after a fork.
 
     Methods raise the errors of `tachograph.Error`'s tree. Attempts that failed in passing (no connection,
