@@ -127,15 +127,13 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
     members: dict[str, Any] = {}
     headers: dict[str, str] = {}
     match error:
-        case Invalid():
-            members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), **members)
         case Gone():
             members = {"state": "deleted", "asked": error.asked, "allowed": error.allowed}
             return problem(HTTPStatus.GONE, "gone", str(error), tombstone=error.tombstone, **members)
-        case QueryRefused() | ChartRefused():
+        case Invalid() | QueryRefused() | ChartRefused():
             members = {"errors": [{"path": error.path, "message": str(error)}], "limit": error.limit}
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _kind(error), str(error), **members)
+            detail = f"{error.path}: {error}"
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _kind(error), detail, **members)
         case FilterError():
             errors = [
                 {"path": error.parameter, "message": str(error), "position": error.position, "expected": error.expected}
@@ -143,7 +141,7 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{error.parameter}: {error}", errors=errors)
         case UnknownWord():
             errors = [{"path": error.parameter, "message": str(error)}]
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), errors=errors)
+            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", f"{error.parameter}: {error}", errors=errors)
         case QuotaReached():
             members = {"asked": error.asked, "state": error.state, "allowed": error.allowed, "limit": error.bound}
             members |= {"scope": error.scope, "accelerator": error.kind, "in_use": error.in_use}
