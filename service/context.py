@@ -32,7 +32,7 @@ from projections.query.queries import Queries
 from projections.runs import StoredRun
 from projections.search.listing import Key, Listing
 from projections.storage import artifact_limits
-from projections.storage.objects import ObjectStore
+from projections.storage.objects import SILENT_SECONDS, ObjectStore
 from projections.storage.uploads import Uploads
 from projections.tenancy import Project
 from service.auth import Forbidden, Keys, Principal
@@ -73,10 +73,10 @@ class Service:
         self.keys = Keys(pool, keyring.derive("run-token"))
         self.beats = ApiBeats()
         self.admission = admission.Admission(admission.from_environment())
-        self.objects = ObjectStore.at(settings.object_store)
+        self.objects = ObjectStore.at(settings.object_store, silent_seconds=SILENT_SECONDS)
         self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
         self.imports = Jobs(self.ledger, self.objects, self.uploads)
-        self.archive = stores.opened(settings)
+        self.archive = stores.opened(settings, silent_seconds=SILENT_SECONDS)
         self.analytics = Analytics(self.archive)
         self.charts = Charts(self.ledger, self.analytics)
         self.logs = Logs(self.ledger, self.analytics)

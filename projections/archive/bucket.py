@@ -5,8 +5,7 @@ they do the directory. A file is written here first, sent in one request (parts 
 where no listing shows them), and read back: only what came back as it was counts. What is read is fetched whole, in
 bounded pieces, and compared with its SHA-256 before any reader sees it.
 
-Of an S3 that does not answer everything raises `ArchiveUnavailable`, and for as long as that took (a second at least)
-nobody else waits to find the same.
+Of an S3 that does not answer everything raises `ArchiveUnavailable`, and nobody else waits to find the same: `Circuit`.
 """
 
 import hashlib
@@ -28,6 +27,7 @@ from projections.archive import parquet
 from projections.archive.cache import Cache
 from projections.archive.parquet import File, Found
 from projections.archive.writing import Files
+from projections.storage.circuit import Circuit
 from projections.storage.objects import StoreUnavailable, s3, translated
 
 VARIABLE: Final = "TACHOGRAPH_ARCHIVE_URL"
@@ -37,7 +37,6 @@ PIECE_SECONDS: Final = 15.0
 SEND_SECONDS: Final = 120.0
 """How long a piece may take to be read, and a whole file to be sent."""
 
-LEAST_AWAY_SECONDS: Final = 1.0
 DELETED_AT_ONCE: Final = 1_000
 
 
@@ -48,18 +47,23 @@ class ArchiveUnavailable(StoreUnavailable):
 class Bucket:
     """A `Store`, see `stores`. `reading` and `sending` are the same place with other patience."""
 
-    def __init__(self, reading: S3Store, sending: S3Store, cache: Path, cache_bytes: int) -> None:
+    def __init__(
+        self, reading: S3Store, sending: S3Store, cache: Path, cache_bytes: int, silent_seconds: float
+    ) -> None:
         self._reading = reading
         self._sending = sending
+        self._silent_seconds = silent_seconds
         self._cache = Cache(cache, cache_bytes, self._fetch)
         self.root = self.readable = cache
         self._tags: dict[str, str | None] = {}
-        self._away_until = 0.0
-        self._said = ""
+        self._circuit = Circuit()
 
     @classmethod
-    def at(cls, place: str, cache: Path, cache_bytes: int) -> "Bucket":
-        """Open `s3://bucket/prefix`, with copies in a directory (made where it is missing). Raises `SettingsError`."""
+    def at(cls, place: str, cache: Path, cache_bytes: int, *, silent_seconds: float | None = None) -> "Bucket":
+        """Open `s3://bucket/prefix`, with copies in a directory (made where it is missing). Raises `SettingsError`.
+
+        What is read may be silent for so long, or for `PIECE_SECONDS`.
+        """
         url = urlsplit(place)
         if url.scheme != "s3":
             raise SettingsError(f"{VARIABLE} is s3://bucket/prefix; a directory is named by TACHOGRAPH_PARQUET")
@@ -68,8 +72,9 @@ class Bucket:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"TACHOGRAPH_ARCHIVE_CACHE: {cache} cannot be used ({error.strerror})") from error
-        reading = s3(VARIABLE, url, seconds=PIECE_SECONDS)
-        return cls(reading, s3(VARIABLE, url, seconds=SEND_SECONDS), cache, cache_bytes)
+        reading = s3(VARIABLE, url, seconds=PIECE_SECONDS, silent_seconds=silent_seconds)
+        sending = s3(VARIABLE, url, seconds=SEND_SECONDS)
+        return cls(reading, sending, cache, cache_bytes, silent_seconds or PIECE_SECONDS)
 
     def held(self, files: Iterable[File]) -> AbstractContextManager[Path]:
         """Fetch what the cache lacks."""
@@ -188,14 +193,14 @@ class Bucket:
         """Yield an object's bytes, fewer only where it has no more."""
         for start in range(0, file.bytes, PIECE_BYTES):
             end = min(start + PIECE_BYTES, file.bytes)
-            began, away_until = time.monotonic(), self._away_until
+            began, was_away = time.monotonic(), self._circuit.is_open
             try:
                 with self._asking():
                     piece = self._piece(file.path, start, end)
             except ArchiveUnavailable:
-                is_silent = began < away_until or time.monotonic() - began >= PIECE_SECONDS
+                is_silent = was_away or time.monotonic() - began >= self._silent_seconds
                 if not is_silent and self._is_shorter(file):
-                    self._away_until = 0.0  # it answered
+                    self._circuit.close()  # it answered
                     return
                 raise
             yield piece
@@ -226,14 +231,5 @@ class Bucket:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Ask the store something, unless it was found away just now."""
-        began = time.monotonic()
-        if began < self._away_until:
-            raise ArchiveUnavailable(self._said)
-        try:
-            with translated("the archive's object store", ArchiveUnavailable):
-                yield
-        except ArchiveUnavailable as error:
-            self._said = str(error)
-            took = time.monotonic() - began
-            self._away_until = began + took + max(took, LEAST_AWAY_SECONDS)
-            raise
+        with self._circuit.asking(), translated("the archive's object store", ArchiveUnavailable):
+            yield

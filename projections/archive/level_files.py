@@ -7,6 +7,7 @@ buckets at the ends of its range, which may reach beyond it, from the points the
 steps, of all stages together.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -24,8 +25,6 @@ ROW_GROUP_ROWS: Final = 16_384
 
 KEPT_GROUPS: Final = 2
 
-LOWEST: Final = -(1 << 63)
-HIGHEST: Final = (1 << 63) - 1
 LOCAL: Final = LocalFileSystem()
 """Said, so that pyarrow does not find it out for every file."""
 
@@ -103,7 +102,7 @@ class LevelFile:
             return None
         begin, end = (edge >> level for edge in whole(low, high, widest))
         rows = parts[0] if len(parts) == 1 else behind_each_other(parts)
-        inside = np.searchsorted(rows.bucket, [max(begin, LOWEST), min(end, HIGHEST)]).tolist()
+        inside = [bisect_left(rows.bucket, begin), bisect_left(rows.bucket, end)]
         return coarser(part(rows, *inside), widest - level) if inside[0] < inside[1] else EMPTY
 
     def extent(self, metric: str) -> tuple[int, int] | None:

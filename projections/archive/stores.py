@@ -91,11 +91,12 @@ class Store(Protocol):
         ...
 
 
-def opened(settings: Settings) -> Store:
-    """Return the archive that the environment names. Raises `SettingsError`."""
+def opened(settings: Settings, *, silent_seconds: float | None = None) -> Store:
+    """Return the archive that the environment names; an S3 may be silent for so long. Raises `SettingsError`."""
     if not settings.archive_url:
         return Directory(settings.parquet)
-    return Bucket.at(settings.archive_url, settings.archive_cache, settings.archive_cache_bytes)
+    cache, limit = settings.archive_cache, settings.archive_cache_bytes
+    return Bucket.at(settings.archive_url, cache, limit, silent_seconds=silent_seconds)
 
 
 class Directory:

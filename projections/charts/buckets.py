@@ -192,7 +192,7 @@ class Buckets:
         self._nan[at] += rows.nan_count
         self._posinf[at] += rows.posinf_count
         self._neginf[at] += rows.neginf_count
-        self._sum[at] += rows.sum
+        self._add_sums(at, rows.sum)
         self._min[at] = np.fmin(self._min[at], rows.min)
         self._max[at] = np.fmax(self._max[at], rows.max)
         self._take_first(at, empty, rows.first_step, rows.first_step, rows.first)
@@ -223,11 +223,17 @@ class Buckets:
             finite = np.where(np.isfinite(value), value, 0.0)
             peak = np.abs(finite).max()
         if peak < _HUGE:
-            self._sum[at] += np.add.reduceat(finite, starts)
+            self._add_sums(at, np.add.reduceat(finite, starts))
         else:
             self._huge_sum[at] += np.add.reduceat(finite * _SCALE, starts)
         self._min[at] = np.fmin(self._min[at], low)
         self._max[at] = np.fmax(self._max[at], high)
+
+    def _add_sums(self, at: NDArray[np.intp], sums: Floats) -> None:
+        if np.abs(sums).max(initial=0.0) < _HUGE:
+            self._sum[at] += sums
+        else:
+            self._huge_sum[at] += sums * _SCALE
 
     def series(self, metric: str) -> Series:
         """Return the buckets that hold points."""

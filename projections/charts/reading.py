@@ -1,7 +1,7 @@
 """The points that a question wants, out of batches and out of Parquet: with x as the question has it, order kept."""
 
 from collections.abc import Iterator, Sequence
-from math import ceil, floor, inf
+from math import ceil, floor
 from typing import Any, Final
 
 import msgspec
@@ -44,12 +44,12 @@ def window(stored: StoredRun, question: Question) -> Window:
     kind, start, end = question.axis.kind, question.start, question.end
     if kind == "metric":
         return Window("step", 0, LOWEST, HIGHEST)
-    scale = MICROSECONDS if kind == "relative" else 1
+    clamped = _microseconds if kind == "relative" else _clamped
     return Window(
         column="step" if kind == "step" else "time_us",
         origin=began_us(stored) if kind == "relative" else 0,
-        low=LOWEST if start is None else _clamped(start * scale, up=True),
-        high=HIGHEST if end is None else _clamped(end * scale, up=False),
+        low=LOWEST if start is None else clamped(start, up=True),
+        high=HIGHEST if end is None else clamped(end, up=False),
     )
 
 
@@ -60,9 +60,22 @@ def began_us(stored: StoredRun) -> int:
 
 
 def _clamped(bound: float, *, up: bool) -> int:
-    if not -inf < bound < inf:
-        return HIGHEST if bound > 0 else LOWEST
     return max(LOWEST, min(HIGHEST, ceil(bound) if up else floor(bound)))
+
+
+def _microseconds(seconds: float, *, up: bool) -> int:
+    """Return the first microsecond that is not shown before so many seconds, or the last that is not shown behind.
+
+    Their product with a million may be off by a microsecond, so that who zooms to a point would not see it.
+    """
+    if not LOWEST < seconds * MICROSECONDS < HIGHEST:
+        return HIGHEST if seconds > 0 else LOWEST
+    at, away = round(seconds * MICROSECONDS), 1 if up else -1
+    while (at / MICROSECONDS - seconds) * away < 0:
+        at += away
+    while ((at - away) / MICROSECONDS - seconds) * away >= 0:
+        at -= away
+    return at
 
 
 def wanted(question: Question, stored: StoredRun, batch: MetricColumns) -> Iterator[tuple[str, Points]]:

@@ -28,9 +28,12 @@ from obstore.store import LocalStore, S3Store
 from events.errors import LedgerError, Unavailable
 from events.settings import SettingsError
 from projections.archive import parquet
+from projections.storage.circuit import Circuit
 
 OPERATION_SECONDS: Final = 40.0
 """How long one operation may take, its retries in it."""
+
+CONNECT_SECONDS: Final = 5.0
 
 CHECK_SECONDS: Final = 1.0
 CHECKED_SECONDS: Final = 2.0
@@ -40,6 +43,10 @@ DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 RETRIES: Final = 4
 RETRY_SECONDS: Final = 20
+
+SILENT_SECONDS: Final = 2.0
+"""How long a store may say nothing while somebody waits for what is read; then it is asked once more, and given up."""
+
 PAGE_OBJECTS: Final = 1_000
 _PROBE: Final = "nothing-is-here"
 
@@ -65,18 +72,27 @@ class Found(msgspec.Struct, frozen=True):
 class ObjectStore:
     """Objects by path. Every operation is bounded in time, and raises `StoreUnavailable` or `StoreFull`."""
 
-    def __init__(self, store: LocalStore | S3Store, root: Path | None, name: str) -> None:
+    def __init__(
+        self, store: LocalStore | S3Store, root: Path | None, name: str, reading: S3Store | None = None
+    ) -> None:
         self._store = store
+        self._reading = reading or store
+        self._circuit = Circuit()
         self._root = root
         self.name = name
         self._checked: tuple[float, StoreUnavailable | None] = (-CHECKED_SECONDS, None)
 
     @classmethod
-    def at(cls, place: str | Path) -> "ObjectStore":
-        """Open a directory (made where it is missing) or `s3://bucket/prefix`. Raises `SettingsError`."""
+    def at(cls, place: str | Path, *, silent_seconds: float | None = None) -> "ObjectStore":
+        """Open a directory (made where it is missing) or `s3://bucket/prefix`. Raises `SettingsError`.
+
+        An S3 may be silent for so long, or for `RETRY_SECONDS`, while an object is read.
+        """
         url = urlsplit(str(place))
         if url.scheme == "s3":
-            return cls(s3("TACHOGRAPH_OBJECT_STORE", url), None, f"s3://{url.hostname}{url.path}")
+            variable = "TACHOGRAPH_OBJECT_STORE"
+            reading = s3(variable, url, silent_seconds=silent_seconds)
+            return cls(s3(variable, url), None, f"s3://{url.hostname}{url.path}", reading)
         if url.scheme not in {"", "file"}:
             raise SettingsError("TACHOGRAPH_OBJECT_STORE is a directory, or s3://bucket/prefix")
         root = Path(url.path if url.scheme else place).resolve()
@@ -106,10 +122,11 @@ class ObjectStore:
 
     async def get(self, path: str) -> bytes:
         """Return an object's bytes. Raises `FileNotFoundError`."""
-        return await _bounded(self._read(path))
+        with self._circuit.asking():
+            return await _bounded(self._read(path))
 
     async def _read(self, path: str) -> bytes:
-        result = await self._store.get_async(path)
+        result = await self._reading.get_async(path)
         return (await result.bytes_async()).to_bytes()
 
     async def size(self, path: str) -> int:
@@ -169,25 +186,31 @@ class ObjectStore:
             await _bounded(self._store.head_async(_PROBE), seconds=CHECK_SECONDS)
 
 
-def s3(variable: str, url: SplitResult, *, seconds: float | None = None) -> S3Store:
+def s3(
+    variable: str, url: SplitResult, *, seconds: float | None = None, silent_seconds: float | None = None
+) -> S3Store:
     """Open the S3 that a variable names by its URL. One request takes at most so long, or `RETRY_SECONDS`.
 
-    Raises `SettingsError`.
+    What is only read from may be silent for `silent_seconds`, be it asked to connect or for the next bytes; then it is
+    asked once more. Raises `SettingsError`.
     """
     bucket, path = url.netloc, url.path
     if not bucket or "@" in bucket or ":" in bucket:
         raise SettingsError(f"{variable} is s3://bucket/prefix; credentials come from AWS_* variables")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    most = seconds or RETRY_SECONDS
+    retry_seconds = RETRY_SECONDS if silent_seconds is None else 1.5 * silent_seconds
     try:
         return S3Store(
             bucket,
             prefix=path.strip("/") or None,
             client_options={
                 "allow_http": endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=5),
-                "timeout": timedelta(seconds=seconds or RETRY_SECONDS),
+                "connect_timeout": timedelta(seconds=silent_seconds or CONNECT_SECONDS),
+                "read_timeout": timedelta(seconds=silent_seconds or most),
+                "timeout": timedelta(seconds=most),
             },
-            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=retry_seconds)},
         )
     except BaseError as error:
         raise SettingsError(f"{variable} cannot be used: {_first_line(error)}") from None

@@ -17,7 +17,7 @@ from projections.charts.run_points import Newest
 from projections.runs import StoredRun
 from service.charts.answers import Shape
 
-GENERATION: Final = 2
+GENERATION: Final = 3
 """Goes up when the same points are answered with something else than before."""
 
 CLOSED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.KILLED})

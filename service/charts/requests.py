@@ -39,8 +39,8 @@ def asked(
             description="step, time (µs since the epoch), relative (s since the run began), or a metric's name"
         ),
     ] = "step",
-    start: Annotated[float | None, QueryParameter(name="from", description="inclusive, in x's unit")] = None,
-    end: Annotated[float | None, QueryParameter(name="to", description="inclusive, in x's unit")] = None,
+    start: Annotated[int | float | None, QueryParameter(name="from", description="inclusive, in x's unit")] = None,
+    end: Annotated[int | float | None, QueryParameter(name="to", description="inclusive, in x's unit")] = None,
     buckets: Annotated[int, QueryParameter(description="how many rows a curve has at most")] = 1_000,
     stage: str | None = None,
     xscale: Annotated[Scale, QueryParameter(description="log: buckets are equal on a logarithmic axis")] = "linear",

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
@@ -10,16 +11,16 @@ import pytest
 
 from projections.archive import bucket as archive_bucket
 from projections.archive.bucket import ArchiveUnavailable, Bucket
-from projections.storage import artifacts, objects
+from projections.storage import artifacts, circuit, objects
 from projections.storage.artifacts import PART_BYTES, Artifact
 from projections.storage.objects import ObjectStore, StoreUnavailable
 from projections.verification import check_files
-from tests.api import eventually
+from tests.api import Api, accepted, eventually, refused, serving, until
 from tests.fault.deaths import FINALLY
 from tests.integration.telemetry import World, drained, opened_world
 from tests.liar import WAYS, Liar, Way
 from tests.object_stores import Place, S3Server
-from tests.servers import Database
+from tests.servers import Database, NatsServer, PostgresServer
 
 MANY = 20_000
 DATA = bytes(range(256)) * (PART_BYTES // 256) + b"the end"
@@ -123,7 +124,7 @@ async def test_whoever_comes_next_does_not_wait_to_find_the_same(
 ) -> None:
     run_id = await logged(world)
     await archived(world)
-    monkeypatch.setattr(archive_bucket, "LEAST_AWAY_SECONDS", 600.0)
+    monkeypatch.setattr(circuit, "LEAST_AWAY_SECONDS", 600.0)
     other = world.elsewhere(Bucket.at(place.url, tmp_path / "another machine", 1 << 30))
     liar.spoil("GET", "silent")
     for _ in range(2):
@@ -140,6 +141,53 @@ async def test_a_store_that_lies_hides_no_file_from_who_verifies(world: World, l
     liar.spoil("GET", "short")
     with pytest.raises(ArchiveUnavailable):
         await check_files(world.ledger, world.ledger_id, world.store)
+
+
+# --- over HTTP --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(postgres_server: PostgresServer, nats_server: NatsServer, servers_home: Path, place: Place) -> Iterator[Api]:
+    environment = {
+        "TACHOGRAPH_ARCHIVE_URL": place.url,
+        "TACHOGRAPH_ARCHIVE_AGE_SECONDS": "0.000001",
+        "TACHOGRAPH_OBJECT_STORE": f"{place.url}/objects",
+    }
+    with serving(postgres_server, nats_server, servers_home, roles=("roles",), environment=environment) as api:
+        yield api
+
+
+def test_who_waits_for_a_silent_store_is_told_and_the_others_do_not_wait(api: Api, liar: Liar) -> None:
+    project = api.project()
+    run = project.started()
+    accepted(project.log(run, 1, {"loss": {"step": [1, 2], "value": [0.5, 0.25]}}), 202)
+    accepted(api.client.put(f"/runs/{run['id']}/artifacts/a.bin", content=DATA), 201)
+
+    def archived() -> bool:
+        return any(event["type"] == "run.telemetry_archived" for event in project.events(run))
+
+    until(archived, "the points are archived")
+    chart, tail = f"/runs/{run['id']}/chart?metric=loss", "after={}&metric=loss"
+    whole = accepted(api.client.get(chart))
+    for copy in (api.home / "archive-cache").glob("ledger=*/run=*/*"):
+        copy.unlink()
+    liar.spoil("GET", "silent")
+    liar.asked.clear()
+    for path, kind in ((chart, "archive-unavailable"), (f"/runs/{run['id']}/artifacts/a.bin", "store-unavailable")):
+        with ThreadPoolExecutor(12) as threads:
+            answers = list(threads.map(lambda _: api.client.get(path), range(12)))  # noqa: B023
+        answers += [api.client.get(path) for _ in range(12)]
+        for answer in answers:
+            assert refused(answer, 503)["type"].endswith(f":{kind}"), answer.text
+            assert answer.headers["retry-after"] == "1"
+        assert len(liar.asked) < len(answers) * 2, "each of them asked, and once more"
+        liar.asked.clear()
+    accepted(project.log(run, 2, {"loss": {"step": [3], "value": [0.125]}}), 202)
+    new = accepted(api.client.get(f"/runs/{run['id']}/chart?{tail.format(whole['position'])}"))["series"]
+    assert new[0]["x"] == [3]  # what is new needs no archive
+    liar.heal()
+    until(lambda: api.client.get(chart).status_code == 200, "the chart")
+    assert accepted(api.client.get(chart))["series"][0]["x"] == [1, 2, 3]
 
 
 # --- artifacts --------------------------------------------------------------------------------------------
@@ -167,7 +215,14 @@ async def test_an_artifact_is_read_whole_or_not_at_all(world: World, liar: Liar,
     with pytest.raises(StoreUnavailable, match="the object store"):
         await content(world, artifact)
     liar.heal()
-    assert await content(world, artifact) == DATA
+
+    async def read() -> bool:
+        try:
+            return await content(world, artifact) == DATA
+        except StoreUnavailable:
+            return False
+
+    await eventually(read, "the artifact")
 
 
 async def test_a_silent_store_is_found_away_by_who_asks_whether_it_is_there(world: World, liar: Liar) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -124,6 +125,20 @@ def test_x_may_be_another_metric(api: Api, project: Project):
     assert (curve["x"], curve["last"], curve["left_out"]) == ([2], [200], 0)
     (curve,) = accepted(api.client.get(path, params={"metric": "tokens", "x": "nowhere"}))["series"]
     assert (curve["points"], curve["known"], curve["left_out"]) == (0, True, 2)
+
+
+def test_who_zooms_to_a_point_as_it_is_shown_sees_that_point_alone(project: Project):
+    run = project.started()
+    steps = list(range((1 << 53) - 1, (1 << 53) + 4))
+    at_us = int(datetime.fromisoformat(run["started_at"]).timestamp() * 1e6) + 1_000
+    times = [at_us + index for index in range(len(steps))]
+    accepted(project.log(run, 1, {"a": {"step": steps, "value": [0.0] * 5, "time_us": times}}), 202)
+    for x in ("step", "time", "relative"):
+        (whole,) = accepted(project.api.get(f"/runs/{run['id']}/chart", params={"metric": "a", "x": x}))["series"]
+        for one in whole["x"]:
+            asked = {"metric": "a", "x": x, "from": repr(one), "to": repr(one)}
+            (curve,) = accepted(project.api.get(f"/runs/{run['id']}/chart", params=asked))["series"]
+            assert curve["x"] == [one]
 
 
 @pytest.mark.parametrize(
