@@ -1,20 +1,20 @@
-"""P9: charts of 10 and of 100 runs, in a small project and in one with a thousand times as much besides, by HTTP.
+"""P9: charts of 10 and of 100 runs, in a small project and in one with ten thousand times as much besides, by HTTP.
 
 Both projects have the same 100 runs, whose curve is charted, and beside them runs with other metrics: few, or so many
-that the project has 100,000 names. All is in Parquet. No range is asked for twice.
+that the project has 100,000 names and 10⁸ points. All is in Parquet. No range is asked for twice.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
-import msgspec
+import numpy as np
 
-from bench import curves
+from bench import corpus, curves
 from bench.client import Client
 from bench.harness import Comparison, Result, Sample, Stopwatch, Void, judged, rounds
 from bench.p2 import ARCHIVED, SUMMARISED
@@ -26,15 +26,23 @@ CLIENTS: Final = 4
 RUNS: Final = 100
 POINTS: Final = 1_000
 """Of the charted metric, in each run."""
-OTHER_POINTS: Final = 100
-"""Of each other metric."""
-SMALL: Final = (1, 100)
-LARGE: Final = (100, 1_000)
-"""How many other runs there are, and with how many names of their own each."""
+BODY_POINTS: Final = 20_000
 METRIC: Final = "train/loss"
 BUCKETS: Final = 200
-DRAIN_SECONDS: Final = 300.0
+DRAIN_SECONDS: Final = 600.0
 PAUSE_SECONDS: Final = 0.1
+
+
+class Besides(NamedTuple):
+    """How many other runs a project has, with how many names of their own each, of how many points."""
+
+    runs: int
+    names: int
+    points: int
+
+
+SMALL: Final = Besides(1, 100, 100)
+LARGE: Final = Besides(100, 1_000, 1_000)
 
 COMPARISONS: Final = tuple(
     Comparison(
@@ -49,23 +57,24 @@ COMPARISONS: Final = tuple(
 )
 
 
-def body(first_name: int, names: int, points: int) -> bytes:
+def body(numbers: range, points: int) -> bytes:
     """Return a body of curves; names are counted from 0, and -1 is the one that is charted."""
-    step = list(range(points))
+    step = np.arange(points)
     series = {
         METRIC if number < 0 else f"layer_{number}/grad_norm": {
             "step": step,
-            "value": curves.curve(0, max(number, 0) * points % 100_000, points).tolist(),
+            "time_us": corpus.START_US + step * corpus.STEP_US,
+            "value": curves.curve(0, max(number, 0) * points % 100_000, points),
         }
-        for number in range(first_name, first_name + names)
+        for number in numbers
     }
-    return msgspec.msgpack.encode({"epoch": 1, "seq": 1, "series": series})
+    return corpus.arrow({"series": series})
 
 
 class Project:
     """A project with its runs, and a client that asks for their charts."""
 
-    def __init__(self, stack: Stack, others: tuple[int, int]) -> None:
+    def __init__(self, stack: Stack, others: Besides) -> None:
         assert stack.api_key is not None
         self._clients = [Client(stack.url, stack.api_key) for _ in range(CLIENTS)]
         self._others = others
@@ -80,37 +89,49 @@ class Project:
 
     async def fill(self, observer: asyncpg.Connection) -> tuple[int, int]:
         """Log everything and wait until it is in Parquet; returns how many names and points there are."""
-        others, names = self._others
+        others = self._others
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(CLIENTS) as threads:
             charted = await asyncio.gather(
                 *(loop.run_in_executor(threads, self._logged, client, RUNS // CLIENTS) for client in self._clients)
             )
             rest = [
-                loop.run_in_executor(threads, self._log_others, client, range(number, others, CLIENTS), names)
+                loop.run_in_executor(threads, self._log_others, client, range(number, others.runs, CLIENTS))
                 for number, client in enumerate(self._clients)
             ]
             more = await asyncio.gather(*rest)
         self.runs = [run_id for some in charted for run_id in some]
         every = [UUID(run_id) for some in (*charted, *more) for run_id in some]
-        points = RUNS * POINTS + others * names * OTHER_POINTS
+        points = RUNS * POINTS + others.runs * others.names * others.points
         give_up = time.monotonic() + DRAIN_SECONDS
         for query in (ARCHIVED, SUMMARISED):
             while (found := await observer.fetchval(query, UUID(self.id), every)) != points:
                 if found > points or time.monotonic() > give_up:
                     raise Void(f"{points} points were acknowledged, {found} are there")
                 await asyncio.sleep(PAUSE_SECONDS)
-        return others * names + 1, points
+        return others.runs * others.names + 1, points
 
     def _logged(self, client: Client, runs: int) -> list[str]:
-        return [self._run(client, body(-1, 1, POINTS)) for _ in range(runs)]
+        return [self._run(client, [body(range(-1, 0), POINTS)]) for _ in range(runs)]
 
-    def _log_others(self, client: Client, numbers: range, names: int) -> list[str]:
-        return [self._run(client, body(number * names, names, OTHER_POINTS)) for number in numbers]
+    def _log_others(self, client: Client, numbers: range) -> list[str]:
+        _, names, points = self._others
+        at_once = BODY_POINTS // points
+        return [
+            self._run(
+                client,
+                (
+                    body(range(first, min(first + at_once, (number + 1) * names)), points)
+                    for first in range(number * names, (number + 1) * names, at_once)
+                ),
+            )
+            for number in numbers
+        ]
 
-    def _run(self, client: Client, content: bytes) -> str:
+    def _run(self, client: Client, bodies: Iterable[bytes]) -> str:
         run_id = client.started_run(self.id)
-        client.call("POST", f"/runs/{run_id}/metrics", content, "application/msgpack")
+        for seq, content in enumerate(bodies, 1):
+            client.call("POST", f"/runs/{run_id}/metrics?epoch=1&seq={seq}", content, corpus.MEDIA["Arrow"][0])
         client.finish(run_id)
         return run_id
 
