@@ -203,8 +203,13 @@ class RunCost(msgspec.Struct, frozen=True):
 async def of_runs(reader: Reader, run_ids: Sequence[UUID], now: datetime) -> dict[UUID, RunCost]:
     """Return what runs cost until `now`; runs that the projection has not seen yet are missing."""
     rows = await reader.fetch(load("projections.sql", "run_credits"), run_ids)
-    counted = {row["run_id"]: as_of(decoded(row["state"]), now) for row in rows}
-    return {run_id: RunCost(one.consumed_micro, one.estimate_micro, one.saved_micro) for run_id, one in counted.items()}
+    return {row["run_id"]: cost(row["state"], now) for row in rows}
+
+
+def cost(state: bytes, now: datetime) -> RunCost:
+    """Return what the run has cost until `now` whose credits a row's `state` holds."""
+    counted = as_of(decoded(state), now)
+    return RunCost(counted.consumed_micro, counted.estimate_micro, counted.saved_micro)
 
 
 class Credits:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from events.codec import event_type
 from events.commit import InlineRow, RunState
@@ -250,7 +250,9 @@ def _time(moment: datetime | None) -> datetime | str | None:
 
 def stored_run(row: asyncpg.Record) -> StoredRun:
     """Return the run that a row of the table `run` holds."""
-    run = replace(_state_decoder.decode(row["state"]), **{name: row[name] for name in TIMES})
+    run = _state_decoder.decode(row["state"])
+    for name in TIMES:  # nobody else has this run yet
+        force_setattr(run, name, row[name])
     return StoredRun(ledger_id=row["ledger_id"], run_id=row["run_id"], position=row["position"], run=run)
 
 

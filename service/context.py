@@ -30,7 +30,7 @@ from projections.logs import Logs
 from projections.query import limits
 from projections.query.queries import Queries
 from projections.runs import StoredRun
-from projections.search.listing import Key, Listing
+from projections.search.listing import Found, Listing
 from projections.storage import artifact_limits
 from projections.storage.objects import SILENT_SECONDS, ObjectStore
 from projections.storage.uploads import Uploads
@@ -207,11 +207,11 @@ class Service:
         now = datetime.now(UTC)
         return await self._shown(stored, await credits.of_runs(self.pool, [one.run_id for one in stored], now), now)
 
-    async def listed(self, keys: list[Key]) -> list[RunResource]:
-        """Return the runs that stand there as the API shows them now: they and their costs are asked for at once."""
+    async def listed(self, found: list[Found]) -> list[RunResource]:
+        """Return listed runs as the API shows them now."""
         now = datetime.now(UTC)
-        costs = credits.of_runs(self.pool, [key.run_id for key in keys], now)
-        return await self._shown(*await asyncio.gather(self.listing.runs(keys), costs), now)
+        costs = {one.key.run_id: credits.cost(one.credits, now) for one in found if one.credits is not None}
+        return await self._shown([one.stored for one in found], costs, now)
 
     async def _shown(self, stored: list[StoredRun], costs: Mapping[UUID, RunCost], now: datetime) -> list[RunResource]:
         waiting = await self._waiting(stored)

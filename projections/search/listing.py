@@ -19,18 +19,26 @@ import asyncpg
 import msgspec
 
 from events.sql import load
-from events.types import Status
+from projections.apply import Connection
 from projections.metrics import Summary, metrics_of
 from projections.runs import Reader, StoredRun, stored_run
-from projections.search.compiled import SINGLE, Parameters, as_set, condition, within
+from projections.search.compiled import Parameters, as_set
 from projections.search.facets import PRIMARY, searchable
-from projections.search.fields import TIME, Column, Facet, Field, Known, Metric
-from projections.search.filters import And, Filter
-from projections.search.ordering import NEWEST_FIRST, TYPES, Ordered, SortKey, after, leading, ordered
-
-WALKED_RUNS: Final = 1_000
-CALLED: Final = {"workflow": "r.workflow_id", "worker": "r.worker_id"}
-"""Columns whose value is a name, and the id that it belongs to."""
+from projections.search.fields import Facet, Field, Known, Metric
+from projections.search.filters import Filter
+from projections.search.ordering import NEWEST_FIRST
+from projections.search.statements import (
+    STORED,
+    Group,
+    Key,
+    Query,
+    gathering,
+    grouping,
+    indexed_parts,
+    walking,
+    where_clause,
+    without,
+)
 
 FEW_RUNS: Final = 2_000
 """So many are looked up one by one."""
@@ -41,41 +49,15 @@ NARROW_RUNS: Final = 500
 SET_RUNS: Final = (4_000, 16_000, 64_000)
 """Bounds up to which comparisons are counted, one after the other; a set of the last is held in memory."""
 
-
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs, in which order; `now` is what durations of active runs count to."""
-
-    ledger_id: UUID
-    now: datetime
-    statuses: Sequence[Status] | None = None
-    workflow_id: UUID | None = None
-    archived: bool | None = None
-    filter: Filter | None = None
-    sort: tuple[SortKey, ...] = NEWEST_FIRST
-
-    @property
-    def narrowed(self) -> bool:
-        """Whether not every run counts, archived ones aside."""
-        return self.statuses is not None or self.workflow_id is not None or self.filter is not None
-
-    @property
-    def by_time(self) -> bool:
-        """Whether runs are wanted in the order of their creation."""
-        return [key.field for key in self.sort] == [Column("created_at")]
+Rows = Sequence[asyncpg.Record]
 
 
-class Key(msgspec.Struct, frozen=True):
-    """Where a run stands in an order: the values that it is sorted by, and its id."""
+class Found(msgspec.Struct, frozen=True):
+    """A run of a page: where it stands, what is stored of it, and the state of its credits, if it has one."""
 
-    values: tuple[Any, ...]
-    run_id: UUID
-
-
-class Group(msgspec.Struct, frozen=True):
-    """A value and how many runs have it."""
-
-    value: Any
-    runs: int
+    key: Key
+    stored: StoredRun
+    credits: bytes | None
 
 
 class Listing:
@@ -85,73 +67,13 @@ class Listing:
         self._pool = pool
         self._sets = sets
 
-    async def find(self, query: Query, *, after_key: Key | None = None, limit: int) -> list[Key]:
-        """Return where the runs stand that follow `after_key`, in order."""
-        narrow = await self._narrow(query)
-        if narrow is not None:
-            return await self._looked_up(query, narrow, after_key, limit)
-        known = _known(query)
-        sets = [(few, one) for one in known if (few := await self._set(query, [one])) is not None]
-        if sets:
-            few, one = min(sets, key=lambda each: len(each[0]))
-            return await self._looked_up(_without(query, [one]), few, after_key, limit)
-        walk = _walk(query, after_key, limit, await self._mode(query))
-        if walk is not None:
-            rows = await self._pool.fetch(*walk)
-            if len(rows) >= limit or (query.filter is None and query.sort == NEWEST_FIRST):
-                return _keys(rows)
-        through = await self._fewest(query, known) if query.by_time else None
-        if through is not None:
-            text = _gather(_without(query, [through]), after_key, limit, through=through)
-            return _keys(await self._pool.fetch(*text))
-        common = await self._set(query, known) if len(known) > 1 else None
-        if common is not None:
-            return await self._looked_up(_without(query, known), common, after_key, limit)
-        return _keys(await self._sets.fetch(*_gather(query, after_key, limit)))
-
-    async def _looked_up(self, query: Query, few: Sequence[UUID], after_key: Key | None, limit: int) -> list[Key]:
-        return _keys(await self._pool.fetch(*_gather(query, after_key, limit, few)))
-
-    async def _narrow(self, query: Query) -> list[UUID] | None:
-        """Return the runs that status, workflow and archive leave, where they are asked for and few."""
-        if query.statuses is None and query.workflow_id is None and not query.archived:
-            return None
-        parameters = Parameters(query.ledger_id, query.now)
-        where = _where(query, parameters, filtered=False)
-        return await self._few(f"select r.run_id from run r where {where}", parameters, NARROW_RUNS)  # noqa: S608
-
-    async def _fewest(self, query: Query, parts: Sequence[Filter]) -> Filter | None:
-        """Return the one of these that leaves the fewest runs, or None where each leaves more than the last bound."""
-        for bound in SET_RUNS:
-            fewest, least = None, bound
-            for one in parts:
-                parameters = Parameters(query.ledger_id, query.now)
-                some = f"select from ({as_set(one, parameters)}) m limit {least + 1}"
-                runs = await self._pool.fetchval(f"select count(*) from ({some}) m", *parameters.values)  # noqa: S608
-                if runs <= least:
-                    fewest, least = one, runs
-            if fewest is not None:
-                return fewest
-        return None
-
-    async def _set(self, query: Query, parts: Sequence[Filter]) -> list[UUID] | None:
-        """Return the runs that all of these leave, or None where they are more than `FEW_RUNS`."""
-        parameters = Parameters(query.ledger_id, query.now)
-        every = " intersect ".join(f"({as_set(one, parameters)})" for one in parts)
-        return await self._few(every, parameters, FEW_RUNS)
-
-    async def _few(self, every: str, parameters: Parameters, most: int) -> list[UUID] | None:
-        """Return the runs of a set, or None where they are more than `most`."""
-        some = f"select run_id from ({every}) m limit {most + 1}"  # noqa: S608
-        text = f"select array_agg(run_id) as runs from ({some}) m having count(*) <= {most}"  # noqa: S608
-        row = await self._pool.fetchrow(text, *parameters.values)
-        return None if row is None else row["runs"] or []
-
-    async def runs(self, keys: Sequence[Key]) -> list[StoredRun]:
-        """Return the runs that stand there, in this order; one that was deleted meanwhile is left out."""
-        rows = await self._pool.fetch(load("projections.sql", "runs_by_id"), [key.run_id for key in keys])
-        found = {row["run_id"]: stored_run(row) for row in rows}
-        return [found[key.run_id] for key in keys if key.run_id in found]
+    async def find(self, query: Query, *, after_key: Key | None = None, limit: int) -> list[Found]:
+        """Return the runs that follow `after_key`, in order."""
+        async with self._pool.acquire() as connection:
+            rows = await _by_indexes(connection, query, after_key, limit)
+        if rows is None:
+            rows = await self._sets.fetch(*gathering(query, after_key, limit))
+        return [_found(row) for row in rows]
 
     async def groups(self, query: Query, by: Field, *, after_group: Group | None = None, limit: int) -> list[Group]:
         """Return the values of a field with how many runs have each, the most frequent first; None is for none."""
@@ -168,21 +90,92 @@ class Listing:
                 limit,
             )
         else:
-            rows = await self._sets.fetch(*_grouped(query, by, after_group, limit))
+            rows = await self._sets.fetch(*grouping(query, by, after_group, limit))
         return [
             Group(next((one for one in tuple(row.values())[:-1] if one is not None), None), row["runs"]) for row in rows
         ]
 
-    async def _mode(self, query: Query) -> str | None:
-        """Return the mode of the primary metric that runs are sorted by first, where all have the same."""
-        first = query.sort[0].field
-        if not isinstance(first, Metric) or first.of != "best":
-            return None
-        row = await self._pool.fetchrow(
-            load("projections.sql", "primary_modes"), query.ledger_id, searchable(first.name)
-        )
-        modes = [mode for mode in PRIMARY if row[mode]]
-        return modes[0] if len(modes) == 1 else None
+
+async def _by_indexes(reader: Connection, query: Query, after_key: Key | None, limit: int) -> Rows | None:
+    """Return the rows of a page, or None where what is asked leaves so many runs that sets have to be joined."""
+    narrow = await _narrow(reader, query)
+    if narrow is not None:
+        return await _page(reader, gathering(query, after_key, limit, narrow))
+    known = indexed_parts(query)
+    sets = await _few(reader, query, [[one] for one in known]) if known else []
+    if found := [(few, one) for few, one in zip(sets, known, strict=True) if few is not None]:
+        few, one = min(found, key=lambda each: len(each[0]))
+        return await _page(reader, gathering(without(query, [one]), after_key, limit, few))
+    walk = walking(query, after_key, limit, await _mode(reader, query))
+    if walk is not None:
+        rows = await _page(reader, walk)
+        if len(rows) >= limit or (query.filter is None and query.sort == NEWEST_FIRST):
+            return rows
+    through = await _fewest(reader, query, known) if query.by_time else None
+    if through is not None:
+        return await _page(reader, gathering(without(query, [through]), after_key, limit, through=through))
+    if len(known) > 1:
+        (common,) = await _few(reader, query, [known])
+        if common is not None:
+            return await _page(reader, gathering(without(query, known), after_key, limit, common))
+    return None
+
+
+async def _page(reader: Connection, statement: tuple[Any, ...]) -> Rows:
+    rows: Rows = await reader.fetch(*statement)
+    return rows
+
+
+async def _narrow(reader: Connection, query: Query) -> list[UUID] | None:
+    """Return the runs that status, workflow and archive leave, where they are asked for and few."""
+    if query.statuses is None and query.workflow_id is None and not query.archived:
+        return None
+    parameters = Parameters(query.ledger_id, query.now)
+    where = where_clause(query, parameters, filtered=False)
+    few = _at_most(f"select r.run_id from run r where {where}", NARROW_RUNS)  # noqa: S608
+    runs: list[UUID] | None = await reader.fetchval(f"select {few}", *parameters.values)
+    return runs
+
+
+async def _few(reader: Connection, query: Query, wanted: Sequence[Sequence[Filter]]) -> list[list[UUID] | None]:
+    """Return of each of these the runs that all its comparisons leave, None where they are more than `FEW_RUNS`."""
+    parameters = Parameters(query.ledger_id, query.now)
+    every = [" intersect ".join(f"({as_set(one, parameters)})" for one in parts) for parts in wanted]
+    columns = ", ".join(f"{_at_most(one, FEW_RUNS)} as s{n}" for n, one in enumerate(every))
+    return list(await reader.fetchrow(f"select {columns}", *parameters.values))
+
+
+def _at_most(every: str, most: int) -> str:
+    """Return the array of a set's runs as an expression, NULL where they are more than `most`."""
+    some = f"select run_id from ({every}) m limit {most + 1}"  # noqa: S608
+    return f"(select coalesce(array_agg(run_id), '{{}}') from ({some}) m having count(*) <= {most})"  # noqa: S608
+
+
+async def _fewest(reader: Connection, query: Query, parts: Sequence[Filter]) -> Filter | None:
+    """Return the one of these that leaves the fewest runs, or None where each leaves more than the last bound."""
+    for bound in SET_RUNS if parts else ():
+        parameters = Parameters(query.ledger_id, query.now)
+        some = [f"select from ({as_set(one, parameters)}) m limit {bound + 1}" for one in parts]
+        counts = ", ".join(f"(select count(*) from ({one}) m) as c{n}" for n, one in enumerate(some))  # noqa: S608
+        runs = list(await reader.fetchrow(f"select {counts}", *parameters.values))
+        if min(runs) <= bound:
+            return parts[runs.index(min(runs))]
+    return None
+
+
+async def _mode(reader: Connection, query: Query) -> str | None:
+    """Return the mode of the primary metric that runs are sorted by first, where all have the same."""
+    first = query.sort[0].field
+    if not isinstance(first, Metric) or first.of != "best":
+        return None
+    row = await reader.fetchrow(load("projections.sql", "primary_modes"), query.ledger_id, searchable(first.name))
+    modes = [mode for mode in PRIMARY if row[mode]]
+    return modes[0] if len(modes) == 1 else None
+
+
+def _found(row: asyncpg.Record) -> Found:
+    stored = stored_run(row)
+    return Found(Key(row[len(STORED) + 1 :], stored.run_id), stored, row["credits"])
 
 
 async def besides(
@@ -208,144 +201,3 @@ def known(
         metrics=metrics.get(stored.run_id, {}),
         now=now,
     )
-
-
-def _keys(rows: Sequence[asyncpg.Record]) -> list[Key]:
-    return [Key(tuple(row.values())[1:], row["run_id"]) for row in rows]
-
-
-def _where(query: Query, parameters: Parameters, *, filtered: bool = True) -> str:
-    parts = ["r.ledger_id = $1"]
-    if query.statuses is None:
-        parts.append("r.status <> 'deleted'")
-    else:
-        parts.append(f"r.status = any({parameters.add(list(query.statuses), 'text[]')})")
-    if query.workflow_id is not None:
-        parts.append(f"r.workflow_id = {parameters.add(query.workflow_id, 'uuid')}")
-    if query.archived is not None:
-        parts.append("r.archived" if query.archived else "not r.archived")
-    if filtered and query.filter is not None:
-        parts.append(condition(query.filter, parameters))
-    return " and ".join(parts)
-
-
-def _columns(query: Query, parameters: Parameters) -> tuple[str, list[Ordered]]:
-    joins, columns = "", []
-    for index, key in enumerate(query.sort):
-        join, more = ordered(key.field, index, parameters, descending=key.descending)
-        joins += join
-        columns += more
-    return joins, columns
-
-
-def _order(columns: Sequence[Ordered], names: Sequence[str], run_id: str) -> str:
-    keys = [f"{name} {one.direction}" for name, one in zip(names, columns, strict=True)]
-    return ", ".join([*keys, f"{run_id} {'desc' if columns[-1].descending else 'asc'}"])
-
-
-def _known(query: Query) -> list[Filter]:
-    """Return what must all be so of contents, as far as indexes tell which runs that leaves."""
-    parts = query.filter.parts if isinstance(query.filter, And) else (query.filter,)
-    return [one for one in parts if one is not None and as_set(one, Parameters(query.ledger_id, query.now))]
-
-
-def _without(query: Query, known: Sequence[Filter]) -> Query:
-    """Return what is still asked of runs for which these are so."""
-    parts = query.filter.parts if isinstance(query.filter, And) else (query.filter,)
-    left = tuple(part for part in parts if part is not None and not any(part is one for one in known))
-    return msgspec.structs.replace(query, filter=And(left) if len(left) > 1 else next(iter(left), None))
-
-
-def _gather(
-    query: Query,
-    after_key: Key | None,
-    limit: int,
-    few: Sequence[UUID] | None = None,
-    *,
-    through: Filter | None = None,
-) -> tuple[Any, ...]:
-    """Return the statement for all runs that match, sorted.
-
-    Of `few` runs only, where no others can; or along the index of time, past all that are not in the set of `through`.
-    """
-    parameters = Parameters(query.ledger_id, query.now, probing=few is not None or through is not None)
-    joins, columns = _columns(query, parameters)
-    where = _where(query, parameters)
-    if few is not None:
-        where += f" and r.run_id = any({parameters.add(few, 'uuid[]')})"
-    if through is not None:
-        where += f" and {within(through, parameters)}"
-    if after_key is not None:
-        where += f" and {after(columns, after_key.values, after_key.run_id, parameters)}"
-    selected = "".join(f", {one.expression} as k{n}" for n, one in enumerate(columns))
-    order = _order(columns, [f"k{n}" for n in range(len(columns))], "r.run_id")
-    text = f"select r.run_id{selected} from run r{joins} where {where} order by {order} limit {int(limit)}"  # noqa: S608
-    return text, *parameters.values
-
-
-def _walk(query: Query, after_key: Key | None, limit: int, mode: str | None) -> tuple[Any, ...] | None:
-    """Return the statement along the index of the sort key; None where there is none, or it leads no further."""
-    if len(query.sort) > 1:
-        return None  # many runs may share the first key
-    parameters = Parameters(query.ledger_id, query.now, probing=True)
-    key = query.sort[0]
-    where = _where(query, parameters, filtered=False)
-    if key.field == Column("created_at"):
-        source, run_id = "run r", "r.run_id"
-        columns = [Ordered("r.created_at", TIME, key.descending, never_null=True)]
-    else:
-        lead = leading(key, parameters, mode)
-        if lead is None or (after_key is not None and after_key.values[0] is None):
-            return None
-        table, there, columns = lead
-        one = f"select * from run r where r.run_id = s0.run_id and {where}{parameters.fence}"  # noqa: S608
-        source, where, run_id = f"{table} s0 cross join lateral ({one}) r", there, "s0.run_id"
-    if after_key is not None:
-        where += f" and {after(columns, after_key.values, after_key.run_id, parameters)}"
-        bound = parameters.add(after_key.values[0], SINGLE[columns[0].kind])
-        where += f" and {columns[0].expression} {'<=' if key.descending else '>='} {bound}"
-    names = [f"k{n}" for n in range(len(columns))]
-    selected = "".join(f", {one.expression} as {name}" for one, name in zip(columns, names, strict=True))
-    matches, budget = "true", limit
-    if query.filter is not None:
-        matches, budget = condition(query.filter, parameters), max(limit, WALKED_RUNS)
-    inner, outer = _order(columns[:1], [columns[0].expression], run_id), _order(columns[:1], names[:1], "r.run_id")
-    walked = f"select r.*{selected} from {source} where {where} order by {inner} limit {int(budget)}"  # noqa: S608
-    listed = "".join(f", {name}" for name in names)
-    text = f"select r.run_id{listed} from ({walked}) r where {matches} order by {outer} limit {int(limit)}"  # noqa: S608
-    return text, *parameters.values
-
-
-def _grouped(query: Query, by: Field, after_group: Group | None, limit: int) -> tuple[Any, ...]:
-    """Return the statement for the groups of runs that match."""
-    parameters = Parameters(query.ledger_id, query.now)
-    join, columns = ordered(by, 0, parameters, every=True)
-    where = _where(query, parameters)
-    names = ", ".join(f"k{n}" for n in range(len(columns)))
-    values = ", ".join(f"{one.expression} as k{n}" for n, one in enumerate(columns))
-    counted = f"select {values}, count(*) as runs from run r{join} where {where} group by {names}"  # noqa: S608
-    if isinstance(by, Column) and by.name in CALLED:  # looked up once a group
-        ids = f"select {CALLED[by.name]}, count(*) as runs from run r where {where} group by 1"  # noqa: S608
-        counted = f"select {columns[0].expression} as k0, runs from ({ids}) r"  # noqa: S608
-    beyond = f" where {_after_group(after_group, columns, parameters)}" if after_group is not None else ""
-    order = ", ".join(f"k{n} nulls last" for n in range(len(columns)))
-    text = f"select {names}, runs from ({counted}) g{beyond} order by runs desc, {order} limit {int(limit)}"  # noqa: S608
-    return text, *parameters.values
-
-
-def _after_group(group: Group, columns: Sequence[Ordered], parameters: Parameters) -> str:
-    """Return the condition that a group comes after this one."""
-    runs = parameters.add(group.runs, "bigint")
-    condition = "false"
-    for n, one in reversed(list(enumerate(columns))):
-        held = _held(group.value, one.kind)
-        if held is None:
-            condition = f"(k{n} is null and {condition})"
-        else:
-            given = parameters.add(held, SINGLE[one.kind])
-            condition = f"(k{n} > {given} or k{n} is null or (k{n} = {given} and {condition}))"
-    return f"(runs < {runs} or (runs = {runs} and {condition}))"
-
-
-def _held(value: Any, kind: str) -> Any:
-    return value if isinstance(value, TYPES[kind]) else None

@@ -14,7 +14,7 @@ from projections.charts.smoothing import parsed
 from projections.runs import StoredRun, several
 from projections.search import filters
 from projections.search.fields import Column
-from projections.search.listing import Query
+from projections.search.statements import Query
 from service.charts.answers import Shape
 from service.charts.formats import MEDIA_TYPES, Format
 from service.context import Http, Service
@@ -104,7 +104,7 @@ async def selected(
     archived = None if Column("archived") in filters.fields(tree) else False
     query = Query(ledger_id=project_id, now=datetime.now(UTC), archived=archived, filter=tree)
     found = await service.listing.find(query, limit=limit + 1)
-    return Selected(project_id, await service.listing.runs(found[:limit]), len(found) > limit)
+    return Selected(project_id, [one.stored for one in found[:limit]], len(found) > limit)
 
 
 def _run_ids(texts: list[str]) -> list[UUID]:

@@ -18,8 +18,8 @@ from projections.runs import StoredRun
 from projections.search import filters, listing
 from projections.search.fields import Column, Facet, Field, Metric, value_of
 from projections.search.filters import And, Compare, Filter
-from projections.search.listing import Group, Key, Query
 from projections.search.ordering import NEWEST_FIRST, kinds, parse_sort, split
+from projections.search.statements import Group, Key, Query
 from projections.search.tokens import FilterError
 from service.context import Http, Service
 from service.paging import Page, Size, Vocabulary, linked, opened, sealed
@@ -105,14 +105,14 @@ async def list_runs(
     found = await service.listing.find(query, after_key=seen, limit=limit + 1)
     following = None
     if len(found) > limit:
-        last = found[limit - 1]
+        last = found[limit - 1].key
         following = sealed(Place(_digest(named), query.now, list(last.values), last.run_id))
     if wanted is None:
         shown = await service.listed(found[:limit])
         if vocabulary_ is not None:
             shown = [msgspec.structs.replace(one, status=words[Status(one.status)]) for one in shown]
         return linked(request, shown, following)
-    stored = await service.listing.runs(found[:limit])
+    stored = [one.stored for one in found[:limit]]
     return linked(request, await _rows(service, query, stored, wanted, words), following)
 
 

@@ -17,12 +17,14 @@ from events.database import SETS, open_pool
 from events.types import Status, SweepTrial
 from projections.rebuild import rebuild
 from projections.search import listing as listings
+from projections.search import statements
 from projections.search.facets import scalar_of
 from projections.search.fields import Column, Facet, Field, Known, Metric, value_of
 from projections.search.filters import Absent, And, Compare, Filter, In, Like, Not, Or, parse, parse_field
 from projections.search.index import Search
-from projections.search.listing import Group, Key, Listing, Query
+from projections.search.listing import Listing
 from projections.search.ordering import SortKey, parse_sort
+from projections.search.statements import Group, Key, Query
 from tests.integration.histories import Project as History
 from tests.integration.histories import opened_project, points
 from tests.property.filters import FILTERS, NAMES
@@ -172,8 +174,7 @@ async def reading(database: Database, project: History) -> AsyncIterator[Listing
 
 
 async def everything(project: History, listing: Listing) -> list[Known]:
-    keys = await listing.find(Query(ledger_id=project.ledger_id, now=NOW), limit=1_000)
-    stored = await listing.runs(keys)
+    stored = [one.stored for one in await listing.find(Query(ledger_id=project.ledger_id, now=NOW), limit=1_000)]
     metrics, called = await listings.besides(project.pool, project.ledger_id, stored, ["loss", "acc", "lr"])
     return [
         Known(
@@ -210,11 +211,11 @@ async def test_sql_and_python_agree_on_any_filter(database: Database, monkeypatc
             expected = [one.run_id for one in known if holds(tree, one)]
             found += 0 < len(expected) < len(known)
             for walked, few, sets in WAYS:
-                monkeypatch.setattr(listings, "WALKED_RUNS", walked)
+                monkeypatch.setattr(statements, "WALKED_RUNS", walked)
                 monkeypatch.setattr(listings, "FEW_RUNS", few)
                 monkeypatch.setattr(listings, "SET_RUNS", sets)
-                keys = await listing.find(query, limit=50)
-                assert [key.run_id for key in keys] == expected, (tree, walked, few, sets)
+                page = await listing.find(query, limit=50)
+                assert [one.key.run_id for one in page] == expected, (tree, walked, few, sets)
 
         examples: list[Filter] = []
 
@@ -263,8 +264,8 @@ async def test_status_workflow_and_archive_narrow_alike_whether_few_or_many_are_
                             seen: list[UUID] = []
                             after: Key | None = None
                             while page := await listing.find(query, after_key=after, limit=3):
-                                seen += [key.run_id for key in page]
-                                after = page[-1]
+                                seen += [one.key.run_id for one in page]
+                                after = page[-1].key
                             assert seen == expected, (query, few)
         assert found > 10  # not all of them are trivial
 
@@ -311,8 +312,8 @@ async def test_any_order_is_total_and_its_pages_are_the_whole(
                 seen: list[Any] = []
                 after: Key | None = None
                 while page := await listing.find(query, after_key=after, limit=7):
-                    seen += [key.run_id for key in page]
-                    after = page[-1]
+                    seen += [one.key.run_id for one in page]
+                    after = page[-1].key
                 assert seen == expected, text
 
 
