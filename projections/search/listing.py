@@ -10,6 +10,8 @@ for runs that are in that comparison's set. Other orders join sets. None of this
 See docs/decisions/0031-lists-and-counts.md.
 """
 
+import asyncio
+import bisect
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -22,7 +24,7 @@ from events.sql import load
 from projections.apply import Connection
 from projections.metrics import Summary, metrics_of
 from projections.runs import Reader, StoredRun, stored_run
-from projections.search.compiled import Parameters, as_set
+from projections.search.compiled import Parameters
 from projections.search.facets import PRIMARY, searchable
 from projections.search.fields import Facet, Field, Known, Metric
 from projections.search.filters import Filter
@@ -35,6 +37,7 @@ from projections.search.statements import (
     gathering,
     grouping,
     indexed_parts,
+    intersection,
     walking,
     where_clause,
     without,
@@ -78,46 +81,58 @@ class Listing:
     async def groups(self, query: Query, by: Field, *, after_group: Group | None = None, limit: int) -> list[Group]:
         """Return the values of a field with how many runs have each, the most frequent first; None is for none."""
         if isinstance(by, Facet) and not query.narrowed and query.archived is not True:
-            value = None if after_group is None else after_group.value
-            rows = await self._sets.fetch(
+            return await self._by_facet(query, by.key, after_group, limit)
+        rows = await self._sets.fetch(*grouping(query, by, after_group, limit))
+        return [Group(_value(tuple(row)[:-1]), row["runs"]) for row in rows]
+
+    async def _by_facet(self, query: Query, key: str, after_group: Group | None, limit: int) -> list[Group]:
+        """Count a facet's values while another connection counts all runs, which tells how many have none."""
+        value = None if after_group is None else after_group.value
+        rows, every = await asyncio.gather(
+            self._sets.fetch(
                 load("projections.sql", "facet_groups"),
                 query.ledger_id,
-                by.key,
+                key,
                 query.archived is False,
                 None if after_group is None else after_group.runs,
                 value if isinstance(value, float) else None,
                 value if isinstance(value, str) else None,
                 limit,
-            )
-        else:
-            rows = await self._sets.fetch(*grouping(query, by, after_group, limit))
-        return [
-            Group(next((one for one in tuple(row.values())[:-1] if one is not None), None), row["runs"]) for row in rows
-        ]
+            ),
+            self._sets.fetchval(load("projections.sql", "count_runs"), query.ledger_id, query.archived is False),
+        )
+        groups = [Group(_value((row["k0"], row["k1"])), row["runs"]) for row in rows if row["runs"] is not None]
+        none = Group(None, every - rows[0]["holders"])
+        follows = after_group is None or (after_group.runs, after_group.value is not None) > (none.runs, False)
+        if none.runs > 0 and follows:
+            bisect.insort(groups, none, key=lambda one: -one.runs)  # behind the others of its size
+        return groups[:limit]
 
 
 async def _by_indexes(reader: Connection, query: Query, after_key: Key | None, limit: int) -> Rows | None:
     """Return the rows of a page, or None where what is asked leaves so many runs that sets have to be joined."""
-    narrow = await _narrow(reader, query)
-    if narrow is not None:
-        return await _page(reader, gathering(query, after_key, limit, narrow))
+    if query.statuses is not None or query.workflow_id is not None or query.archived:
+        parameters = Parameters(query.ledger_id, query.now)
+        where = where_clause(query, parameters, filtered=False)
+        (runs,) = await _counts(reader, [f"select from run r where {where}"], parameters, NARROW_RUNS)
+        if runs <= NARROW_RUNS:
+            return await _page(reader, gathering(query, after_key, limit, few=()))
     known = indexed_parts(query)
-    sets = await _few(reader, query, [[one] for one in known]) if known else []
-    if found := [(few, one) for few, one in zip(sets, known, strict=True) if few is not None]:
-        few, one = min(found, key=lambda each: len(each[0]))
-        return await _page(reader, gathering(without(query, [one]), after_key, limit, few))
+    few = await _fewest(reader, query, [(one,) for one in known], (FEW_RUNS,))
+    if few is not None:
+        return await _page(reader, gathering(without(query, few), after_key, limit, few=few))
     walk = walking(query, after_key, limit, await _mode(reader, query))
     if walk is not None:
         rows = await _page(reader, walk)
         if len(rows) >= limit or (query.filter is None and query.sort == NEWEST_FIRST):
             return rows
-    through = await _fewest(reader, query, known) if query.by_time else None
+    through = await _fewest(reader, query, [(one,) for one in known], SET_RUNS) if query.by_time else None
     if through is not None:
-        return await _page(reader, gathering(without(query, [through]), after_key, limit, through=through))
-    if len(known) > 1:
-        (common,) = await _few(reader, query, [known])
-        if common is not None:
-            return await _page(reader, gathering(without(query, known), after_key, limit, common))
+        statement = gathering(without(query, through), after_key, limit, through=through[0])
+        return await _page(reader, statement)
+    few = await _fewest(reader, query, [known], (FEW_RUNS,)) if len(known) > 1 else None
+    if few is not None:
+        return await _page(reader, gathering(without(query, few), after_key, limit, few=few))
     return None
 
 
@@ -126,41 +141,22 @@ async def _page(reader: Connection, statement: tuple[Any, ...]) -> Rows:
     return rows
 
 
-async def _narrow(reader: Connection, query: Query) -> list[UUID] | None:
-    """Return the runs that status, workflow and archive leave, where they are asked for and few."""
-    if query.statuses is None and query.workflow_id is None and not query.archived:
-        return None
-    parameters = Parameters(query.ledger_id, query.now)
-    where = where_clause(query, parameters, filtered=False)
-    few = _at_most(f"select r.run_id from run r where {where}", NARROW_RUNS)  # noqa: S608
-    runs: list[UUID] | None = await reader.fetchval(f"select {few}", *parameters.values)
-    return runs
-
-
-async def _few(reader: Connection, query: Query, wanted: Sequence[Sequence[Filter]]) -> list[list[UUID] | None]:
-    """Return of each of these the runs that all its comparisons leave, None where they are more than `FEW_RUNS`."""
-    parameters = Parameters(query.ledger_id, query.now)
-    every = [" intersect ".join(f"({as_set(one, parameters)})" for one in parts) for parts in wanted]
-    columns = ", ".join(f"{_at_most(one, FEW_RUNS)} as s{n}" for n, one in enumerate(every))
-    return list(await reader.fetchrow(f"select {columns}", *parameters.values))
-
-
-def _at_most(every: str, most: int) -> str:
-    """Return the array of a set's runs as an expression, NULL where they are more than `most`."""
-    some = f"select run_id from ({every}) m limit {most + 1}"  # noqa: S608
-    return f"(select coalesce(array_agg(run_id), '{{}}') from ({some}) m having count(*) <= {most})"  # noqa: S608
-
-
-async def _fewest(reader: Connection, query: Query, parts: Sequence[Filter]) -> Filter | None:
-    """Return the one of these that leaves the fewest runs, or None where each leaves more than the last bound."""
-    for bound in SET_RUNS if parts else ():
+async def _fewest(
+    reader: Connection, query: Query, wanted: Sequence[Sequence[Filter]], bounds: Sequence[int]
+) -> Sequence[Filter] | None:
+    """Return what leaves the fewest runs, each of these together, or None where all leave more than the last bound."""
+    for bound in bounds if wanted else ():
         parameters = Parameters(query.ledger_id, query.now)
-        some = [f"select from ({as_set(one, parameters)}) m limit {bound + 1}" for one in parts]
-        counts = ", ".join(f"(select count(*) from ({one}) m) as c{n}" for n, one in enumerate(some))  # noqa: S608
-        runs = list(await reader.fetchrow(f"select {counts}", *parameters.values))
+        runs = await _counts(reader, [intersection(parts, parameters) for parts in wanted], parameters, bound)
         if min(runs) <= bound:
-            return parts[runs.index(min(runs))]
+            return wanted[runs.index(min(runs))]
     return None
+
+
+async def _counts(reader: Connection, sets: Sequence[str], parameters: Parameters, most: int) -> list[int]:
+    """Return how many runs some statements find, no further than to one more than `most`."""
+    some = [f"(select count(*) from (select from ({one}) m limit {most + 1}) m) as c{n}" for n, one in enumerate(sets)]  # noqa: S608
+    return list(await reader.fetchrow(f"select {', '.join(some)}", *parameters.values))
 
 
 async def _mode(reader: Connection, query: Query) -> str | None:
@@ -171,6 +167,11 @@ async def _mode(reader: Connection, query: Query) -> str | None:
     row = await reader.fetchrow(load("projections.sql", "primary_modes"), query.ledger_id, searchable(first.name))
     modes = [mode for mode in PRIMARY if row[mode]]
     return modes[0] if len(modes) == 1 else None
+
+
+def _value(sides: Sequence[Any]) -> Any:
+    """Return the one of a group's columns that is there: a value is a number or a text."""
+    return next((one for one in sides if one is not None), None)
 
 
 def _found(row: asyncpg.Record) -> Found:

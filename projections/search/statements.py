@@ -111,19 +111,23 @@ def gathering(
     query: Query,
     after_key: Key | None,
     limit: int,
-    few: Sequence[UUID] | None = None,
     *,
+    few: Sequence[Filter] | None = None,
     through: Filter | None = None,
 ) -> tuple[Any, ...]:
     """Return the statement for all runs that match, sorted.
 
-    Of `few` runs only, where no others can; or along the index of time, past all that are not in the set of `through`.
+    Where what is asked of runs' rows, and all of `few`, leave few, these are looked up before the rest is asked of
+    each. Or it goes along the index of time, past all that are not in the set of `through`.
     """
     parameters = Parameters(query.ledger_id, query.now, probing=few is not None or through is not None)
     joins, columns = _columns(query, parameters)
-    where = where_clause(query, parameters)
+    source, where = "run r", where_clause(query, parameters, filtered=few is None)
     if few is not None:
-        where += f" and r.run_id = any({parameters.add(few, 'uuid[]')})"
+        if few:
+            where += f" and r.run_id = any(array({intersection(few, parameters)}))"
+        source = f"(select * from run r where {where}{parameters.fence}) r"  # noqa: S608
+        where = "true" if query.filter is None else condition(query.filter, parameters)
     if through is not None:
         where += f" and {within(through, parameters)}"
     if after_key is not None:
@@ -131,8 +135,13 @@ def gathering(
     selected = "".join(f", {one.expression} as k{n}" for n, one in enumerate(columns))
     names = [f"k{n}" for n in range(len(columns))]
     order = _order(columns, names, "r.run_id")
-    text = f"select r.run_id{selected} from run r{joins} where {where} order by {order} limit {int(limit)}"  # noqa: S608
+    text = f"select r.run_id{selected} from {source}{joins} where {where} order by {order} limit {int(limit)}"  # noqa: S608
     return _page(text, columns, names), *parameters.values
+
+
+def intersection(parts: Sequence[Filter], parameters: Parameters) -> str:
+    """Return the statement for the ids of all runs that comparisons of contents leave together."""
+    return " intersect ".join(f"({as_set(one, parameters)})" for one in parts)
 
 
 def walking(query: Query, after_key: Key | None, limit: int, mode: str | None) -> tuple[Any, ...] | None:
