@@ -1,8 +1,10 @@
 """Group commit: one transaction at a time per ledger takes whatever arrived while the last one committed.
 
-There is no timer, so a lone caller never waits for company. Each caller gets its own verdict; where a whole
-group fails in the database (a name taken, say), its members are tried alone, so that only the culprit fails.
-When the connection breaks, the outcome is unknown and the same group goes again: its ids make that safe.
+There is no timer, so a lone caller never waits for company. Many callers who come and go together would take turns
+with Postgres; while it answers about as quickly as they come back, they go in two halves, so that one half is decided
+and sealed while the other commits. Each caller gets its own verdict; where a whole group fails in the database (a name
+taken, say), its members are tried alone, so that only the culprit fails. When the connection breaks, the outcome is
+unknown and the same group goes again: its ids make that safe.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from itertools import count
+from time import perf_counter
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +25,9 @@ MAX_GROUP_EVENTS: Final = 512
 MAX_GROUP_BYTES: Final = 16 << 20
 MAX_WAITING_BYTES: Final = 128 << 20
 GROUPS_AT_A_STRETCH: Final = 32
+HALF_CALLERS: Final = 8
+"""Fewer callers than these are not worth a commit of their own."""
+LITTLE_LONGER: Final = 1.5
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 LOST_CONNECTION: Final = (
@@ -117,12 +123,16 @@ async def _keeps_nothing(_: UUID) -> None: ...
 class GroupCommit:
     """The queue to one ledger."""
 
-    def __init__(self, ledger_id: UUID, commit: Commit, rest: Rest = _keeps_nothing) -> None:
+    def __init__(
+        self, ledger_id: UUID, commit: Commit, rest: Rest = _keeps_nothing, clock: Callable[[], float] = perf_counter
+    ) -> None:
         self._ledger_id = ledger_id
         self._commit = commit
         self._rest = rest
+        self._clock = clock
         self._waiting: deque[tuple[Prepared, asyncio.Future[Verdict]]] = deque()
         self._waiting_bytes = 0
+        self._pace: float | None = None  # seconds a caller, where those who are answered come back at once
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, prepared: Prepared) -> Verdict:
@@ -147,20 +157,41 @@ class GroupCommit:
 
     async def _drain(self) -> None:
         try:
-            for group in count(1):
-                await self._settle(self._take())
+            most = MAX_GROUP_EVENTS
+            for number in count(1):
+                group = self._take(most)
+                began = self._clock()
+                await self._settle(group)
+                most = await self._answered(len(group), self._clock() - began)
                 if not self._waiting:
-                    await asyncio.sleep(0)  # who was just answered may have more
-                    if not self._waiting:
-                        break
-                if group % GROUPS_AT_A_STRETCH == 0:
+                    break
+                if number % GROUPS_AT_A_STRETCH == 0:
                     await self._rest(self._ledger_id)
         finally:
             self._task = None
             await self._rest(self._ledger_id)
 
-    def _take(self) -> list[tuple[Prepared, "asyncio.Future[Verdict]"]]:
-        """Take the next group: telemetry first, one lifecycle proposal a stream, no id or key twice."""
+    async def _answered(self, callers: int, seconds: float) -> int:
+        """Return how many events the next group takes at most, once the callers may have come back with more."""
+        waiting = len(self._waiting)
+        if waiting and (self._pace is None or self._side_by_side(callers + waiting, seconds)):
+            return MAX_GROUP_EVENTS
+        began = self._clock()
+        await asyncio.sleep(0)  # who was just answered may have more
+        back = len(self._waiting) - waiting
+        self._pace = (self._clock() - began) / back if back else None
+        halved = back >= 2 * HALF_CALLERS and self._side_by_side(back + waiting, seconds)
+        return (back + waiting) // 2 if halved else MAX_GROUP_EVENTS
+
+    def _side_by_side(self, callers: int, seconds: float) -> bool:
+        """Whether one half of the callers had better come back while the other half's commit is under way.
+
+        A commit more pays while one, of so many seconds, takes little longer than all of them need to come back.
+        """
+        return self._pace is not None and seconds < LITTLE_LONGER * self._pace * callers
+
+    def _take(self, most: int) -> list[tuple[Prepared, "asyncio.Future[Verdict]"]]:
+        """Take a group of at most so many events: telemetry first, one lifecycle proposal a stream, no id twice."""
         telemetry, lifecycle, later = [], [], []
         streams: set[UUID] = set()
         keys: set[tuple[Any, ...]] = set()
@@ -169,7 +200,7 @@ class GroupCommit:
             waiting = self._waiting.popleft()
             one = waiting[0]
             key = (one.first_id,) if one.seq is None else (one.stream, one.epoch, one.source, one.seq)
-            if events and (events + len(one.events) > MAX_GROUP_EVENTS or size + one.size > MAX_GROUP_BYTES):
+            if events and (events + len(one.events) > most or size + one.size > MAX_GROUP_BYTES):
                 self._waiting.appendleft(waiting)
                 break
             if key in keys or (one.seq is None and one.stream in streams):

@@ -147,3 +147,57 @@ async def test_a_cancelled_caller_leaves_the_others_alone() -> None:
     assert isinstance(await staying, Verdict)
     await commits.drained()
     assert len(database.groups[0]) == 2
+
+
+class Clock:
+    """Goes on by what commits and callers are said to take."""
+
+    def __init__(self, commit_seconds: float) -> None:
+        self.commit_seconds = commit_seconds
+        self.now = 0.0
+
+    async def commit(self, _: UUID, group: Sequence[Prepared]) -> list[Verdict]:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self.now += self.commit_seconds
+        return [Verdict(1, 1, datetime.now(UTC)) for _ in group]
+
+
+async def groups_of(callers: int, clock: Clock, rounds: int = 6, slower: float | None = None) -> list[int]:
+    """Return the groups' sizes of callers who each take a second to come back, again and again."""
+    sizes: list[int] = []
+
+    async def commit(ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
+        sizes.append(len(group))
+        if slower is not None and len(sizes) > rounds:
+            clock.commit_seconds = slower
+        return await clock.commit(ledger_id, group)
+
+    commits = GroupCommit(LEDGER, commit, clock=lambda: clock.now)
+
+    async def call() -> None:
+        for seq in range(rounds):
+            clock.now += 1
+            await commits.submit(telemetry(uuid4(), seq))
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return sizes
+
+
+async def test_callers_who_come_and_go_together_go_in_halves_where_postgres_is_quick() -> None:
+    assert await groups_of(16, Clock(commit_seconds=12)) == [16, *[8] * 10]
+
+
+async def test_callers_who_come_and_go_together_stay_so_where_a_commit_takes_long() -> None:
+    assert await groups_of(16, Clock(commit_seconds=32)) == [16] * 6
+
+
+async def test_few_callers_are_not_halved() -> None:
+    assert await groups_of(15, Clock(commit_seconds=1)) == [15] * 6
+
+
+async def test_halves_meet_again_once_commits_take_long() -> None:
+    sizes = await groups_of(16, Clock(commit_seconds=12), rounds=8, slower=100)
+    assert sizes[1:8] == [8] * 7
+    assert 16 in sizes[8:]
+    assert sum(sizes) == 16 * 8
