@@ -32,6 +32,15 @@ EVENTS_AT_A_TIME: Final = 128
 COVERED: Final = 15
 """How many columns of a row its body is the hash of, besides the ledger's id; the last of them is the commitment."""
 
+_BESIDE: Final = {
+    "select 'ledger.ledger' where not exists (select from ledger.ledger where ledger_id = $1)": "the row in {} is gone",
+    "select k.stream from ledger.data_key k where k.ledger_id = $1 and not exists"
+    " (select from ledger.stream s where s.ledger_id = $1 and s.stream = k.stream) limit 1": (
+        "there is a key to a stream {}, which does not exist"
+    ),
+}
+"""Queries for a row that must not be, and what to say of one."""
+
 _CACHED_ARCHIVALS: Final = 1_000
 _CACHED_STREAMS: Final = 10_000
 _KINDS: Final = {kind: "logs" if kind == codec.LOGS else "metrics" for kind in TELEMETRY}
@@ -88,12 +97,12 @@ async def verify(ledger: Ledger, ledger_id: UUID, *, progress: Progress | None =
 
 
 class _Page(msgspec.Struct, frozen=True):
-    """Rows, with their streams' keys, first misplaced versions, new streams that `ledger.stream` does not know, and
-    which of those without payload were deleted. Streams are the 16 bytes of their ids.
+    """Rows, with their streams' keys (None: one that does not open), first misplaced versions, new streams that
+    `ledger.stream` does not know, and which of those without payload were deleted. Streams are their ids' 16 bytes.
     """
 
     rows: Sequence[asyncpg.Record]
-    keys: Mapping[bytes, DataKey]
+    keys: Mapping[bytes, DataKey | None]
     misplaced: Mapping[bytes, int]
     unknown: set[bytes]
     deleted: set[bytes]
@@ -106,7 +115,7 @@ class _Verifier:
         self._ledger = ledger
         self._ledger_id = ledger_id
         self._archivals: OrderedDict[bytes, list[RunTelemetryArchived]] = OrderedDict()
-        self._keys: OrderedDict[bytes, DataKey] = OrderedDict()
+        self._keys: OrderedDict[bytes, DataKey | None] = OrderedDict()
         self._versions: OrderedDict[bytes, int] = OrderedDict()
         self.position = 0
         self.chain = codec.EMPTY_CHAIN
@@ -117,6 +126,10 @@ class _Verifier:
         """Check every page; raises `_Bad` at the first bad record."""
         head = await self._ledger.pool.fetchrow(load("events.sql", "read_head"), self._ledger_id)
         if head is None:
+            if await self._ledger.pool.fetchval(
+                "select exists (select from ledger.event where ledger_id = $1)", self._ledger_id
+            ):
+                raise _Bad(1, "there are events, but no head of theirs")
             raise NotFound("there is no such ledger")
         end: int = head["position"]
         following = asyncio.ensure_future(self._read(0))
@@ -135,6 +148,7 @@ class _Verifier:
             await asyncio.gather(following, return_exceptions=True)
         await self._check_head(end, head["chain"], head["recorded_at"])
         await self._check_streams()
+        await self._check_rows()
 
     async def _read(self, after: int) -> _Page:
         """Read a page ahead, with all that its checks ask of the database."""
@@ -144,14 +158,12 @@ class _Verifier:
         misplaced = await self._misplaced(rows)
         unknown = await self._unknown({row["stream"] for row in rows if row["version"] == 1})
         keys = await self._opened({row["stream"] for row in rows if row["ciphertext"] is not None})
-        missing = {row["stream"] for row in rows if row["ciphertext"] is None or row["stream"] not in keys}
+        missing = {row["stream"] for row in rows if row["ciphertext"] is None or keys.get(row["stream"]) is None}
         return _Page(rows, keys, misplaced, unknown, await self._deleted(missing))
 
     async def _check_head(self, end: int, chain: bytes, recorded_at: datetime) -> None:
         if chain != self.chain:
             raise _Bad(max(end, 1), "the head's chain value is not the last event's")
-        if end and codec.time_column(codec.microseconds(recorded_at)) < self.recorded:
-            raise _Bad(end, "the head's time lies before the last event's")
         beyond = await self._ledger.pool.fetchval(
             "select e.position from ledger.event e join ledger.head h using (ledger_id)"
             " where e.ledger_id = $1 and e.position > h.position order by e.position limit 1",
@@ -159,6 +171,8 @@ class _Verifier:
         )
         if beyond is not None:
             raise _Bad(beyond, "stands beyond the head")
+        if end and codec.time_column(codec.microseconds(recorded_at)) != self.recorded:
+            raise _Bad(end, "the head's time is not the last event's")
 
     async def _check_streams(self) -> None:
         """Check every stream's row against its last events; each page is one statement, so one snapshot."""
@@ -171,6 +185,13 @@ class _Verifier:
                 if found is not None:
                     raise _Bad(row["position"] or self.position, f"the row of its stream {row['stream']} {found}")
             after = page[-1]["stream"]
+
+    async def _check_rows(self) -> None:
+        """Check what stands beside the record: the ledger's own row, and that no key is there of no stream."""
+        for query, found in _BESIDE.items():
+            stray = await self._ledger.pool.fetchval(query, self._ledger_id)
+            if stray is not None:
+                raise _Bad(self.position, found.format(stray))
 
     async def _unknown(self, streams: set[bytes]) -> set[bytes]:
         if not streams:
@@ -190,7 +211,7 @@ class _Verifier:
             if count % EVENTS_AT_A_TIME == 0:
                 await asyncio.sleep(0)
             event_id, stream, version, kind = row[:4]
-            commitment, position, recorded, chain, salt, ciphertext = row[COVERED - 1 : COVERED + 5]
+            commitment, position, recorded, chain, salt, ciphertext, astray = row[COVERED - 1 : COVERED + 6]
             if position != self.position + 1:
                 raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
             if recorded < self.recorded:
@@ -202,14 +223,18 @@ class _Verifier:
                 raise _Bad(position, f"version {version} does not follow on its stream's last one")
             if version == 1 and stream in page.unknown:
                 raise _Bad(position, "its stream has no row in ledger.stream")
+            if astray:
+                raise _Bad(position, "its payload is filed under another stream")
             survives = kind in SURVIVES_ERASURE
-            key = page.keys.get(ledger_id if survives else stream)
+            owner = ledger_id if survives else stream
+            key = page.keys.get(owner)
             if ciphertext is not None and key is not None:
                 _check_payload(event_id, commitment, position, salt, ciphertext, key)
             elif stream in page.deleted and not survives:
                 self.erased += 1
             elif ciphertext is not None:
-                raise _Bad(position, "its payload is there, but the key to it is not")
+                is_there = "does not open under this master key" if owner in page.keys else "is not"
+                raise _Bad(position, f"its payload is there, but the key to it {is_there}")
             elif kind in TELEMETRY and await self._is_archived(stream, kind, position):
                 self.archived += 1
             else:
@@ -217,16 +242,22 @@ class _Verifier:
             self.position, self.recorded, self.chain = position, recorded, chain
             self.checked += 1
 
-    async def _opened(self, streams: set[bytes]) -> Mapping[bytes, DataKey]:
-        """Return the data keys of streams and the ledger's own; a stream without one was erased."""
+    async def _opened(self, streams: set[bytes]) -> Mapping[bytes, DataKey | None]:
+        """Return the data keys of streams and the ledger's own, None where one does not open; erased ones have none."""
         wanted = {self._ledger_id.bytes, *streams}
-        known = {stream: self._keys[stream] for stream in wanted if stream in self._keys}
+        known: dict[bytes, DataKey | None] = {stream: self._keys[stream] for stream in wanted if stream in self._keys}
         if len(known) < len(wanted):
             missing = _ids(wanted - known.keys())
             for row in await self._ledger.pool.fetch(load("events.sql", "read_keys"), self._ledger_id, missing):
-                known[row["stream"].bytes] = self._ledger.keyring.unwrap(row["wrapped"])
+                known[row["stream"].bytes] = self._unwrapped(row["wrapped"])
         _keep(self._keys, known)
         return known
+
+    def _unwrapped(self, wrapped: bytes) -> DataKey | None:
+        try:
+            return self._ledger.keyring.unwrap(wrapped)
+        except CorruptHistory:
+            return None
 
     async def _misplaced(self, page: Sequence[asyncpg.Record]) -> Mapping[bytes, int]:
         """Return, by stream, the first version of the page that does not follow on the one before it.
@@ -273,13 +304,18 @@ class _Verifier:
         return any(one.kind == _KINDS[kind] and one.first_position <= position <= one.last_position for one in known)
 
     async def _read_archivals(self, stream: UUID) -> list[RunTelemetryArchived]:
-        wrapped = await self._ledger.pool.fetchval(load("events.sql", "read_key"), self._ledger_id, stream)
-        if wrapped is None:
+        """Return what says that a stream's telemetry was archived; raises `_Bad` for one that was altered."""
+        key = (await self._opened({stream.bytes})).get(stream.bytes)
+        if key is None:
             return []
-        key = self._ledger.keyring.unwrap(wrapped)
         rows = await self._ledger.pool.fetch(load("events.sql", "read_archivals"), self._ledger_id, stream)
-        payloads = [key.unseal(row["ciphertext"], row["event_id"].bytes) for row in rows]
-        events = [codec.decode("run.telemetry_archived", 1, payload) for payload in payloads]
+        events = []
+        for row in rows:
+            try:
+                payload = key.unseal(row["ciphertext"], row["event_id"].bytes)
+            except CorruptHistory:
+                raise _Bad(row["position"], "its payload was altered") from None
+            events.append(codec.decode("run.telemetry_archived", 1, payload))
         return [event for event in events if isinstance(event, RunTelemetryArchived)]
 
 
@@ -293,6 +329,8 @@ def _stream_differs(row: asyncpg.Record) -> str | None:
         return f"says epoch {row['epoch']}, an event of it {row['attempt']}"
     if (row["gate"] == GATE_ERASED) != row["deleted"]:
         return f"says gate {row['gate']}, and its events that it was {'' if row['deleted'] else 'not '}deleted"
+    if row["remains"] is not None:
+        return f"stands for a run that was purged, and {row['remains']} of it is there"
     return None
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from events.ledger import Ledger, Recorded
+from events.sql import load
 from events.verification import FirstBad, Progress
 from projections.apply import Projection
 from projections.credits import Credits
@@ -27,7 +28,7 @@ RUNS: Final = Runs()
 TENANCY: Final = Tenancy()
 CREDITS: Final = Credits()
 
-_KEYS: Final[Mapping[str, str]] = {
+KEYS: Final[Mapping[str, str]] = {
     "run": "run_id",
     "run_transition": "run_id",
     "demand": "run_id",
@@ -41,6 +42,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "project": "project_id",
     "workflow": "workflow_id",
     "sweep": "sweep_id",
+    "subscription": "subscription_id",
     "run_credit": "run_id",
     "credit_day": "run_id",
 }
@@ -58,8 +60,8 @@ async def check_projections(
         database_url, server_settings={"search_path": "pg_temp", "application_name": "tachograph-verify"}
     )
     try:
-        await copy_empty(connection, list(_KEYS))
-        listed = {table: await compared_columns(connection, table) for table in _KEYS}
+        await copy_empty(connection, list(KEYS))
+        listed = {table: await compared_columns(connection, table) for table in KEYS}
         checked, after = 0, UUID(int=0)
         total = await connection.fetchval("select count(*) from ledger.stream where ledger_id = $1", ledger_id)
         streams = 0
@@ -86,7 +88,7 @@ async def _page(
     rows, bad = 0, None
     for _ in range(ATTEMPTS):
         async with connection.transaction(isolation="repeatable_read"):
-            await keep_whole(connection, list(_KEYS))
+            await keep_whole(connection, list(KEYS))
             found = await connection.fetch(
                 "select stream, version, epoch from ledger.stream where ledger_id = $1 and stream > $2"
                 " order by stream limit $3",
@@ -99,8 +101,8 @@ async def _page(
             last = {row["stream"]: await _fold(ledger, connection, ledger_id, row, counting) for row in found}
             rows, bad = await _compare(connection, ledger_id, last, listed, counting.ahead)
             if bad is None:
-                bad = await _epochs(connection, ledger_id, streams)
-            await connection.execute("; ".join(f"delete from {table}" for table in _KEYS))  # noqa: S608 (our own names)
+                bad = await _fences(connection, ledger_id, streams)
+            await connection.execute("; ".join(f"delete from {table}" for table in KEYS))  # noqa: S608 (our own names)
         if bad is None:
             break
     return streams, rows, bad
@@ -170,7 +172,7 @@ async def _compare(
     uncounted: Set[UUID],
 ) -> tuple[int, FirstBad | None]:
     rows = 0
-    for table, key in _KEYS.items():
+    for table, key in KEYS.items():
         where = f"{key} = any($1)"
         if table in NOT_COMPARED:
             where += f" and not ({NOT_COMPARED[table]})"
@@ -206,29 +208,28 @@ def _named(
     return FirstBad(position, f"{row}: {', '.join(columns)} differ from a fresh fold")
 
 
-async def _epochs(connection: asyncpg.Connection, ledger_id: UUID, streams: Sequence[UUID]) -> FirstBad | None:
-    """Compare the attempt that fences telemetry with the one in the fold, which has just been found right."""
-    row = await connection.fetchrow(
-        "select s.stream, s.epoch, r.epoch as folded, r.position from ledger.stream s"
-        " join projection.run r on r.ledger_id = s.ledger_id and r.run_id = s.stream"
-        " where s.ledger_id = $1 and s.stream = any($2) and s.epoch <> r.epoch order by r.position limit 1",
-        ledger_id,
-        streams,
-    )
+async def _fences(connection: asyncpg.Connection, ledger_id: UUID, streams: Sequence[UUID]) -> FirstBad | None:
+    """Compare what lets telemetry in, attempt and gate, with the runs' rows, which have just been found right.
+
+    What is no run takes none.
+    """
+    row = await connection.fetchrow(load("projections.sql", "misfenced"), ledger_id, streams)
     if row is None:
         return None
-    return FirstBad(
-        row["position"], f"the row of its stream {row['stream']} says epoch {row['epoch']}, its events {row['folded']}"
-    )
+    one = f"the row of its stream {row['stream']}"
+    if row["epoch"] != row["attempt"]:
+        return FirstBad(row["position"], f"{one} says epoch {row['epoch']}, its events {row['attempt']}")
+    return FirstBad(row["position"], f"{one} says gate {row['gate']}, its events {row['due']}")
 
 
 async def _made_up(connection: asyncpg.Connection, ledger_id: UUID) -> FirstBad | None:
-    """Return a live row of this ledger whose stream does not exist."""
-    of_streams = ("run", "run_transition", "demand", "segment", "replaced_segment", "artifact", "workflow", "sweep")
-    for table in (*of_streams, *CREDITS.tables):
+    """Return a live row of this ledger whose stream does not exist; a project's is in a ledger of its own."""
+    for table, key in KEYS.items():
+        owner = "organisation_id" if table in TENANCY.tables and table not in {"workflow", "sweep"} else "ledger_id"
+        of = f"t.{key}" if table == "project" else "$1"
         stream = await connection.fetchval(
-            f"select t.{_KEYS[table]} from projection.{table} t where t.ledger_id = $1 and not exists"  # noqa: S608
-            f" (select from ledger.stream s where s.ledger_id = $1 and s.stream = t.{_KEYS[table]}) limit 1",
+            f"select t.{key} from projection.{table} t where t.{owner} = $1 and not exists"  # noqa: S608 (our own names)
+            f" (select from ledger.stream s where s.ledger_id = {of} and s.stream = t.{key}) limit 1",
             ledger_id,
         )
         if stream is not None:

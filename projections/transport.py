@@ -208,16 +208,19 @@ def _position(message: Msg) -> int | None:
         except (msgspec.DecodeError, KeyError, TypeError):
             return None
     try:
-        return int(given)
+        position = int(given)
     except (TypeError, ValueError):
         return None
+    return position if 0 < position < 1 << 63 else None
 
 
 def _has_contents(message: Msg) -> bool:
     if message.subject.startswith("tachograph.telemetry."):
         return bool(message.data)
-    document: Any = msgspec.json.decode(message.data)
-    return document.get("data") is not None
+    try:
+        return msgspec.json.decode(message.data, type=dict[str, Any]).get("data") is not None
+    except msgspec.DecodeError:
+        return bool(message.data)  # not what we wrote; whatever it is, it is something
 
 
 def _same_document(one: bytes, other: bytes) -> bool:

@@ -11,6 +11,7 @@ select s.* from (
            e.commitment, e.position,
            timestamptz_send(least(e.recorded_at, '290000-01-01 00:00Z') + interval '262968 hours') as recorded,
            e.chain, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
+           p.stream <> e.stream as astray,
            coalesce(
                sum(coalesce(length(p.ciphertext), length(t.ciphertext)))
                    over (order by e.position rows between unbounded preceding and 1 preceding), 0) as before

@@ -1,4 +1,6 @@
-"""`python -m service verify --project P`: everything that can be checked of a project's history, on the command line.
+"""`python -m service verify --project P`: everything that can be checked of a history, on the command line.
+
+`--organisation O` verifies an organisation's own: its plan, credits, API keys, workers, alert rules and webhooks.
 
 Exit status: 0 verified, 1 something is bad (and named), 2 it could not be checked.
 """
@@ -39,7 +41,14 @@ def main(arguments: Sequence[str]) -> int:
     with Bar() as bar:
         report = asyncio.run(
             verify_project(
-                settings, options.project, heads, bar, public_key=public_key, whole=options.whole, stored=objects
+                settings,
+                heads,
+                bar,
+                project=options.project,
+                organisation=options.organisation,
+                public_key=public_key,
+                whole=options.whole,
+                stored=objects,
             )
         )
     if options.json:
@@ -50,8 +59,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service verify", description="Verify a project's history.")
-    parser.add_argument("--project", required=True, help="id or name")
+    parser = argparse.ArgumentParser(prog="python -m service verify", description="Verify a history.")
+    whose = parser.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--project", help="id or name of the project whose history it is")
+    whose.add_argument(
+        "--organisation", help="… of the organisation: its plan, credits, keys, workers, rules, webhooks"
+    )
     parser.add_argument("--head", type=Path, metavar="FILE", help="signed heads that were kept elsewhere, one a line")
     parser.add_argument("--stored-heads", action="store_true", help="also through the heads in the object store")
     parser.add_argument("--public-key", metavar="HEX", help="the key that signed them, where ours is not trusted")
@@ -72,27 +85,28 @@ def _public_key(text: str) -> bytes:
 
 async def verify_project(
     settings: Settings,
-    project: str,
     heads: Sequence[SignedHead],
     bar: Bar,
     *,
+    project: str | None = None,
+    organisation: str | None = None,
     public_key: bytes | None = None,
     whole: bool = False,
     stored: ObjectStore | None = None,
 ) -> Report:
-    """Audit a project, given by id or name, also against heads that are `stored`.
+    """Audit a project, or else an organisation, given by id or name, also against heads that are `stored`.
 
     Raises `NotFound`, `HeadRefused`, and what Postgres and the object store raise.
     """
     pool = await open_pool(settings.database_url, name="verify", size=4)
     nats: Client | None = None
     try:
-        ledger_id = await find_project(pool, project)
+        ledger_id = await _find(pool, *(("project", project) if project else ("organisation", organisation or "")))
         trusted = public_key or Signer.beside(settings.master_key).public_key
         if stored is not None:
             found = await stored_heads.read(stored, ledger_id)
             if not found:
-                raise HeadRefused(f"there is no head of this project in {stored.name}")
+                raise HeadRefused(f"there is no head of this ledger in {stored.name}")
             heads = [*heads, *found]
         for head in heads:
             head.expect(ledger_id, trusted)
@@ -119,17 +133,22 @@ async def _connected(url: str) -> Client | None:
 
 
 async def find_project(pool: asyncpg.Pool, project: str) -> UUID:
-    """Return the ledger of a project, whatever its organisation. Raises `NotFound`."""
+    """Return the ledger of a project, given by id or name, whatever its organisation. Raises `NotFound`."""
+    return await _find(pool, "project", project)
+
+
+async def _find(pool: asyncpg.Pool, kind: str, given: str) -> UUID:
     try:
-        return UUID(project)
+        return UUID(given)
     except ValueError:
-        found = await pool.fetch("select project_id from project where name = $1", project)
+        found = await pool.fetch(f"select {kind}_id as id from {kind} where name = $1", given)  # noqa: S608 (our own names)
     if not found:
-        raise NotFound(f"there is no project {project!r}")
+        raise NotFound(f"there is no {kind} {given!r}")
     if len(found) > 1:
-        ids = ", ".join(str(row["project_id"]) for row in found)
-        raise NotFound(f"{len(found)} organisations have a project {project!r}; give an id: {ids}")
-    ledger_id: UUID = found[0]["project_id"]
+        raise NotFound(
+            f"{len(found)} have the name {given!r}; give an id: {', '.join(str(row['id']) for row in found)}"
+        )
+    ledger_id: UUID = found[0]["id"]
     return ledger_id
 
 

@@ -285,6 +285,7 @@ class Checks:
 
     async def the_history_is_proved(self) -> None:
         await self._service("verify", "verify", "--project", self.project.id, "--whole")
+        await self._service("verify", "verify", "--organisation", "default", "--whole")
 
     async def _service(self, invariant: str, *arguments: str) -> None:
         """Run a command of the service as an administrator would."""

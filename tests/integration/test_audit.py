@@ -41,6 +41,9 @@ async def test_after_a_purge_the_rest_is_verified(audited: Audited) -> None:
     await world.delete(audited.archived)
     assert (await audited.report()).verified  # deleted, nothing purged yet
     await audited.publish()
+    projector = Projector(world.ledger)
+    while await projector.step():
+        pass
     archiver = world.archiver()
     archiver._purge._jetstream = audited.jetstream
     await archiver.start()
@@ -51,6 +54,10 @@ async def test_after_a_purge_the_rest_is_verified(audited: Audited) -> None:
     assert report.first_bad is None
     assert report.erased > 0
     assert report.files == 1  # of the run that is still there
+    purged = await world.ledger.read_stream(world.ledger_id, audited.archived, up_to=1)
+    subject = f"tachograph.events.{world.ledger_id}.{audited.archived}.run.created"
+    await audited.jetstream.publish(subject, b"no JSON", headers={"ce-position": str(purged[0].position)})
+    assert await audited.bad() == (purged[0].position, "JetStream still holds what a purge was to erase")
 
 
 @pytest.mark.parametrize("how", ["bit", "cut", "gone"])
@@ -179,6 +186,12 @@ async def test_a_message_that_no_event_is_is_named(audited: Audited) -> None:
     subject = f"tachograph.events.{audited.world.ledger_id}.{audited.running}.run.completed"
     await audited.jetstream.publish(subject, json.dumps(made_up).encode())
     assert await audited.bad() == (10_000, f"JetStream has a message that no event of the ledger is: {subject}")
+
+
+async def test_a_message_of_no_position_is_named(audited: Audited) -> None:
+    subject = f"tachograph.events.{audited.world.ledger_id}.{audited.running}.run.completed"
+    await audited.jetstream.publish(subject, json.dumps({"position": 1 << 63}).encode())
+    assert f"JetStream's {subject} says no position" in (await audited.bad())[1]
 
 
 def command_line(audited: Audited, home: Path, nats: NatsServer, *options: str) -> subprocess.CompletedProcess[str]:
