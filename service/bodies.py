@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from events.organisation import Slot
 from events.types import Cause, Failure, Limits, Mode
-from service.patterns import EXTERNAL_ID, NAME, PROJECT_NAME, TAG
+from service.patterns import EXTERNAL_ID, LINE, NAME, PROJECT_NAME, TAG
 from service.recipes import (
     Argument,
     Arguments,
@@ -226,7 +226,7 @@ class ProgressBody(Body, frozen=True):
     epoch: Epoch
     done: Annotated[float, Meta(ge=0)]
     total: Annotated[float, Meta(gt=0)] | None = None
-    unit: Annotated[str, Meta(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")] = ""
+    unit: Annotated[str, Meta(max_length=64, pattern=LINE)] = ""
 
 
 class PrimaryMetricBody(Body, frozen=True):

@@ -38,8 +38,10 @@ from projections.storage.objects import StoreFull
 from projections.storage.upload_writer import UploadCut, WrongDigest
 from service.auth import Forbidden
 from service.expected import expected
+from service.http.requests import TypedRequest
 from service.ingest.admission import RateLimited
 from service.patterns import in_words
+from service.places import given, place
 
 log = logging.getLogger("tachograph.service")
 
@@ -215,7 +217,6 @@ def _possible(request: Request[Any, Any, Any], parameter: str, path: str, messag
     return [] if annotation is None else expected(annotation, path, message)
 
 
-_PATH: Final = re.compile(r"\$[^`]*")
 _LIMIT: Final = re.compile(r"[<>]=? (-?\d+(?:\.\d+)?)$")
 
 
@@ -228,11 +229,21 @@ def _limit(message: str) -> int | float | None:
 
 
 def _invalid_body(request: Request[Any, Any, Any], error: msgspec.ValidationError) -> Response[bytes]:
-    refused, _, at = str(error).partition(" - at ")
-    path = found[0] if (found := _PATH.search(at)) else "$"
-    wrong = _error(path, refused, _possible(request, "data", path, refused))
-    detail = f"{path}: {wrong['message']}"
+    message = str(error)
+    refused = message.partition(" - at ")[0]
+    possible = _possible(request, "data", given(message), refused)
+    wrong = _error(_place(request, message), refused, possible)
+    detail = f"{wrong['path']}: {wrong['message']}"
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", detail, errors=[wrong], limit=_limit(wrong["message"]))
+
+
+def _place(request: Request[Any, Any, Any], message: str) -> str:
+    """Return the path of what was refused, with its keys where the body was read whole, as that of most routes."""
+    data = request.route_handler.parsed_fn_signature.parameters.get("data")
+    body = request.received if isinstance(request, TypedRequest) else b""
+    if data is None or not body:
+        return given(message)
+    return place(data.annotation, body, message)
 
 
 def _malformed_body(_: Request[Any, Any, Any], error: msgspec.DecodeError) -> Response[bytes]:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from events.types import Liveness, Resources, StartCommand, Volume
+from service.patterns import LABEL, NO_NUL, VARIABLE
 from service.problems import Invalid
 
 MIN_SILENCE_SECONDS: Final = 2.0
@@ -15,14 +16,14 @@ MIN_SILENCE_SECONDS: Final = 2.0
 MAX_SILENCE_SECONDS: Final = 7 * 86_400
 
 Text = Annotated[str, Meta(max_length=65_536)]
-Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
-Argument = Annotated[str, Meta(max_length=32_768, pattern=r"^[^\x00]*$")]
+Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=LABEL)]
+Argument = Annotated[str, Meta(max_length=32_768, pattern=NO_NUL)]
 Arguments = Annotated[tuple[Argument, ...], Meta(max_length=1_000)]
-Variable = Annotated[str, Meta(max_length=250, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
+Variable = Annotated[str, Meta(max_length=250, pattern=VARIABLE)]
 Variables = Annotated[dict[Variable, Argument], Meta(max_length=1_000)]
 Secrets = Annotated[tuple[Variable, ...], Meta(max_length=250)]
 Seconds = Annotated[float, Meta(gt=0, le=366 * 86_400)]
-Reference = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
+Reference = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=LABEL)]
 InnerPath = Annotated[str, Meta(max_length=500)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Split = Annotated[dict[Label, Share], Meta(max_length=32)]

@@ -15,6 +15,7 @@ from events.types import Value
 from projections.metrics import plain
 from projections.sweeps import StoredSweep, Tried
 from projections.workflows import StoredWorkflow
+from service.patterns import LINE, PARAMETER
 from service.problems import Invalid
 from service.recipes import Body
 
@@ -24,8 +25,8 @@ MAX_BAYES_RUNS: Final = 1_000
 MAX_CONCURRENCY: Final = 1_000
 MAX_INTEGER: Final = 1 << 53
 
-SweepName = Annotated[str, Meta(max_length=250, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
-ParameterName = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$(?!\n)")]
+SweepName = Annotated[str, Meta(max_length=250, pattern=LINE)]
+ParameterName = Annotated[str, Meta(max_length=128, pattern=PARAMETER)]
 """It becomes `--name=value`."""
 Number = int | float
 

@@ -27,6 +27,12 @@ class TypedRequest(Request[Any, Any, Any]):
         body: bytes = state.body
         return body
 
+    @property
+    def received(self) -> bytes:
+        """The body, if it was read whole; else nothing."""
+        body = self._connection_state.body
+        return b"" if body is Empty else body
+
     async def json(self) -> Any:
         """Return the body as the type of the route's `data`. Raises msgspec's errors, which name the JSON path."""
         declared = self.route_handler.parsed_data_field

@@ -18,6 +18,7 @@ from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import Upload, Wanted
 from service.artifact_names import clean_media_type, clean_name
 from service.context import MAX_KEY_BYTES, Http, Service
+from service.patterns import SHA256
 from service.problems import Invalid
 from service.recipes import Body
 from service.routes.artifacts import MAX_CAPTION, AnswerHeaders, ArtifactResource, announced_length, body_of, resource
@@ -44,7 +45,7 @@ class NewUpload(Body, frozen=True):
     kind: Kind = "file"
     media_type: str = ""
     caption: Annotated[str, Meta(max_length=MAX_CAPTION)] = ""
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")] | None = None
+    sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
 
 
 @post("/runs/{run:str}/uploads", status_code=201)
