@@ -20,7 +20,7 @@ from service.ingest import parquet_pages
 from service.ingest.batches import MAX_BODY_BYTES
 from service.ingest.parquet_pages import Chunk
 from service.ingest.table_columns import Layout
-from service.problems import Malformed
+from service.problems import Invalid, Malformed
 
 CONTINUATION: Final = -1
 SCHEMA, DICTIONARY = 1, 2
@@ -28,6 +28,9 @@ KNOWN_SCHEMA_BYTES: Final = 16 << 10
 """Schemas of up to so many bytes are looked at once and then known."""
 MAX_DELTAS: Final = 64
 """So often may dictionaries grow in a stream: each time all of one is copied."""
+MAX_MESSAGES: Final = 1_000
+"""Of a stream: each costs the event loop some 10 µs, however little it holds."""
+MAX_PAGES: Final = 4_000
 DELTA_BYTE_ARRAY: Final = 7
 
 UNREADABLE: Final = (pa.ArrowException, OSError, struct.error, IndexError, UnicodeDecodeError)
@@ -69,8 +72,12 @@ def _check_messages(raw: bytes) -> int:
     Source: Arrow's Message.fbs.
     """
     deltas = end = 0
-    for message, body in _messages(raw):
+    for number, (message, body) in enumerate(_messages(raw)):
         end = end or body
+        if number > MAX_MESSAGES:  # the first is the schema
+            raise Invalid(
+                f"over {MAX_MESSAGES} messages in an Arrow stream: write more rows in a batch", limit=MAX_MESSAGES
+            )
         root = message + _INT(raw, message)[0]
         kind = _field(raw, root, 1)
         if not kind or raw[kind] == SCHEMA:
@@ -147,10 +154,13 @@ def from_parquet(raw: bytes, layout: Layout) -> pa.RecordBatch:
 
 def _check_chunks(raw: bytes, chunks: Sequence[Chunk], layout: Layout) -> None:
     """Add up what the pages of a file will take once they are read, before anything of it is."""
-    size = 0
+    size = pages = 0
     rows: Counter[str] = Counter()
     for chunk in chunks:
         for page in parquet_pages.pages(raw, chunk):
+            pages += 1
+            if pages > MAX_PAGES:
+                raise Invalid(f"over {MAX_PAGES} pages in a Parquet file: write larger ones", limit=MAX_PAGES)
             if page.encoding == DELTA_BYTE_ARRAY:
                 raise Malformed(f"the column {chunk.name!r} is DELTA_BYTE_ARRAY encoded, which is not taken")
             size += page.bytes

@@ -10,10 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
-from service.problems import Malformed
+from service.problems import Invalid, Malformed
 
 MAGIC: Final = b"PAR1"
 MAX_DEPTH: Final = 8
+MAX_ROW_GROUPS: Final = 250
+"""Each costs the event loop some 150 µs, however few rows it has."""
+MAX_FOOTER_BYTES: Final = 512 << 10
 TRUE, FALSE = 1, 2
 
 Fields = dict[int, Any]
@@ -38,14 +41,22 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def chunks(raw: bytes) -> list[Chunk]:
-    """Return the column chunks of a file. Raises `Malformed`."""
+    """Return the column chunks of a file. Raises `Malformed`, and `Invalid` where it says too much of itself."""
     if len(raw) < 12 or raw[:4] != MAGIC or raw[-4:] != MAGIC:
         raise Malformed("the body is no whole Parquet file: it begins and ends in PAR1")
     size = int.from_bytes(raw[-8:-4], "little")
     if size > len(raw) - 12:
         raise Malformed("the footer of this Parquet file is cut off")
+    if size > MAX_FOOTER_BYTES:
+        raise Invalid(f"a footer of {size} bytes in a Parquet file, over {MAX_FOOTER_BYTES}", limit=MAX_FOOTER_BYTES)
     footer, _ = _struct(raw, len(raw) - 8 - size, 0)
-    return [_chunk(raw, column, _number(group, 3)) for group in _structs(footer, 4) for column in _structs(group, 1)]
+    groups = _structs(footer, 4)
+    if len(groups) > MAX_ROW_GROUPS:
+        raise Invalid(
+            f"{len(groups)} row groups in a Parquet file, over {MAX_ROW_GROUPS}: write larger ones",
+            limit=MAX_ROW_GROUPS,
+        )
+    return [_chunk(raw, column, _number(group, 3)) for group in groups for column in _structs(group, 1)]
 
 
 def _chunk(raw: bytes, column: Fields, rows: int) -> Chunk:

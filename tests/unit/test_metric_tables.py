@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ import pytest
 from events.codec import METRICS, PACKED, decode
 from events.errors import TooLarge
 from service.ingest import bodies, metric_tables
+from service.ingest.arrow import MAX_MESSAGES, MAX_PAGES
 from service.ingest.batches import MAX_BODY_BYTES, MAX_POINTS, Batch
+from service.ingest.parquet_pages import MAX_FOOTER_BYTES, MAX_ROW_GROUPS
 from service.problems import Invalid, Malformed
 from tests.tables import ARROW, BOTH, PARQUET, views_of_one, written
 
@@ -278,3 +281,48 @@ def test_a_list_that_is_longer_than_its_file_is_refused() -> None:
     footer = struct.unpack("<I", raw[-8:-4])[0]
     with pytest.raises(Malformed):
         metric_tables.metrics(raw[:-8] + struct.pack("<I", footer + len(raw)) + b"PAR1", PARQUET, KEY, RECEIVED_US)
+
+
+def repeated(count: int) -> pa.Table:
+    """Return a table of so many equal points."""
+    return table(metric=["a"] * count, step=[1] * count, value=[1.0] * count, time_us=[1] * count)
+
+
+def in_batches(count: int) -> bytes:
+    """Return an Arrow stream of so many messages behind its schema, a row each."""
+    return written(pa.Table.from_batches(repeated(1).to_batches() * count), ARROW)
+
+
+def in_row_groups(count: int) -> bytes:
+    """Return a Parquet file of so many row groups, a row each."""
+    return written(repeated(count), PARQUET, row_group_size=1)
+
+
+def in_pages(count: int) -> bytes:
+    """Return a Parquet file of so many pages, four a row."""
+    return written(repeated(count // 4), PARQUET, use_dictionary=False, data_page_size=1, write_batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "write", "limit", "piece"),
+    [
+        (ARROW, in_batches, MAX_MESSAGES, 1),
+        (PARQUET, in_row_groups, MAX_ROW_GROUPS, 1),
+        (PARQUET, in_pages, MAX_PAGES, 4),
+    ],
+)
+def test_a_table_comes_in_so_many_pieces_and_no_more(
+    media_type: str, write: Callable[[int], bytes], limit: int, piece: int
+) -> None:
+    batch = metric_tables.metrics(write(limit), media_type, KEY, RECEIVED_US)
+    assert batch.points == limit // piece
+    with pytest.raises(Invalid, match=f"over {limit}") as refused:
+        metric_tables.metrics(write(limit + piece), media_type, KEY, RECEIVED_US)
+    assert refused.value.limit == limit
+
+
+def test_a_file_has_a_footer_that_is_read_in_a_moment() -> None:
+    described = repeated(1).replace_schema_metadata({"pandas": "x" * MAX_FOOTER_BYTES})
+    with pytest.raises(Invalid, match="footer") as refused:
+        read(described, PARQUET)
+    assert refused.value.limit == MAX_FOOTER_BYTES
