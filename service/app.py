@@ -23,6 +23,7 @@ from service.context import Service
 from service.http.msgpack import transcoded
 from service.http.options import options
 from service.http.requests import TypedRequest
+from service.http.shortcut import shorten
 from service.observability import counted
 from service.problems import HANDLERS
 from service.routes import (
@@ -128,6 +129,7 @@ def create_app(settings: Settings) -> Litestar:
         ),
         logging_config=None,
     )
+    shorten(app)
     return app
 
 

@@ -50,6 +50,7 @@ def serve(settings: Settings) -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here asks from where a request came
         timeout_graceful_shutdown=3,
         timeout_keep_alive=75,
         backlog=2048,

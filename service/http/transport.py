@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any, Final, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from litestar.types import Receive
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 GATHERED_BYTES: Final = 32 << 10
 """What is written past this is sent at once, so that the transport below can say when it is full."""
@@ -49,3 +50,9 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a connection."""
         super().connection_made(cast("asyncio.Transport", Gathering(transport, self.loop)))
+
+
+def is_whole(receive: Receive) -> bool:
+    """Whether the server has all of a request's body, so that nobody has to wait for it."""
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestResponseCycle) and not cycle.more_body

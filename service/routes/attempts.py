@@ -47,7 +47,7 @@ from service.bodies import (
     Stopping,
 )
 from service.context import Http, Service
-from service.http.direct import direct
+from service.http.direct import direct, raise_again
 from service.problems import Invalid
 from service.resources import RunResource
 
@@ -266,6 +266,7 @@ ROUTES = Router(
         report,
     ],
     middleware=[direct],
+    before_request=raise_again,
     request_max_body_size=256 << 10,
     tags=["attempts"],
 )

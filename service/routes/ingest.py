@@ -21,9 +21,10 @@ from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
 from service.context import Http, Service
-from service.http.direct import direct
+from service.http.direct import direct, raise_again
 from service.http.encodings import inflated
 from service.http.requests import header, read
+from service.http.transport import is_whole
 from service.ingest import bodies, log_tables, metric_tables
 from service.ingest.arrow import READERS
 from service.ingest.batches import MAX_BODY_BYTES, Batch
@@ -117,11 +118,14 @@ async def _record(request: Http, service: Service, run: str, kind: str, decode: 
 
 async def _body(receive: Receive, encoding: str | None) -> bytes:
     """Return what the body holds. Raises `Malformed` where it does not come, `TooLarge` where it is too much."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            raw = await read(receive, _check_size)
-    except TimeoutError:
-        raise Malformed(f"the body did not come within {BODY_SECONDS} s") from None
+    if is_whole(receive):
+        raw = await read(receive, _check_size)
+    else:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                raw = await read(receive, _check_size)
+        except TimeoutError:
+            raise Malformed(f"the body did not come within {BODY_SECONDS} s") from None
     return raw if encoding is None else inflated(raw, encoding, MAX_BODY_BYTES)
 
 
@@ -160,6 +164,7 @@ ROUTES = Router(
     path="",
     route_handlers=[log_metrics, log_system_metrics, write_logs],
     middleware=[direct],
+    before_request=raise_again,
     request_max_body_size=MAX_BODY_BYTES,
     tags=["telemetry"],
 )

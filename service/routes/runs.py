@@ -29,7 +29,7 @@ from service.bodies import (
     ReproduceBody,
 )
 from service.context import Http, Service
-from service.http.direct import direct
+from service.http.direct import direct, raise_again
 from service.moments import MAX_POSITION
 from service.paging import Vocabulary
 from service.past import run_then
@@ -227,6 +227,7 @@ COMMANDS = Router(
     path="",
     route_handlers=[create_run, reproduce_run, edit_run, archive_run, kill_run, close_run, delete_run],
     middleware=[direct],
+    before_request=raise_again,
 )
 
 ROUTES = Router(
