@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from events.codec import encode, encode_batch
 from events.ledger import MAX_EVENT_BYTES
+from events.packing import packed
 from events.telemetry import LogColumns, MetricColumns, split_logs, split_metrics
 from service.problems import Invalid
 
@@ -32,6 +33,8 @@ FEW: Final = 64
 """Of so many numbers Python tells the extremes faster than numpy begins to."""
 POINTS_PER_EVENT: Final = 16_000
 LOG_BYTES_PER_EVENT: Final = 384 << 10
+FITTING_BYTES: Final = MAX_EVENT_BYTES - (4 << 10)
+"""What fits an event however it packs: LZ4 makes what it cannot pack longer by a 255th."""
 
 Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 Seq = Annotated[int, Meta(ge=1, le=(1 << 62))]
@@ -68,14 +71,16 @@ def of_metrics(key: Key, columns: MetricColumns, path: Callable[[str], str], rec
     if wrong is not None:
         series = int(np.searchsorted(np.cumsum(columns.counts), wrong, side="right"))
         raise _far_off(int(columns.times()[wrong]), path(columns.names[series]), received_us)
-    asked = columns if timed else msgspec.structs.replace(columns, time_us=b"")
+    document = encode(columns)
+    whole = columns.points <= POINTS_PER_EVENT and len(document) <= FITTING_BYTES
+    asked = document if timed else encode(msgspec.structs.replace(columns, time_us=b""))
     return Batch(
         epoch=key.epoch,
         source=key.source,
         seq=key.seq,
         points=columns.points,
-        payloads=tuple(_fitting(columns)),
-        request=hashlib.sha256(encode(asked)).digest(),
+        payloads=(packed(document),) if whole else tuple(_fitting(columns)),
+        request=hashlib.sha256(asked).digest(),
     )
 
 
@@ -175,7 +180,7 @@ def _fitting(columns: MetricColumns) -> list[bytes]:
     """Return payloads that each fit an event, order kept."""
     payloads = []
     for part in split_metrics(columns, POINTS_PER_EVENT):
-        if part.size_bytes <= MAX_EVENT_BYTES:
+        if part.size_bytes <= FITTING_BYTES:
             payloads.append(encode_batch(part))
         else:
             for half in split_metrics(part, (part.points + 1) // 2):

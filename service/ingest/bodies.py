@@ -1,8 +1,7 @@
 """Bodies of metrics and logs as JSON or MessagePack, decoded into columns and never into points."""
 
 import struct
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from struct import pack
 from typing import Annotated, Any, Final, Literal
 
@@ -21,7 +20,7 @@ MEDIA_TYPES: Final = ("", "application/json", "application/msgpack", "applicatio
 NonFinite = Literal["NaN", "Infinity", "-Infinity"]
 
 
-class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Series(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """The points of one metric, column by column, all of one length."""
 
     step: list[int]
@@ -30,7 +29,7 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: list[str | None] | None = None
 
 
-class LooseSeries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LooseSeries(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Like `Series`, with the non-finite numbers that JSON cannot carry as strings, and integers left as they are."""
 
     step: list[int]
@@ -39,7 +38,7 @@ class LooseSeries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: list[str | None] | None = None
 
 
-class MetricsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MetricsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A batch of metrics."""
 
     epoch: Epoch
@@ -49,7 +48,7 @@ class MetricsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: str | None = None
 
 
-class LooseMetricsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LooseMetricsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A batch of metrics with non-finite numbers, or with integers that may be no float64."""
 
     epoch: Epoch
@@ -59,7 +58,7 @@ class LooseMetricsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: str | None = None
 
 
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Line(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A log line."""
 
     text: Annotated[str, Meta(max_length=MAX_LINE_CHARACTERS)]
@@ -67,7 +66,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: Literal["stdout", "stderr", "log"] = "log"
 
 
-class LogsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LogsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A batch of log lines."""
 
     epoch: Epoch
@@ -95,46 +94,73 @@ def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
         body = _decode(MetricsBody, raw, media_type)
     except msgspec.ValidationError:
         body = _decode(LooseMetricsBody, raw, media_type)
-    names = tuple(body.series)
-    every: list[Series | LooseSeries] = list(body.series.values())
-    counts = tuple(len(series.step) for series in every)
-    points = sum(counts)
-    batches.check_count(points, "point", MAX_POINTS, "$.series")
-    for name, series, count in zip(names, every, counts, strict=True):
-        _check(name, series, count)
-    value = _numbers([series.value for series in every], points)
+    found = _gathered(body.series, received_us)
+    batches.check_count(len(found.step), "point", MAX_POINTS, "$.series")
+    value = _numbers(found.value)
     if value is None or _rounds(value):
         _check_integers(body if isinstance(body, LooseMetricsBody) else _decode(LooseMetricsBody, raw, media_type))
         assert value is not None
-    given = [series.time_us if series.time_us is not None else [received_us] * len(series.step) for series in every]
-    stages, stage = _stages(body.stage, every, counts)
+    staged = found.staged or body.stage is not None
+    stages, stage = _stages(body.stage, body.series.values()) if staged else ((), None)
     columns = MetricColumns(
-        names=names,
-        counts=counts,
-        step=_integers([series.step for series in every], "step", names),
+        names=tuple(body.series),
+        counts=tuple(found.counts),
+        step=_integers(found.step, "step", body.series),
         value=value,
-        time_us=_integers(given, "time_us", names),
+        time_us=_integers(found.time_us, "time_us", body.series),
         stages=stages,
         stage=stage,
     )
-    return batches.of_metrics(
-        Key(body.epoch, body.seq, body.source),
-        columns,
-        lambda name: f"$.series[{name!r}].time_us",
-        received_us,
-        timed=all(series.time_us is not None for series in every),
-    )
+    key = Key(body.epoch, body.seq, body.source)
+    return batches.of_metrics(key, columns, lambda name: f"$.series[{name!r}].time_us", received_us, timed=found.timed)
 
 
-def _check(name: str, series: Series | LooseSeries, count: int) -> None:
-    if not batches.is_name(name):
-        batches.check_name(name, f"$.series[{name!r}]")
-    for column, given in (("value", series.value), ("time_us", series.time_us), ("stage", series.stage)):
-        if given is not None and len(given) != count:
-            raise Invalid(f"{count} steps and {len(given)} {_PLURAL[column]}", path=f"$.series[{name!r}].{column}")
+class _Gathered(msgspec.Struct, gc=False):
+    """The columns of several series, one series behind the other."""
+
+    counts: list[int] = []
+    step: list[int] = []
+    value: list[int | float | NonFinite] = []
+    time_us: list[int] = []
+    timed: bool = True
+    """Whether the sender said all times."""
+    staged: bool = False
+
+
+def _gathered(series: Mapping[str, Series | LooseSeries], received_us: int) -> _Gathered:
+    """Return the columns of a body; what was sent without times has all of its points at `received_us`."""
+    found = _Gathered()
+    counts, step, value, time_us = found.counts, found.step, found.value, found.time_us
+    for name, one in series.items():
+        count = len(one.step)
+        times, stages = one.time_us, one.stage
+        if len(one.value) != count or not batches.is_name(name):
+            _refuse(name, one)
+        if times is None:
+            found.timed, times = False, [received_us] * count
+        elif len(times) != count:
+            _refuse(name, one)
+        if stages is not None:
+            found.staged = True
+            if len(stages) != count:
+                _refuse(name, one)
+        counts.append(count)
+        step += one.step
+        value += one.value
+        time_us += times
+    return found
 
 
 _PLURAL: Final = {"value": "values", "time_us": "times", "stage": "stages"}
+
+
+def _refuse(name: str, series: Series | LooseSeries) -> None:
+    """Refuse a series by what is wrong with it: its name, or a column that is as long as no other."""
+    batches.check_name(name, f"$.series[{name!r}]")
+    count = len(series.step)
+    for column, given in (("value", series.value), ("time_us", series.time_us), ("stage", series.stage)):
+        if given is not None and len(given) != count:
+            raise Invalid(f"{count} steps and {len(given)} {_PLURAL[column]}", path=f"$.series[{name!r}].{column}")
 
 
 def _check_integers(body: LooseMetricsBody) -> None:
@@ -152,40 +178,45 @@ def _rounds(value: bytes) -> bool:
     return bool(((magnitude >= EXACT) & (magnitude != np.inf)).any())
 
 
-def _integers(parts: Sequence[Sequence[int]], column: str, names: Sequence[str]) -> bytes:
-    """Return the parts behind each other, int64 little-endian."""
-    together = list(chain.from_iterable(parts))
+def _integers(
+    column: Sequence[int], name: Literal["step", "time_us"], series: Mapping[str, Series | LooseSeries]
+) -> bytes:
+    """Return integers, one series behind the other, as int64 little-endian."""
     try:
-        return pack(f"<{len(together)}q", *together)
+        return pack(f"<{len(column)}q", *column)
     except struct.error:
-        for name, part in zip(names, parts, strict=True):
-            if any(not -(1 << 63) <= item < 1 << 63 for item in part):
-                path = f"$.series[{name!r}].{column}" if name else f"$.lines[...].{column}"
-                raise Invalid("an integer of more than 64 bits", path=path) from None
+        for metric, one in series.items():
+            if _is_wide(getattr(one, name) or ()):
+                raise _too_wide(f"$.series[{metric!r}].{name}") from None
         raise
 
 
-def _numbers(parts: Sequence[Sequence[int | float | NonFinite]], count: int) -> bytes | None:
-    """Return the parts behind each other, float64 little-endian; None where an integer is larger than all of those."""
+def _is_wide(column: Sequence[int]) -> bool:
+    return any(not -(1 << 63) <= number < 1 << 63 for number in column)
+
+
+def _too_wide(path: str) -> Invalid:
+    return Invalid("an integer of more than 64 bits", path=path)
+
+
+def _numbers(column: Sequence[int | float | NonFinite]) -> bytes | None:
+    """Return numbers as float64 little-endian; None where an integer is larger than all of those."""
+    layout = f"<{len(column)}d"
     try:
         try:
-            return pack(f"<{count}d", *chain.from_iterable(parts))
+            return pack(layout, *column)
         except struct.error:  # the non-finite ones that JSON carries as strings
-            return pack(f"<{count}d", *map(float, chain.from_iterable(parts)))
+            return pack(layout, *map(float, column))
     except OverflowError:
         return None
 
 
-def _stages(
-    whole: str | None, every: Sequence[Series | LooseSeries], counts: Sequence[int]
-) -> tuple[tuple[str | None, ...], bytes | None]:
-    if whole is None and all(series.stage is None for series in every):
-        return (), None
+def _stages(whole: str | None, every: Iterable[Series | LooseSeries]) -> tuple[tuple[str | None, ...], bytes]:
     known: dict[str | None, int] = {}
     indices: list[int] = []
-    for series, count in zip(every, counts, strict=True):
+    for series in every:
         if series.stage is None:
-            indices += [known.setdefault(whole, len(known))] * count
+            indices += [known.setdefault(whole, len(known))] * len(series.step)
         else:
             indices += [known.setdefault(stage, len(known)) for stage in series.stage]
     batches.check_stages(tuple(known), "$.stage")
@@ -197,8 +228,10 @@ def logs(raw: bytes, media_type: str, received_us: int) -> Batch:
     body: LogsBody = _decode(LogsBody, raw, media_type)
     batches.check_count(len(body.lines), "line", MAX_LINES, "$.lines")
     times = [received_us if line.time_us is None else line.time_us for line in body.lines]
+    if _is_wide(times):
+        raise _too_wide("$.lines[...].time_us")
     columns = LogColumns(
-        time_us=_integers([times], "time_us", [""]),
+        time_us=pack(f"<{len(times)}q", *times),
         stream=bytes(STREAMS.index(line.stream) for line in body.lines),
         text=tuple(line.text for line in body.lines),
     )
