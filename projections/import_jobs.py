@@ -138,6 +138,11 @@ async def hold(pool: asyncpg.Pool, import_id: UUID, holder: UUID, runs_done: int
     return await pool.fetchval(sql, import_id, holder, HOLD_SECONDS, runs_done, runs, rows_done) is not None
 
 
+async def held(pool: asyncpg.Pool, import_id: UUID, holder: UUID) -> bool:
+    """Tell whether an import is held by somebody who went on saying so."""
+    return await pool.fetchval(load("projections.sql", "import_held"), import_id, holder) is not None
+
+
 async def leave(pool: asyncpg.Pool, import_id: UUID, holder: UUID, seconds: float, *, attempted: bool) -> None:
     """Let somebody else, or the same one later, go on with an import."""
     await pool.execute(load("projections.sql", "leave_import"), import_id, holder, seconds, attempted)

@@ -37,7 +37,7 @@ from projections.storage.uploads import Uploads
 from projections.tenancy import Project
 from service.auth import Forbidden, Keys, Principal
 from service.http.requests import header
-from service.imports.jobs import Jobs
+from service.imports.jobs import Apart, Jobs
 from service.ingest import admission
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
@@ -75,7 +75,7 @@ class Service:
         self.admission = admission.Admission(admission.from_environment())
         self.objects = ObjectStore.at(settings.object_store, silent_seconds=SILENT_SECONDS)
         self.uploads = Uploads(self.ledger, self.objects, artifact_limits.from_environment())
-        self.imports = Jobs(self.ledger, self.objects, self.uploads)
+        self.imports = Jobs(pool, Apart(pool).carry)
         self.archive = stores.opened(settings, silent_seconds=SILENT_SECONDS)
         self.analytics = Analytics(self.archive)
         self.charts = Charts(self.ledger, self.analytics)

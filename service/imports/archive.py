@@ -144,6 +144,8 @@ class Archive:
         for archived in self.manifest.runs:
             try:
                 yield self._run(archived)
+            except MemoryError:
+                raise
             except (Unreadable, CorruptHistory, Invalid, msgspec.MsgspecError, pa.ArrowException) as error:
                 yield Refused(str(archived.run_id), archived.name, said(error))
 

@@ -1,56 +1,52 @@
-"""Imports of uploaded archives, carried out behind an API process, one at a time.
+"""Imports of uploaded archives: those that are due are carried out behind an API process, one at a time.
 
-Every step of an import may be repeated, so one whose process died is simply taken over, and goes on where it was cut
-off. The archive is read where it lies, part by part: nothing of it is ever written to a disk in clear.
+Each has a process of its own, which takes no time of the API's and may die without it. Who carries one out holds it for
+half a minute at a time, so what died is taken over.
 
 Source: docs/decisions/0035-import-jobs.md.
 """
 
 import asyncio
 import logging
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
-from events.commit import LOST_CONNECTION
-from events.errors import CorruptHistory, Erased, Unavailable
 from events.ids import uuid7
 from events.ledger import Ledger
-from projections import import_jobs, tenancy
-from projections.import_jobs import Claimed, ImportJob
-from projections.storage import artifacts
-from projections.storage.objects import ObjectStore, StoreFull
-from projections.storage.upload_writer import Upload
-from projections.storage.uploads import Uploads
-from service.imports.archive import Archive
-from service.imports.definitions import Definer, taken_over
-from service.imports.importer import Importer, taken
-from service.imports.incoming import Unreadable, said
+from projections import import_jobs
+from projections.import_jobs import HOLD_SECONDS, Claimed, ImportJob
+from service.imports.carrier import AWAY, RETRY_SECONDS
+from service.imports.incoming import said
+from service.imports.process import AWAY_STATUS, Taken
 from service.imports.report import Outcomes
-from service.imports.slices import parted
 
 log = logging.getLogger("tachograph.service")
 
 PAUSE_SECONDS: Final = 5.0
 """Between looks for imports whose archive came to another process, or whose process died."""
-SAY_SECONDS: Final = 1.0
-RETRY_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 5.0
 KEPT_SECONDS: Final = 7 * 86_400.0
 """How long a report is kept."""
-MOST_ATTEMPTS: Final = 5
-"""After so many that ended in an error of ours, or with the process, an import is given up."""
-_AWAY: Final = (Unavailable, StoreFull, TimeoutError, *LOST_CONNECTION)
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+
+Carry = Callable[[Claimed, UUID], Awaitable[None]]
+"""Carries out an import that was claimed for a holder."""
 
 
 class Jobs:
-    """Carries imports out. `step` takes one, so tests call it directly."""
+    """Has imports carried out. `step` takes one, so tests call it directly."""
 
-    def __init__(self, ledger: Ledger, objects: ObjectStore, uploads: Uploads) -> None:
-        self._ledger = ledger
-        self._objects = objects
-        self._uploads = uploads
+    def __init__(self, pool: asyncpg.Pool, carry: Carry) -> None:
+        self._pool = pool
+        self._carry = carry
         self._due = asyncio.Event()
 
     def nudge(self) -> None:
@@ -58,14 +54,14 @@ class Jobs:
         self._due.set()
 
     async def run(self) -> None:
-        """Carry imports out until cancelled."""
+        """Have imports carried out until cancelled."""
         while True:
             self._due.clear()
             try:
                 if await self.step():
                     continue
-                await import_jobs.forget(self._ledger.pool, KEPT_SECONDS)
-            except _AWAY as error:
+                await import_jobs.forget(self._pool, KEPT_SECONDS)
+            except AWAY as error:
                 log.warning("imports wait: %s", said(error))
             except Exception:
                 log.exception("imports failed; again in %g s", PAUSE_SECONDS)
@@ -74,108 +70,68 @@ class Jobs:
                     await self._due.wait()
 
     async def step(self) -> bool:
-        """Carry out the import that is due; False where none is."""
-        pool, holder = self._ledger.pool, uuid7()
-        job = await import_jobs.claim(pool, holder)
+        """Have the import carried out that is due; False where none is."""
+        holder = uuid7()
+        job = await import_jobs.claim(self._pool, holder)
         if job is None:
             return False
-        work = _Work(self._ledger, self._objects, self._uploads, job)
-        task = asyncio.create_task(work.carry_out())
-        try:
-            while not (await asyncio.wait({task}, timeout=SAY_SECONDS))[0]:
-                if not await import_jobs.hold(pool, job.import_id, holder, *work.done):
-                    log.warning("import %s was taken away, or given up", job.import_id)
-                    return True
-            await self._ended(job, holder, work, task)
-        except asyncio.CancelledError:  # we stop: the next process need not wait until our hold ends
-            with suppress(Exception):
-                await import_jobs.leave(pool, job.import_id, holder, 0.0, attempted=False)
-            raise
-        finally:
-            work.stopped = True
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._carry(job, holder)
         return True
 
-    async def _ended(self, job: Claimed, holder: UUID, work: "_Work", task: "asyncio.Task[None]") -> None:
-        pool = self._ledger.pool
+
+class Apart:
+    """Carries imports out in a process each, which ends with ours."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def carry(self, job: Claimed, holder: UUID) -> None:
+        """Have an import carried out; cancelled, it is given back. Raises `OSError`, and what Postgres does."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.imports.process", stdin=PIPE, cwd=ROOT, start_new_session=True
+        )
         try:
-            task.result()
-        except (Unreadable, CorruptHistory, Erased) as error:
-            work.outcomes.why = said(error)
-        except _AWAY as error:
-            log.warning("import %s waits: %s", job.import_id, said(error))
-            await import_jobs.leave(pool, job.import_id, holder, RETRY_SECONDS, attempted=False)
+            assert process.stdin is not None
+            with suppress(ConnectionError):  # then its status says it
+                process.stdin.write(msgspec.json.encode(Taken(job, holder)) + b"\n")
+                await process.stdin.drain()
+            status = await self._status(process, job, holder)
+        except asyncio.CancelledError:  # we stop: the next process need not wait until our hold ends
+            await _ended(process)
+            with suppress(Exception):
+                await import_jobs.leave(self._pool, job.import_id, holder, 0.0, attempted=False)
+            raise
+        finally:
+            await _ended(process)
+        if status:
+            log.warning("the process of import %s ended with status %d", job.import_id, status)
+            attempted = status != AWAY_STATUS
+            await import_jobs.leave(self._pool, job.import_id, holder, RETRY_SECONDS, attempted=attempted)
+
+    async def _status(self, process: Process, job: Claimed, holder: UUID) -> int:
+        """Return how a process ended; 0 also for one that stands still and has lost its hold."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HOLD_SECONDS):
+                    return await process.wait()
+            if not await import_jobs.held(self._pool, job.import_id, holder):
+                log.warning("the process of import %s stands still", job.import_id)
+                return 0
+
+
+async def _ended(process: Process) -> None:
+    """End a process: it has a moment to give its import back."""
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.terminate()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
             return
-        except Exception as error:
-            log.exception("import %s failed, attempt %d", job.import_id, job.attempts)
-            if job.attempts < MOST_ATTEMPTS:
-                await import_jobs.leave(pool, job.import_id, holder, RETRY_SECONDS, attempted=True)
-                return
-            work.outcomes.why = f"it failed {job.attempts} times, at last with {type(error).__name__}"
-        key = await import_jobs.project_key(self._ledger, job.ledger_id)
-        report = key.seal(msgspec.json.encode(work.outcomes), job.import_id)
-        state: import_jobs.State = "failed" if work.outcomes.why else "finished"
-        await import_jobs.end(pool, job.import_id, holder, state, report, *work.done)
-        await self._uploads.discard(work.upload)
-
-
-class _Work:
-    """One import under way: how far it is, and what became of its runs."""
-
-    def __init__(self, ledger: Ledger, objects: ObjectStore, uploads: Uploads, job: Claimed) -> None:
-        self._ledger = ledger
-        self._objects = objects
-        self._uploads = uploads
-        self._job = job
-        self._runs = self._rows = self._before = 0
-        self.outcomes = Outcomes()
-        self.stopped = False
-
-    @property
-    def done(self) -> tuple[int, int, int]:
-        """Runs that are done, runs that there are, rows that are done."""
-        return self.outcomes.total, self._runs, self._before + self._rows
-
-    @property
-    def upload(self) -> Upload:
-        """The archive."""
-        job = self._job
-        return import_jobs.upload_of(job.ledger_id, job.import_id, job.bytes)
-
-    async def carry_out(self) -> None:
-        """Bring all runs here. Raises what importing raises."""
-        if self._job.attempts > MOST_ATTEMPTS:
-            raise Unreadable(f"it was given up: {MOST_ATTEMPTS} attempts ended with their process")
-        project = await tenancy.project_by_id(self._ledger.pool, self._job.ledger_id)
-        if project is None:
-            raise Erased(f"there is no project {self._job.ledger_id}")
-        archive = await asyncio.to_thread(self._opened, asyncio.get_running_loop())
-        self._runs = archive.expected
-        definer = None if self._job.dry_run else Definer(self._ledger, project)
-        async for defined in taken_over(archive.definitions, definer):
-            self.outcomes.define(defined)
-        importer = None if self._job.dry_run else Importer(self._ledger, self._uploads, project)
-        async for one in taken(archive, importer, self._progress):
-            self.outcomes.add(one)
-            self._before, self._rows = self._before + one.points + one.lines, 0
-        await self._ledger.drained()
-
-    def _progress(self, rows: int) -> None:
-        self._rows = rows
-
-    def _opened(self, loop: asyncio.AbstractEventLoop) -> Archive:
-        job = self._job
-
-        def read(number: int) -> bytes:
-            if self.stopped:
-                raise Unreadable("the import was stopped")
-            part = artifacts.read_part(self._ledger, self._objects, job.ledger_id, job.ledger_id, job.import_id, number)
-            return asyncio.run_coroutine_threadsafe(part, loop).result()
-
-        archive = Archive(parted(read, job.bytes), job.bytes, "the archive")
-        archive.verify(lambda _done, _total: None)
-        return archive
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 async def report_of(ledger: Ledger, job: ImportJob) -> Outcomes | None:
