@@ -3,10 +3,11 @@
     page = await listing.find(Query(ledger_id=..., now=..., filter=parse("config.lr < 0.1")), limit=51)
 
 Runs that status, workflow or archive leave are looked up where they are few, and so are those that one comparison of
-contents leaves. Else a page is looked for along an index in the wanted order, past at most `WALKED_RUNS` runs, looking
-up what the filter asks of each: enough where many match. If that does not fill the page, the comparison that leaves the
-fewest is found by counting in its index: a list by time goes on along its own, and looks up the rest of the filter only
-for runs that are in that comparison's set. Other orders join sets. None of this needs statistics of what users wrote.
+contents leaves. Else a page is looked for along an index in the wanted order, looking up what the filter asks of each
+run: enough where many match. It takes turns of `WALKED_RUNS` runs while each finds half of what is still missing. For
+what is missing then the comparison that leaves the fewest is found by counting in its index: a list by time goes on
+along its own, and looks up the rest of the filter only for runs that are in that comparison's set. Other orders join
+sets. None of this needs statistics of what users wrote.
 See docs/decisions/0031-lists-and-counts.md.
 """
 
@@ -73,10 +74,10 @@ class Listing:
     async def find(self, query: Query, *, after_key: Key | None = None, limit: int) -> list[Found]:
         """Return the runs that follow `after_key`, in order."""
         async with self._pool.acquire() as connection:
-            rows = await _by_indexes(connection, query, after_key, limit)
-        if rows is None:
-            rows = await self._sets.fetch(*gathering(query, after_key, limit))
-        return [_found(row) for row in rows]
+            rows, rest = await _by_indexes(connection, query, after_key, limit)
+        if rest is not None:
+            rows = [*rows, *await self._sets.fetch(*rest)]
+        return [_found(row) for row in rows[:limit]]
 
     async def groups(self, query: Query, by: Field, *, after_group: Group | None = None, limit: int) -> list[Group]:
         """Return the values of a field with how many runs have each, the most frequent first; None is for none."""
@@ -109,31 +110,53 @@ class Listing:
         return groups[:limit]
 
 
-async def _by_indexes(reader: Connection, query: Query, after_key: Key | None, limit: int) -> Rows | None:
-    """Return the rows of a page, or None where what is asked leaves so many runs that sets have to be joined."""
-    if query.statuses is not None or query.workflow_id is not None or query.archived:
-        parameters = Parameters(query.ledger_id, query.now)
-        where = where_clause(query, parameters, filtered=False)
-        (runs,) = await _counts(reader, [f"select from run r where {where}"], parameters, NARROW_RUNS)
-        if runs <= NARROW_RUNS:
-            return await _page(reader, gathering(query, after_key, limit, few=()))
+async def _by_indexes(
+    reader: Connection, query: Query, after_key: Key | None, limit: int
+) -> tuple[Rows, tuple[Any, ...] | None]:
+    """Return the rows of a page that indexes lead to, and the statement for the rest where sets have to be joined."""
     known = indexed_parts(query)
-    few = await _fewest(reader, query, [(one,) for one in known], (FEW_RUNS,))
+    each = [(one,) for one in known]
+    few = () if await _is_narrow(reader, query) else await _fewest(reader, query, each, (FEW_RUNS,))
     if few is not None:
-        return await _page(reader, gathering(without(query, few), after_key, limit, few=few))
-    walk = walking(query, after_key, limit, await _mode(reader, query))
-    if walk is not None:
-        rows = await _page(reader, walk)
-        if len(rows) >= limit or (query.filter is None and query.sort == NEWEST_FIRST):
-            return rows
-    through = await _fewest(reader, query, [(one,) for one in known], SET_RUNS) if query.by_time else None
+        return await _page(reader, gathering(without(query, few), after_key, limit, few=few)), None
+    found = await _walked(reader, query, after_key, limit)
+    if len(found) >= limit or (query.filter is None and query.sort == NEWEST_FIRST):
+        return found, None
+    if found:
+        after_key = _found(found[-1]).key
+    through = await _fewest(reader, query, each, SET_RUNS) if query.by_time else None
     if through is not None:
-        statement = gathering(without(query, through), after_key, limit, through=through[0])
-        return await _page(reader, statement)
+        rest = gathering(without(query, through), after_key, limit, through=through[0])
+        return [*found, *await _page(reader, rest)], None
     few = await _fewest(reader, query, [known], (FEW_RUNS,)) if len(known) > 1 else None
     if few is not None:
-        return await _page(reader, gathering(without(query, few), after_key, limit, few=few))
-    return None
+        rest = gathering(without(query, few), after_key, limit, few=few)
+        return [*found, *await _page(reader, rest)], None
+    return found, gathering(query, after_key, limit)
+
+
+async def _walked(reader: Connection, query: Query, after_key: Key | None, limit: int) -> list[asyncpg.Record]:
+    """Return what a walk along the index of the order finds, in turns while each finds half of what is missing."""
+    found: list[asyncpg.Record] = []
+    mode = await _mode(reader, query)
+    while (walk := walking(query, after_key, limit - len(found), mode)) is not None:
+        rows = await _page(reader, walk)
+        found += rows
+        missing = limit - len(found)
+        if missing == 0 or 2 * len(rows) < missing or query.filter is None:
+            break
+        after_key = _found(rows[-1]).key
+    return found
+
+
+async def _is_narrow(reader: Connection, query: Query) -> bool:
+    """Return whether status, workflow and archive are asked for, and leave few runs."""
+    if query.statuses is None and query.workflow_id is None and not query.archived:
+        return False
+    parameters = Parameters(query.ledger_id, query.now)
+    where = where_clause(query, parameters, filtered=False)
+    (runs,) = await _counts(reader, [f"select from run r where {where}"], parameters, NARROW_RUNS)
+    return runs <= NARROW_RUNS
 
 
 async def _page(reader: Connection, statement: tuple[Any, ...]) -> Rows:

@@ -173,7 +173,8 @@ def walking(query: Query, after_key: Key | None, limit: int, mode: str | None) -
     inner, outer = _order(columns[:1], [columns[0].expression], run_id), _order(columns[:1], names[:1], "r.run_id")
     walked = f"select r.*{selected} from {source} where {where} order by {inner} limit {int(budget)}"  # noqa: S608
     listed = "".join(f", {name}" for name in names)
-    text = f"select r.run_id{listed} from ({walked}) r where {matches} order by {outer} limit {int(limit)}"  # noqa: S608
+    wanted = parameters.add(limit, "int")  # no part of the text, so that going on for less has the same plan
+    text = f"select r.run_id{listed} from ({walked}) r where {matches} order by {outer} limit {wanted}"  # noqa: S608
     return _page(text, columns[:1], names), *parameters.values
 
 
