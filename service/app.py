@@ -9,7 +9,6 @@ from uuid import UUID
 from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from nats.aio.msg import Msg
 
 from events import bus
@@ -17,7 +16,6 @@ from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
 from projections.archive.stores import keep_tidy
-from service import VERSION
 from service.auth import authenticated
 from service.context import Service
 from service.http.msgpack import transcoded
@@ -56,8 +54,11 @@ from service.routes import (
 log = logging.getLogger("tachograph.service")
 
 
-def create_app(settings: Settings) -> Litestar:
-    """Return the application; it connects when it starts, and serves without NATS until NATS is there."""
+def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> Litestar:
+    """Return the application; it connects when it starts, and serves without NATS until NATS is there.
+
+    With `openapi` it can be described, which who only serves does not pay for.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -124,9 +125,7 @@ def create_app(settings: Settings) -> Litestar:
         request_class=TypedRequest,
         middleware=[counted, options, transcoded, authenticated],
         lifespan=[lifespan],
-        openapi_config=OpenAPIConfig(
-            title="Tachograph", version=VERSION, path="/schema", render_plugins=[JsonRenderPlugin()]
-        ),
+        openapi_config=openapi,
         logging_config=None,
     )
     shorten(app)

@@ -1,11 +1,9 @@
 """What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
 
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
-from litestar.openapi.spec import Operation, RequestBody
 from msgspec import Meta
 
 from events.organisation import Slot
@@ -316,12 +314,3 @@ class NewWorker(Body, frozen=True):
     name: Name
     host: Document = {}
     slots: Annotated[tuple[Slot, ...], Meta(max_length=1_024)] = ()
-
-
-@dataclass
-class BodyOptional(Operation):
-    """The description of an operation whose body may be left out, as the default of `data` says."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.request_body, RequestBody):
-            self.request_body.required = False

@@ -16,6 +16,12 @@ from projections.encoders import harmless
 
 Format = Literal["json", "csv", "parquet"]
 
+MEDIA_TYPES: Final[dict[Format, str]] = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+}
+
 _TYPES: Final[dict[type, pa.DataType]] = {
     int: pa.int64(),
     float: pa.float64(),
@@ -43,10 +49,10 @@ def download(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct], form: F
     """Return rows as a file to download."""
     headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"'}
     if form == "csv":
-        return Response(_csv(rows, kind).encode(), media_type="text/csv", headers=headers)
+        return Response(_csv(rows, kind).encode(), media_type=MEDIA_TYPES["csv"], headers=headers)
     sink = pa.BufferOutputStream()
     pq.write_table(as_table(rows, kind), sink, compression="zstd")
-    return Response(sink.getvalue().to_pybytes(), media_type="application/vnd.apache.parquet", headers=headers)
+    return Response(sink.getvalue().to_pybytes(), media_type=MEDIA_TYPES["parquet"], headers=headers)
 
 
 def _csv(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> str:

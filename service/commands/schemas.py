@@ -13,7 +13,7 @@ from events.bus import STREAMS
 from events.cloudevents import COLUMNS_MEDIA_TYPE
 from events.codec import EVENT_TYPES, TELEMETRY
 from events.settings import Settings
-from service import VERSION
+from service import VERSION, openapi
 from service.app import create_app
 from service.commands import state_table
 from service.commands.migrate import ROOT
@@ -90,12 +90,10 @@ def _openapi() -> dict[str, Any]:
             parquet=nowhere,
             archive_cache=nowhere,
             archive_cache_bytes=1,
-        )
+        ),
+        openapi=openapi.CONFIG,
     )
-    document = app.openapi_schema.to_schema()
-    for schema in document["components"]["schemas"].values():
-        schema.pop("default", None)  # a field's, put here when the field comes before any other use of its type
-    return document
+    return openapi.complete(app)
 
 
 def _asyncapi() -> dict[str, Any]:

@@ -14,8 +14,14 @@ from service.ingest import batches
 from service.ingest.batches import EXACT, MAX_LINE_CHARACTERS, MAX_LINES, MAX_POINTS, Batch, Epoch, Key, Seq, Source
 from service.problems import Invalid
 
-MEDIA_TYPES: Final = ("", "application/json", "application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
-"""What these bodies are called; one that is called nothing is JSON."""
+DOCUMENTS: Final = ("application/json", "application/msgpack")
+MEDIA_TYPES: Final = (
+    *DOCUMENTS,
+    "application/x-msgpack",
+    "application/vnd.msgpack",
+    "",
+)
+"""What these bodies are called; what is not called MessagePack is JSON."""
 
 NonFinite = Literal["NaN", "Infinity", "-Infinity"]
 

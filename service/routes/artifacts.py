@@ -20,10 +20,12 @@ from projections.storage.upload_writer import UploadCut, Wanted
 from service.artifact_names import announced_sha256, clean_media_type, clean_name, digest_header, disposition
 from service.context import Http, Service
 from service.http import ranges
+from service.openapi import BYTES, described
 from service.paging import Page, Size, page
 from service.problems import Invalid, problem
 
 MAX_CAPTION: Final = 1_000
+_FILE: Final = described(answers=(BYTES,))
 
 Caption = Annotated[str, Parameter(max_length=MAX_CAPTION, description="a sentence about it")]
 AnswerHeaders = dict[str, str]
@@ -49,7 +51,7 @@ def resource(artifact: Artifact) -> ArtifactResource:
     return ArtifactResource(**{name: getattr(artifact, name) for name in ArtifactResource.__struct_fields__})
 
 
-@put("/runs/{run:str}/artifacts/{name:path}", status_code=201)
+@put("/runs/{run:str}/artifacts/{name:path}", status_code=201, operation_class=described(takes={BYTES: None}))
 async def save_artifact(
     request: Http, service: Service, run: str, name: str, kind: Kind = "file", caption: Caption = ""
 ) -> Response[ArtifactResource]:
@@ -99,7 +101,7 @@ async def list_artifacts(
     return page(request, [resource(one) for one in found], limit, _encode)
 
 
-@route("/runs/{run:str}/artifacts/{name:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+@route("/runs/{run:str}/artifacts/{name:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE)
 async def read_artifact(request: Http, service: Service, run: str, name: str) -> Response[Any]:
     """The newest file of this name: whole, or the `Range` that is asked for."""
     stored = await service.run(request, run, program=True)
@@ -110,7 +112,7 @@ async def read_artifact(request: Http, service: Service, run: str, name: str) ->
     return await _answer(request, service, artifact)
 
 
-@route("/artifacts/{artifact:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+@route("/artifacts/{artifact:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE)
 async def read_artifact_by_id(request: Http, service: Service, artifact: UUID) -> Response[Any]:
     """A file by its `artifact_id`, also one that a newer of its name has followed."""
     found = await artifacts.by_id(service.pool, request.user.organisation_id, artifact)

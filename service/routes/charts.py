@@ -1,16 +1,13 @@
 """Charts: curves of one run, of several, or of groups of runs, as JSON, raw columns or Arrow. See docs/charts.md."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from litestar import Response, Router, get
 from litestar.di import Provide
 from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Schema
-from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.params import QueryParameter
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 from msgspec.structs import replace
@@ -31,20 +28,9 @@ from service.charts.formats import MEDIA_TYPES, encoded
 from service.charts.requests import Asked, Selected, asked, selected
 from service.context import Http, Service
 from service.http import ranges
+from service.openapi import described
 
-
-@dataclass
-class ChartOperation(Operation):
-    """Adds the other formats to what OpenAPI says of an answer."""
-
-    def __post_init__(self) -> None:
-        """Offer each media type."""
-        answer: Any = (self.responses or {}).get("200")
-        if answer is not None:
-            for media_type in list(MEDIA_TYPES.values())[1:]:
-                answer.content[media_type] = OpenAPIMediaType(
-                    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
-                )
+CURVES: Final = described(answers=tuple(MEDIA_TYPES.values()))
 
 
 def _answers(kind: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
@@ -52,7 +38,7 @@ def _answers(kind: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
     return {200: ResponseSpec(kind, description="The curves", generate_examples=False), 304: unchanged}
 
 
-@get("/runs/{run:str}/chart", responses=_answers(ChartAnswer), operation_class=ChartOperation)
+@get("/runs/{run:str}/chart", responses=_answers(ChartAnswer), operation_class=CURVES)
 async def chart(request: Http, service: Service, run: str, asked: Asked) -> Response[bytes]:
     """Curves with true extremes: every point where there are few, else min, max, first, last and mean per bucket."""
     stored = await service.run(request, run, program=True)
@@ -62,7 +48,7 @@ async def chart(request: Http, service: Service, run: str, asked: Asked) -> Resp
 @get(
     "/projects/{project:str}/chart",
     responses=_answers(ChartAnswer),
-    operation_class=ChartOperation,
+    operation_class=CURVES,
     dependencies={"selected": Provide(selected)},
 )
 async def chart_project(request: Http, service: Service, asked: Asked, selected: Selected) -> Response[bytes]:
@@ -89,7 +75,7 @@ async def _curves(request: Http, service: Service, runs: list[StoredRun], asked:
 @get(
     "/projects/{project:str}/chart/groups",
     responses=_answers(GroupChartAnswer),
-    operation_class=ChartOperation,
+    operation_class=CURVES,
     dependencies={"selected": Provide(selected)},
 )
 async def chart_groups_of_runs(

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pyarrow as pa
 from litestar import Router, get
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter, QueryParameter
 from litestar.response import Stream
 from msgspec.structs import replace
@@ -22,6 +21,7 @@ from projections.tenancy import Project
 from service.commands.export import SOFTWARE
 from service.context import Http, Service
 from service.http.downloads import download
+from service.openapi import described
 from service.problems import Invalid
 
 MAX_METRICS: Final = 1_000
@@ -38,15 +38,11 @@ Metrics = Annotated[list[str] | None, QueryParameter(name="metric", description=
 ARCHIVE_MEDIA_TYPE: Final = "application/zip"
 Contents = Annotated[bool, Parameter(description="with the contents of artifacts")]
 
-_ARCHIVE: Final = {
-    200: ResponseSpec(bytes, media_type=ARCHIVE_MEDIA_TYPE, description="an archive, streamed", generate_examples=False)
-}
-_DOWNLOAD: Final = {
-    200: ResponseSpec(bytes, media_type=MEDIA_TYPES["csv"], description="a file, streamed", generate_examples=False)
-}
+_ARCHIVE: Final = described(answers=(ARCHIVE_MEDIA_TYPE,))
+_DOWNLOAD: Final = described(answers=tuple(MEDIA_TYPES.values()))
 
 
-@get("/runs/{run:str}/export", responses=_DOWNLOAD)
+@get("/runs/{run:str}/export", operation_class=_DOWNLOAD)
 async def export_run(
     request: Http, service: Service, run: str, table: Of = "metrics", form: As = "csv", metric: Metrics = None
 ) -> Stream:
@@ -65,7 +61,7 @@ async def export_run(
     return download(request, service, chunks, MEDIA_TYPES[form], f"{stored.run.name}-{table}.{form}")
 
 
-@get("/projects/{project:str}/export", responses=_DOWNLOAD)
+@get("/projects/{project:str}/export", operation_class=_DOWNLOAD)
 async def export_project(
     request: Http, service: Service, project: str, table: Of = "metrics", form: As = "csv", metric: Metrics = None
 ) -> Stream:
@@ -77,7 +73,7 @@ async def export_project(
     return download(request, service, chunks, MEDIA_TYPES[form], f"{known.name}-{table}.{form}")
 
 
-@get("/runs/{run:str}/export/archive", responses=_ARCHIVE)
+@get("/runs/{run:str}/export/archive", operation_class=_ARCHIVE)
 async def archive_of_run(request: Http, service: Service, run: str, artifacts: Contents = False) -> Stream:  # noqa: FBT002
     """A run as an archive (ZIP) of Parquet and JSON that `python -m service import` brings into another project."""
     stored = await service.run(request, run)
@@ -85,7 +81,7 @@ async def archive_of_run(request: Http, service: Service, run: str, artifacts: C
     return await _archive(request, service, project, stored.run_id, stored.run.name, contents=artifacts)
 
 
-@get("/projects/{project:str}/export/archive", responses=_ARCHIVE)
+@get("/projects/{project:str}/export/archive", operation_class=_ARCHIVE)
 async def archive_of_project(request: Http, service: Service, project: str, artifacts: Contents = False) -> Stream:  # noqa: FBT002
     """The same of all runs of a project that are not deleted."""
     known = await service.project(request, project)

@@ -17,6 +17,7 @@ from events.heads import SignedHead, Signer
 from projections.verification import Places, Report, audit
 from service.commands.replay import types_of
 from service.context import Http, Service
+from service.openapi import described
 from service.paging import Size
 from service.problems import Invalid
 from service.stream import Wanted, follow
@@ -29,6 +30,7 @@ class EventPage(msgspec.Struct, frozen=True):
     next: int | None
 
 
+_STREAM = described(answers=("text/event-stream",))
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
 
 
@@ -83,7 +85,7 @@ def _follow(request: Http, service: Service, wanted: Wanted, after: int) -> Serv
     return ServerSentEvent(events)
 
 
-@get("/projects/{project:str}/stream")
+@get("/projects/{project:str}/stream", operation_class=_STREAM)
 async def project_stream(
     request: Http, service: Service, project: str, after: int | None = None, types: Types = None
 ) -> ServerSentEvent:
@@ -93,7 +95,7 @@ async def project_stream(
     return _follow(request, service, Wanted(known.project_id, None, types_of(types)), start)
 
 
-@get("/runs/{run:str}/stream")
+@get("/runs/{run:str}/stream", operation_class=_STREAM)
 async def run_stream(
     request: Http, service: Service, run: str, after: int | None = None, types: Types = None
 ) -> ServerSentEvent:

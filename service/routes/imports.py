@@ -20,6 +20,7 @@ from projections.storage import artifacts
 from service.context import MAX_KEY_BYTES, Http, Service
 from service.imports.jobs import report_of
 from service.imports.report import Outcomes
+from service.openapi import BYTES, described
 from service.paging import Page, Size, linked, opened, sealed
 from service.problems import Invalid
 from service.recipes import Body
@@ -82,7 +83,7 @@ async def open_import(
     return await _answer(service, job, location, status=201)
 
 
-@patch("/projects/{project:str}/imports/{import_id:uuid}")
+@patch("/projects/{project:str}/imports/{import_id:uuid}", operation_class=described(takes={BYTES: None}))
 async def continue_import(request: Http, service: Service, project: str, import_id: UUID) -> Response[ImportResource]:
     """Send the bytes that follow `Upload-Offset`: a multiple of `part_bytes`, or all that is left.
 

@@ -28,9 +28,20 @@ from service.http.transport import is_whole
 from service.ingest import bodies, log_tables, metric_tables
 from service.ingest.arrow import READERS
 from service.ingest.batches import MAX_BODY_BYTES, Batch
+from service.openapi import described
 from service.problems import Malformed, Unsupported
 
 BODY_SECONDS: Final = 30.0
+FORM: Final = "application/x-www-form-urlencoded"
+"""What curl calls any body by itself: JSON, as on all other routes."""
+
+_TABLES: Final = dict.fromkeys(READERS)
+METRICS_BODY: Final = described(
+    takes={**dict.fromkeys(bodies.DOCUMENTS, bodies.LooseMetricsBody), **_TABLES}, query=metric_tables.TableKey
+)
+LOGS_BODY: Final = described(
+    takes={**dict.fromkeys(bodies.DOCUMENTS, bodies.LogsBody), **_TABLES}, query=log_tables.TableKey
+)
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -65,13 +76,15 @@ def _query(scope: Scope) -> dict[str, str]:
 
 def _document(media_type: str) -> str:
     """Return the type of a body that is no table. Raises `Unsupported`."""
+    if media_type == FORM:
+        return bodies.DOCUMENTS[0]
     if media_type not in bodies.MEDIA_TYPES:
         accepted = (*bodies.MEDIA_TYPES, *READERS)
         raise Unsupported(f"bodies of {media_type!r}", accept=", ".join(filter(None, accepted)))
     return media_type
 
 
-@post("/runs/{run:str}/metrics", status_code=202)
+@post("/runs/{run:str}/metrics", status_code=202, operation_class=METRICS_BODY)
 async def log_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of points; durable when answered, the same again is answered the same.
 
@@ -81,13 +94,13 @@ async def log_metrics(request: Http, service: Service, run: str) -> Response[Acc
     return await _record(request, service, run, METRICS, _metrics)
 
 
-@post("/runs/{run:str}/system-metrics", status_code=202)
+@post("/runs/{run:str}/system-metrics", status_code=202, operation_class=METRICS_BODY)
 async def log_system_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
     return await _record(request, service, run, SYSTEM_METRICS, _metrics)
 
 
-@post("/runs/{run:str}/logs", status_code=202)
+@post("/runs/{run:str}/logs", status_code=202, operation_class=LOGS_BODY)
 async def write_logs(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a batch of log lines; durable when answered, the same again is answered the same.
 

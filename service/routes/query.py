@@ -12,6 +12,7 @@ from litestar.params import JSONBody, QueryParameter
 from projections.query.limits import Limits
 from projections.query.results import Format
 from service.context import Http, Service
+from service.openapi import described
 
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "json": "application/json",
@@ -32,7 +33,7 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Any] | list[Any] | None = None
 
 
-@post("/projects/{project:str}/query", status_code=200)
+@post("/projects/{project:str}/query", status_code=200, operation_class=described(answers=tuple(MEDIA_TYPES.values())))
 async def query(
     request: Http,
     service: Service,

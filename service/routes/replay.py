@@ -19,6 +19,7 @@ from service.commands import timeline
 from service.commands.replay import resolve, types_of
 from service.context import Http, Service
 from service.http.downloads import enter, patience
+from service.openapi import described
 
 MEDIA_TYPE: Final = "application/x-ndjson"
 CHUNK_BYTES: Final = 64 << 10
@@ -26,6 +27,7 @@ WINDOW_ROWS: Final = 500_000
 CACHE_BYTES: Final = 32 << 20
 """What each replay may hold of files, and of the one that it is in."""
 
+_LINES: Final = described(answers=(MEDIA_TYPE,))
 _json: Final = msgspec.json.Encoder()
 
 From = Annotated[str | None, QueryParameter(name="from", description="first position, or a time (RFC 3339)")]
@@ -33,7 +35,7 @@ Until = Annotated[str | None, Parameter(description="last position, or a time (R
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
 
 
-@get("/runs/{run:str}/replay")
+@get("/runs/{run:str}/replay", operation_class=_LINES)
 async def replay_run(
     request: Http,
     service: Service,
@@ -51,7 +53,7 @@ async def replay_run(
     return await _stream(request, service, stored.ledger_id, stored.run_id, start, after, until, types)
 
 
-@get("/projects/{project:str}/replay")
+@get("/projects/{project:str}/replay", operation_class=_LINES)
 async def replay_project(
     request: Http,
     service: Service,

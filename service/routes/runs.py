@@ -20,7 +20,6 @@ from projections.past import Moment
 from projections.runs import StoredRun
 from service.bodies import (
     ArchiveBody,
-    BodyOptional,
     CloseBody,
     DeleteBody,
     EditBody,
@@ -31,6 +30,7 @@ from service.bodies import (
 from service.context import Http, Service
 from service.http.direct import direct, raise_again
 from service.moments import MAX_POSITION
+from service.openapi import described
 from service.paging import Vocabulary
 from service.past import run_then
 from service.resources import RunResource, Tombstone
@@ -123,7 +123,7 @@ async def _synced(service: Service, stored: StoredRun, up_to: int = MAX_POSITION
     return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())
 
 
-@post("/runs/{run:str}/reproduce", status_code=201, operation_class=BodyOptional)
+@post("/runs/{run:str}/reproduce", status_code=201, operation_class=described(optional=True))
 async def reproduce_run(
     request: Http, service: Service, run: str, data: JSONBody[ReproduceBody] = ReproduceBody()
 ) -> Response[RunResource]:
@@ -168,7 +168,7 @@ async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, ru
     return await service.answer(outcome)
 
 
-@post("/runs/{run:str}/archive", status_code=200, operation_class=BodyOptional)
+@post("/runs/{run:str}/archive", status_code=200, operation_class=described(optional=True))
 async def archive_run(
     request: Http, service: Service, run: str, data: JSONBody[ArchiveBody] = ArchiveBody()
 ) -> Response[RunResource]:
@@ -179,7 +179,7 @@ async def archive_run(
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/kill", status_code=200, operation_class=BodyOptional)
+@post("/runs/{run:str}/kill", status_code=200, operation_class=described(optional=True))
 async def kill_run(
     request: Http, service: Service, run: str, data: JSONBody[KillBody] = KillBody()
 ) -> Response[RunResource]:
@@ -205,7 +205,7 @@ async def get_deletion(request: Http, service: Service, run: str) -> DeletionRes
     return await deletion(service, await service.run(request, run))
 
 
-@delete("/runs/{run:str}", status_code=200, operation_class=BodyOptional)
+@delete("/runs/{run:str}", status_code=200, operation_class=described(optional=True))
 async def delete_run(
     request: Http, service: Service, run: str, data: JSONBody[DeleteBody] = DeleteBody()
 ) -> Response[Tombstone]:

@@ -1,4 +1,4 @@
-"""The JSON Schemas of events, where their `dataschema` says."""
+"""Descriptions of all this: OpenAPI of the routes, and the JSON Schemas of events, where their `dataschema` says."""
 
 from typing import Final
 
@@ -7,7 +7,14 @@ from litestar import Response, Router, get
 from events.errors import NotFound
 from service.commands.migrate import ROOT
 
+OPENAPI: Final = (ROOT / "schemas" / "openapi.json").read_bytes()
 SCHEMAS: Final = {path.name: path.read_bytes() for path in (ROOT / "schemas" / "events").glob("*.json")}
+
+
+@get("/schema/openapi.json", exclude_from_auth=True, tags=["system"], media_type="application/vnd.oai.openapi+json")
+async def openapi() -> bytes:
+    """This description."""
+    return OPENAPI
 
 
 @get("/schema/events", exclude_from_auth=True, tags=["system"])
@@ -21,10 +28,10 @@ async def event_schemas() -> dict[str, list[str]]:
 
 @get("/schema/events/{name:str}", exclude_from_auth=True, tags=["system"], media_type="application/schema+json")
 async def event_schema(name: str) -> Response[bytes]:
-    """Return the JSON Schema of an event's data, `<type>.v<version>.json`."""
+    """The JSON Schema of an event's data, `<type>.v<version>.json`."""
     if name not in SCHEMAS:
         raise NotFound(f"no event has the schema {name!r}")
     return Response(SCHEMAS[name])
 
 
-ROUTES = Router(path="", route_handlers=[event_schemas, event_schema])
+ROUTES = Router(path="", route_handlers=[openapi, event_schemas, event_schema])

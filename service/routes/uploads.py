@@ -18,6 +18,7 @@ from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import Upload, Wanted
 from service.artifact_names import clean_media_type, clean_name
 from service.context import MAX_KEY_BYTES, Http, Service
+from service.openapi import BYTES, described
 from service.patterns import SHA256
 from service.problems import Invalid
 from service.recipes import Body
@@ -69,7 +70,7 @@ async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service
     return _uploaded(upload, location, status=201)
 
 
-@patch("/runs/{run:str}/uploads/{upload:uuid}")
+@patch("/runs/{run:str}/uploads/{upload:uuid}", operation_class=described(takes={BYTES: None}))
 async def continue_upload(request: Http, service: Service, run: str, upload: UUID) -> Response[UploadResource]:
     """Send the bytes that follow `Upload-Offset`: a multiple of `part_bytes`, or all that is left.
 

@@ -12,9 +12,10 @@ from events.errors import TooLarge
 from projections import usage
 from projections.usage import RunUsage
 from service.context import Http, Service
+from service.openapi import described
 from service.paging import Page, Size, page
 from service.problems import Invalid
-from service.tables import Format, download
+from service.tables import MEDIA_TYPES, Format, download
 
 MAX_DAYS: Final = 3_660
 MAX_EXPORTED_ROWS: Final = 200_000
@@ -43,7 +44,7 @@ class DayUsage(msgspec.Struct, frozen=True):
 By = Annotated[Literal["run", "workflow", "project", "organisation", "day"], Parameter(description="what to add up by")]
 
 
-@get("/usage/credits")
+@get("/usage/credits", operation_class=described(answers=tuple(MEDIA_TYPES.values())))
 async def credit_usage(
     request: Http,
     service: Service,

@@ -15,8 +15,9 @@ from events.ids import derived
 from events.organisation import WorkflowCreated
 from projections import workflows
 from projections.workflows import StoredWorkflow
-from service.bodies import ArchiveBody, BodyOptional, WorkflowBody
+from service.bodies import ArchiveBody, WorkflowBody
 from service.context import Http, Service
+from service.openapi import described
 from service.paging import Page, Size, page
 from service.problems import Invalid
 from service.recipes import checked
@@ -98,7 +99,7 @@ async def change_workflow(
     return _answer(await workflows.change(service.ledger, workflow, decide, asked))
 
 
-@post("/workflows/{workflow:uuid}/archive", status_code=200, operation_class=BodyOptional)
+@post("/workflows/{workflow:uuid}/archive", status_code=200, operation_class=described(optional=True))
 async def archive_workflow(
     request: Http, service: Service, workflow: UUID, data: JSONBody[ArchiveBody] = ArchiveBody()
 ) -> Response[WorkflowResource]:

@@ -13,6 +13,35 @@ from tests.golden.releases import ROOT, Release, releases
 
 SCHEMAS = ROOT / "schemas"
 
+MISDESCRIBED = {
+    "0.1.0.dev1": {
+        *(
+            f"{route}: a body is required now"  # the description was silent about bodies that handlers read themselves
+            for route in (
+                "PATCH /api/v1/runs/{run}/uploads/{upload}",
+                "POST /api/v1/runs/{run}/logs",
+                "POST /api/v1/runs/{run}/metrics",
+                "POST /api/v1/runs/{run}/system-metrics",
+                "PUT /api/v1/runs/{run}/artifacts/{name}",
+            )
+        ),
+        *(
+            f"{route}: application/json is gone"  # never sent: these are bytes, lines or events, or nothing at all
+            for route in (
+                "DELETE /api/v1/projects/{project}/alerts/{alert} 204",
+                "DELETE /api/v1/projects/{project}/webhooks/{webhook} 204",
+                "GET /api/v1/artifacts/{artifact} 200",
+                "GET /api/v1/projects/{project}/replay 200",
+                "GET /api/v1/projects/{project}/stream 200",
+                "GET /api/v1/runs/{run}/artifacts/{name} 200",
+                "GET /api/v1/runs/{run}/replay 200",
+                "GET /api/v1/runs/{run}/stream 200",
+            )
+        ),
+    }
+}
+"""What a release's description said that its service never did: that it is said no longer breaks nobody."""
+
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
@@ -28,7 +57,7 @@ def test_nothing_that_was_released_is_broken(release: Release) -> None:
             now = SCHEMAS / "events" / file.name
             if now.exists():  # a version that is no longer written has a golden file, and an upcaster
                 breaks += schema_breaks(read(file), read(now), file.stem)
-    assert breaks == []
+    assert set(breaks) == MISDESCRIBED.get(release.directory.name, set())
 
 
 def of(document: Any, name: str) -> Any:
