@@ -146,9 +146,10 @@ def edges(low: float, high: float, buckets: int, *, log: bool = False) -> Ints |
 
 def _log_edges(low: float, high: float, buckets: int) -> Ints | Floats:
     part = np.arange(1, buckets) / buckets
-    at = np.clip(np.exp2(log2(low) * (1 - part) + log2(high) * part), low, high)
+    at = np.maximum.accumulate(np.exp2(log2(low) * (1 - part) + log2(high) * part))  # each may be off by its rounding
+    at = np.clip(at, low, high)
     if isinstance(low, int):
-        return np.array([min(ceil(one), int(high)) for one in at.tolist()], np.int64)
+        return np.array([max(low, min(ceil(one), int(high))) for one in at.tolist()], np.int64)
     return at
 
 

@@ -128,5 +128,15 @@ def test_edges_of_floats_rise_and_stay_inside(one: float, other: float, buckets:
     assert np.isfinite(begins).all()
 
 
+@given(st.integers(1, 2**63 - 1), st.integers(0, 4_000), st.integers(2, 300), st.sampled_from([1, 1.0, 1e-200]))
+@example(2**53 + 1, 3_000, 1_000, 1)
+def test_logarithmic_edges_rise_and_stay_inside(low: int, span: int, buckets: int, unit: float) -> None:
+    high = min(low + span, 2**63 - 1)
+    begins = edges(low * unit, high * unit, buckets, log=True).tolist()
+    assert begins == sorted(begins)
+    assert low * unit <= begins[0]
+    assert begins[-1] <= high * unit
+
+
 def test_nothing_joined_is_nothing() -> None:
     assert len(joined([])) == 0
