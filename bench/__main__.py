@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import uvloop
 from rich.console import Console
 
 from bench import p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, picture, report, results, scaling
@@ -41,13 +42,16 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "P14": p14.run,
     "SCALING": scaling.run,
 }
+ON_THE_SERVICE_LOOP: Final = frozenset({"P4"})
+"""Whose ledger runs in this very process: on the event loop that the service's has."""
 KEEP: Final = "--keep"
 
 
 def between_probes(name: str, stack: Stack, home: str) -> Section:
     """Run one benchmark with a look at the machine before and after."""
     before = probe(home)
-    found, notes = asyncio.run(_results(BENCHMARKS[name], stack))
+    run = uvloop.run if name in ON_THE_SERVICE_LOOP else asyncio.run
+    found, notes = run(_results(BENCHMARKS[name], stack))
     return Section(
         measured_on=datetime.now(UTC).date(),
         machine=results.machine(),

@@ -96,7 +96,12 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
             asked=words(command),
             allowed=actions(run),
         )
-    match command:
+    match command:  # what comes often stands first: each case tried costs
+        case EditRun():
+            return _edit(command, run)
+        case ReportProgress():
+            live(command.epoch, run, "report progress", ACTIVE)
+            return (RunProgressReported(epoch=run.epoch, done=command.done, total=command.total, unit=command.unit),)
         case RecordHistory() | FinishImport():
             return _more_of_import(command, run)
         case ClaimRun():
@@ -143,11 +148,6 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
             | MarkCrashed()
         ):
             return oversee(command, run)
-        case ReportProgress():
-            live(command.epoch, run, "report progress", ACTIVE)
-            return (RunProgressReported(epoch=run.epoch, done=command.done, total=command.total, unit=command.unit),)
-        case EditRun():
-            return _edit(command, run)
         case SetPrimaryMetric():
             return (RunPrimaryMetricSet(name=command.name, mode=command.mode),)
         case SaveArtifact():

@@ -114,7 +114,8 @@ def inline_rows(
     first = run
     for index, event in enumerate(events):
         after = evolve(run, event, at)
-        note_step(rows, index, run_id, run, after, event, actor, at)
+        if type(event) in NOTED:
+            note_step(rows, index, run_id, run, after, event, actor, at)
         run = after
     if all(type(event) in WITHIN_STATE for event in events):
         return run, RunState(_state(run), progressed=run.progress_at == at), rows

@@ -39,8 +39,8 @@ declare
     v_now_us    bytea;
     v_refusals  text[];   -- one a proposal; NULL as long as none is refused
     v_refused   boolean[];   -- one an event
-    v_created   boolean := false;
-    v_changed   boolean := false;
+    v_created   boolean;   -- said by lifecycle alone, as the next
+    v_changed   boolean;
     v_telemetry boolean := (p_proposals[1]).expected is null;
     v_lifecycle boolean := (p_proposals[cardinality(p_proposals)]).expected is not null;
     v_position  bigint[];   -- one an event, NULL if refused
