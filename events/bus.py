@@ -27,9 +27,9 @@ from events.streams import MIN_PAYLOAD_BYTES, STREAMS, BatchedConfig
 
 log = logging.getLogger("tachograph.bus")
 
-PUBLISH_WINDOW: Final = 256
+PUBLISH_WINDOW: Final = 512
 PUBLISH_SECONDS: Final = 5.0
-BATCH_MESSAGES: Final = 24
+BATCH_MESSAGES: Final = 12
 """So many messages or more are stored as one batch: one flush for all; for fewer, staging costs more than that."""
 BATCHED: Final = frozenset(stream.name for stream in STREAMS if isinstance(stream, BatchedConfig))
 

@@ -69,7 +69,7 @@ class Metrics:
     name = "metrics"
     tables = ("metric_summary",)
     types = (_DELETED, METRICS, SYSTEM_METRICS)
-    page_events = 64
+    page_events = 256
 
     async def apply(self, connection: Connection, ledger_id: UUID, events: Sequence[Fact]) -> None:
         """Merge the page's points; raises `TelemetryMovedError` when a batch is in Parquet only."""
@@ -78,18 +78,21 @@ class Metrics:
             await connection.execute(load("projections.sql", "drop_metrics"), ledger_id, list(deleted))
         batches = [recorded for recorded in events if recorded.type != _DELETED and recorded.stream not in deleted]
         groups: dict[tuple[UUID, str], int] = {}
-        parts: list[tuple[list[int], MetricColumns]] = []
+        ids: list[int] = []
+        counts: list[int] = []
+        parts = []
         for run_id, batch in await self.columns(connection, ledger_id, batches):
-            ids = [groups.setdefault((run_id, name), len(groups)) for name in batch.names]
-            parts.append((ids, batch))
-        if not parts or not any(batch.points for _, batch in parts):
+            ids += [groups.setdefault((run_id, name), len(groups)) for name in batch.names]
+            counts += batch.counts
+            parts.append(batch)
+        if not any(counts):
             return
         present_groups, columns = summarise(
-            np.concatenate([np.asarray(ids, np.int64) for ids, _ in parts]),
-            np.concatenate([np.asarray(batch.counts, np.int64) for _, batch in parts]),
-            np.concatenate([batch.steps() for _, batch in parts]),
-            np.concatenate([batch.values() for _, batch in parts]),
-            np.concatenate([batch.times() for _, batch in parts]),
+            np.array(ids, np.int64),
+            np.array(counts, np.int64),
+            np.frombuffer(b"".join([batch.step for batch in parts]), "<i8"),
+            np.frombuffer(b"".join([batch.value for batch in parts]), "<f8"),
+            np.frombuffer(b"".join([batch.time_us for batch in parts]), "<i8"),
         )
         keys = list(groups)
         named = [keys[group] for group in present_groups]

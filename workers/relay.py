@@ -31,7 +31,7 @@ from workers.purge import erase_messages, find_messages
 log = logging.getLogger("tachograph.workers.relay")
 
 READER: Final = "relay"
-PAGE_EVENTS: Final = 256
+PAGE_EVENTS: Final = 512
 PAGES_AT_ONCE: Final = 16
 """How many pages of one ledger are published in a step, so that the others get their turn."""
 BACKOFF_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -63,7 +63,7 @@ class Relay:
 
     name = "relay"
     pause_seconds = 0.25
-    gather_seconds = 0.1
+    gather_seconds = 0.2
 
     def __init__(
         self,
