@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from litestar import HttpMethod, Response, Router, get, put, route
 from litestar.exceptions import HTTPException, InternalServerException
+from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 from litestar.response import Stream
 
@@ -51,7 +52,12 @@ def resource(artifact: Artifact) -> ArtifactResource:
     return ArtifactResource(**{name: getattr(artifact, name) for name in ArtifactResource.__struct_fields__})
 
 
-@put("/runs/{run:str}/artifacts/{name:path}", status_code=201, operation_class=described(takes={BYTES: None}))
+@put(
+    "/runs/{run:str}/artifacts/{name:path}",
+    status_code=201,
+    responses={200: ResponseSpec(ArtifactResource, description="It was there already", generate_examples=False)},
+    operation_class=described(takes={BYTES: None}),
+)
 async def save_artifact(
     request: Http, service: Service, run: str, name: str, kind: Kind = "file", caption: Caption = ""
 ) -> Response[ArtifactResource]:

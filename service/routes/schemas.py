@@ -2,17 +2,18 @@
 
 from typing import Final
 
+import msgspec
 from litestar import Response, Router, get
 
 from events.errors import NotFound
 from service.commands.migrate import ROOT
 
-OPENAPI: Final = (ROOT / "schemas" / "openapi.json").read_bytes()
+OPENAPI: Final = msgspec.Raw((ROOT / "schemas" / "openapi.json").read_bytes())
 SCHEMAS: Final = {path.name: path.read_bytes() for path in (ROOT / "schemas" / "events").glob("*.json")}
 
 
 @get("/schema/openapi.json", exclude_from_auth=True, tags=["system"], media_type="application/vnd.oai.openapi+json")
-async def openapi() -> bytes:
+async def openapi() -> msgspec.Raw:
     """This description."""
     return OPENAPI
 
