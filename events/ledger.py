@@ -13,10 +13,9 @@ from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import asyncpg
-import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
-from events.commit import LOST_CONNECTION, GroupCommit, InlineRow, Prepared, Verdict
+from events.commit import LOST_CONNECTION, GroupCommit, Prepared, Verdict
 from events.errors import Busy, NotFound, TooLarge
 from events.keys import DataKey, Keyring
 from events.recent import Recent
@@ -34,6 +33,7 @@ from events.records import (
 )
 from events.repetition import same_request
 from events.sql import load
+from events.statements import recording
 from events.turns import Turns
 from events.verdicts import STORED, as_appended, judged, repeated, verdicts_of
 
@@ -290,29 +290,11 @@ class Ledger:
                 await self.pool.release(connection)
 
     async def _commit(self, ledger_id: UUID, group: Sequence[Prepared]) -> list[Verdict]:
-        inline: dict[str, list[InlineRow]] = {}
-        states = []
-        start = 1
-        for one in group:
-            for name, rows in one.inline.items():
-                inline.setdefault(name, []).extend(InlineRow(row.event + start, row.row) for row in rows)
-            start += len(one.events)
-            if one.state is not None:
-                version = (one.expected or 0) + len(one.events)
-                states.append((start - 1, one.stream, version, one.state.progressed, one.state.state))
         connection = self._held.get(ledger_id)
         if connection is None:
             connection = self._held[ledger_id] = await self.pool.acquire()
         try:
-            outcome = await connection.fetchval(
-                "select ledger.append($1, $2, $3, $4, $5, $6)",
-                ledger_id,
-                [one.columns for one in group],
-                [event for one in group for event in one.events],
-                states,
-                list(inline),
-                [msgspec.json.encode(rows).decode() for rows in inline.values()],
-            )
+            outcome = await connection.fetchval(*recording(ledger_id, group))
             return await verdicts_of(connection, ledger_id, group, outcome)
         except BaseException:
             await self._rest(ledger_id)

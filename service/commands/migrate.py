@@ -15,6 +15,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 FUNCTIONS: Final = (
     ("events.sql", "stored"),
     ("events.sql", "append"),
+    ("events.sql", "append_one"),
     ("events.sql", "erase"),
     ("events.sql", "partitions"),
     ("projections.sql", "project_tenancy"),

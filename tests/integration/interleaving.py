@@ -1,8 +1,9 @@
-"""Several connections inside `ledger.append` at once, moved on one point at a time, in an order that a seed chooses.
+"""Several connections inside an append at once, moved on one point at a time, in an order that a seed chooses.
 
-A test's copy of append.sql stops at every `-- point:` line on an advisory lock of its own, which the conductor holds.
-It releases one when everybody stands still: at a point, or behind a lock that somebody else has. Which of several
-that stand behind one lock goes first is Postgres' choice, so a seed leads to much the same order, not always the same.
+A test's copies of append.sql and append_one.sql stop at every `-- point:` line on an advisory lock of their own, which
+the conductor holds. It releases one when everybody stands still: at a point, or behind a lock that somebody else has.
+Which of several that stand behind one lock goes first is Postgres' choice, so a seed leads to much the same order, not
+always the same.
 """
 
 import asyncio
@@ -65,14 +66,15 @@ class Explored(msgspec.Struct, frozen=True):
 
 
 async def install(owner: asyncpg.Connection, *, lock: bool = True) -> None:
-    """Put the stopping copy of `ledger.append` in place, perhaps without its lock on the head."""
-    text, points = re.subn(r"-- point: \w+", "perform ledger.stop();", load("events.sql", "append"))
-    assert points == 5
-    if not lock:
-        text, locks = re.subn(r"(from ledger\.head h where .*) for update;", r"\1;", text)
-        assert locks == 1
+    """Put stopping copies of what appends in place, perhaps without the lock on the head."""
     await owner.execute(_STOPPING)
-    await owner.execute(text)
+    for name in ("append", "append_one"):
+        text, points = re.subn(r"-- point: \w+", "perform ledger.stop();", load("events.sql", name))
+        assert points == 5
+        if not lock:
+            text, locks = re.subn(r"(from ledger\.head h where .*) for update;", r"\1;", text)
+            assert locks == 1
+        await owner.execute(text)
 
 
 async def explore(project: Project, url: str, owner: asyncpg.Connection, seed: int) -> Explored:
@@ -100,10 +102,13 @@ async def explore(project: Project, url: str, owner: asyncpg.Connection, seed: i
 
 
 def _scripts(project: Project, run_id: UUID, random_: random.Random) -> list[list[Proposal]]:
-    """Return what each actor appends: edits decided on the same version, a new attempt, and batches, some the same."""
-    shared = [project.telemetry(run_id, seq=seq, request=b"same") for seq in (1, 2)]
+    """Return what each actor appends: edits decided on the same version, a new attempt, and batches, some the same.
+
+    Some are one event, some two, so that both functions meet.
+    """
+    shared = [project.telemetry(run_id, seq=seq, request=b"same", payloads=[b"part"] * seq) for seq in (1, 2)]
     edits = [_lifecycle(project, run_id, RunNotesSet(notes=f"by {n}"), version=2, epoch=1) for n in range(2)]
-    attempt = _lifecycle(project, run_id, RunStarted(epoch=2), version=2, epoch=2)
+    attempt = _lifecycle(project, run_id, RunStarted(epoch=2), RunNotesSet(notes="new"), version=2, epoch=2)
     others = [project.telemetry(run_id, seq=seq) for seq in range(10, 20)]
     scripts = [[edits[0], shared[0]], [shared[0], attempt], [shared[1], edits[1]], [edits[0], shared[1], others[0]]]
     actors = random_.randint(2, ACTORS)
@@ -111,16 +116,14 @@ def _scripts(project: Project, run_id: UUID, random_: random.Random) -> list[lis
     return [random_.sample([*script, others[1 + n]], len(script)) for n, script in enumerate(chosen)]
 
 
-def _lifecycle(
-    project: Project, run_id: UUID, event: RunNotesSet | RunStarted, *, version: int, epoch: int
-) -> Proposal:
+def _lifecycle(project: Project, run_id: UUID, *events: RunNotesSet | RunStarted, version: int, epoch: int) -> Proposal:
     return Proposal(
         ledger_id=project.ledger_id,
         stream=run_id,
         event_id=uuid7(),
         actor=ACTOR,
         occurred_at=datetime.now(UTC),
-        drafts=[draft(event)],
+        drafts=[draft(event) for event in events],
         request=b"r",
         expected_version=version,
         epoch=epoch,
@@ -184,7 +187,7 @@ async def _wrong(project: Project, before: int, outcomes: Sequence[Outcome]) -> 
     """Say what an append promises and did not hold."""
     wrong = [f"{error!r}" for _, error in outcomes if isinstance(error, Exception) and not isinstance(error, ALLOWED)]
     appended = [(proposal, one) for proposal, one in outcomes if isinstance(one, Appended)]
-    fresh = [one.position for _, one in appended if not one.repeated]
+    fresh = [at for _, one in appended if not one.repeated for at in range(one.position, one.last + 1)]
     head, _ = await project.ledger.head(project.ledger_id)
     if sorted(fresh) != list(range(before + 1, head + 1)):
         wrong.append(f"the positions {sorted(fresh)} are not all between {before} and the head {head}")

@@ -8,11 +8,12 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from events import codec, run_events
 from events import commands as c
 from events import types as t
-from events.errors import Erased, Fenced, IdReused, NotFound, Rejected, TooLarge, VersionConflict
+from events.errors import Erased, Fenced, IdReused, LedgerError, NotFound, Rejected, TooLarge, VersionConflict
 from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import MAX_EVENT_BYTES, Appended, Draft, Ledger, Proposal
@@ -110,6 +111,38 @@ async def test_a_stale_decision_is_refused(project: Project) -> None:
     for version in (1, 2, 4):
         with pytest.raises(VersionConflict):
             await project.ledger.append(edited(project, run_id, version))
+
+
+async def outcome(project: Project, proposal: Proposal) -> Appended | Exception:
+    """Return what became of a proposal, or why it was refused."""
+    try:
+        return await project.ledger.append(proposal)
+    except LedgerError as error:
+        return error
+
+
+async def test_one_event_is_judged_alone_as_it_is_in_a_group(project: Project) -> None:
+    run_id, queued, deleted = await project.started(), await project.create(), await project.ended()
+    await project.do(deleted, c.DeleteRun())
+    edit, batch = edited(project, run_id, 2), project.telemetry(run_id, seq=1)
+    for proposal in (edit, batch):
+        await project.ledger.append(proposal)
+    judged = [
+        (edit, Appended),
+        (batch, Appended),
+        (edited(project, run_id, 2), VersionConflict),
+        (replace(edited(project, run_id, 3), epoch=0), Fenced),
+        (project.telemetry(run_id, seq=2, epoch=2), Fenced),
+        (project.telemetry(queued, seq=2), Rejected),
+        (project.telemetry(deleted, seq=2), Erased),
+    ]
+    for seq, (proposal, expected) in enumerate(judged, start=10):
+        companion = project.telemetry(run_id, seq=seq)
+        alone = await outcome(project, proposal)
+        beside, together = await asyncio.gather(outcome(project, companion), outcome(project, proposal))
+        assert isinstance(alone, expected)
+        assert isinstance(beside, Appended)
+        assert str(together) == str(alone)
 
 
 async def test_a_batch_in_parts_is_one_request(project: Project) -> None:
