@@ -11,7 +11,6 @@ import platform
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import unquote, urlsplit
@@ -29,7 +28,7 @@ from workers.gpu.commands import Commands
 from workers.gpu.environment import base_environment
 from workers.gpu.heartbeat import Heart
 from workers.gpu.machine import Machine
-from workers.gpu.records import Kill, RunDirectory, RunRecord
+from workers.gpu.records import Kill, RunDirectory, RunRecord, now_us
 from workers.gpu.reporting import ATTEMPT_SECONDS, Calls
 from workers.gpu.settings import Settings, SettingsError, from_environment
 from workers.gpu.slots import SlotPool, visible_devices
@@ -159,7 +158,7 @@ class Agent:
         supervisor = self._runs.get(str(order.run_id))
         if supervisor is not None and (order.epoch is None or supervisor.record.epoch <= order.epoch):
             cause = order.cause or "killed_by_user"
-            supervisor.kill(Kill(cause, order.grace_seconds, time.time_ns() // 1000))
+            supervisor.kill(Kill(cause, order.grace_seconds, now_us()))
 
     # --- runs -------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,16 @@ class Kill(msgspec.Struct, frozen=True):
     requested_at_us: int
 
 
+def now_us() -> int:
+    """Return the time, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def user_kill() -> Kill:
+    """Return an order of which nothing is known but that the server has it: the message that said more was lost."""
+    return Kill("killed_by_user", 10.0, now_us())
+
+
 class Command(msgspec.Struct, frozen=True):
     """One of the commands, with its directory in `work/`; as `commands.json` lists them."""
 

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from workers.gpu.lines import Line, LineSplitter
-from workers.gpu.records import RunDirectory, read, write_atomically
+from workers.gpu.records import RunDirectory, now_us, read, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class LogShipper:
             # The server can still take it. Only a crash before the next write could repeat these lines.
             if not self._forgetful:
                 logger.exception("%s cannot be written, lines are sent all the same", self._state)
-                said = ShippedLine(time.time_ns() // 1000, "log", f"the worker's disk takes no more: {error.strerror}")
+                said = ShippedLine(now_us(), "log", f"the worker's disk takes no more: {error.strerror}")
                 batch = msgspec.structs.replace(batch, lines=(*batch.lines, said))
             self._forgetful = True
         return batch, True

@@ -8,17 +8,15 @@ import asyncio
 import logging
 import platform
 import socket
-import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-import tachograph
 from workers.gpu import environment, outcome
-from workers.gpu.answers import is_locked_out, is_passing
+from workers.gpu.claiming import claimed
 from workers.gpu.machine import Machine
 from workers.gpu.outcome import Outcome
 from workers.gpu.process import LaunchFailed, Shim
-from workers.gpu.records import Command, Exit, Kill, Phase, RunDirectory, RunRecord, Started, Volume
+from workers.gpu.records import Exit, Kill, Phase, RunDirectory, RunRecord, Started, now_us, user_kill
 from workers.gpu.reporting import Conversation, Refused, Standing
 from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
 from workers.gpu.shipping import LogShipper
@@ -32,10 +30,7 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.1
 STANDING_SECONDS: Final = 30.0
-CLAIM_AGAIN_SECONDS: Final = 0.5
 STOP_GRACE_SECONDS: Final = 5.0
-DEFAULT_KILL: Final = "killed_by_user"
-DEFAULT_KILL_GRACE_SECONDS: Final = 10.0
 STDERR_BYTES: Final = 64 * 1024
 
 
@@ -100,35 +95,12 @@ class Supervisor:
     async def _claim(self) -> bool:
         """Claim the run; False if it is not ours to have."""
         record = self.record
-        while True:
-            try:
-                self._take(await self._server.claim())
-                break
-            except tachograph.Error as error:
-                may_pass = is_passing(error) or is_locked_out(error)
-                if not may_pass or _now_us() > record.deadline_us:
-                    logger.info("run %s: not claimed: %s", record.run_id, error)
-                    return False
-                logger.warning("run %s: the claim got no answer, again: %s", record.run_id, error)
-                await asyncio.sleep(CLAIM_AGAIN_SECONDS)
+        if not await claimed(self._server, record):
+            return False
         await asyncio.to_thread(self._directory.save, record)
         logger.info("run %s: claimed as attempt %d on %s", record.run_id, record.epoch, ", ".join(record.slots))
         self._changed()
         return True
-
-    def _take(self, claim: tachograph.Claim) -> None:
-        record = self.record
-        record.project_id, record.name = claim["project_id"], claim["name"]
-        record.epoch, record.token = claim["epoch"], claim["token"]
-        record.secrets, record.code = tuple(claim["secrets"]), claim["code"]
-        several = [Command(tuple(one["argv"]), one["working_directory"]) for one in claim["commands"]]
-        record.commands = tuple(several) or (Command(tuple(claim["command"])),)
-        record.import_volumes = tuple(Volume(**one) for one in claim["import_volumes"])
-        record.export_volumes = tuple(Volume(**one) for one in claim["export_volumes"])
-        record.environment = dict(claim["environment"])
-        record.phase = Phase.CLAIMED
-        if claim["kill_requested"] and record.kill is None:
-            record.kill = Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, _now_us())
 
     # --- the attempt ------------------------------------------------------------------------------------------
 
@@ -174,7 +146,7 @@ class Supervisor:
     async def _prepare(self, say: Callable[[Stage], None]) -> None:
         """Bring in what the run needs. Raises `VolumeFailed`, `Interrupted`."""
         if self.record.preparing_since_us is None:
-            self.record.preparing_since_us = _now_us()
+            self.record.preparing_since_us = now_us()
         spent_seconds = _seconds_since(self.record.preparing_since_us)
         self._patience = Patience(self._machine.preparation_seconds, PREPARATION_SECONDS, spent_seconds)
         await asyncio.to_thread(self._save)
@@ -216,7 +188,7 @@ class Supervisor:
 
     async def _never_started(self, reason: str) -> None:
         if self._directory.exit() is None:
-            exit_ = Exit(ended_at_us=_now_us(), spawn_error=reason)
+            exit_ = Exit(ended_at_us=now_us(), spawn_error=reason)
             await asyncio.to_thread(self._directory.write_exit, exit_)
 
     async def _until_gone(self) -> None:
@@ -233,7 +205,7 @@ class Supervisor:
         """Have the program ended if it is to end; harmless if repeated."""
         kill = self.record.kill
         if self._stopped and kill is None:
-            kill = Kill("fenced", STOP_GRACE_SECONDS, _now_us())
+            kill = Kill("fenced", STOP_GRACE_SECONDS, now_us())
         if kill is not None and self._launched and not self._gone.is_set():
             self._shim.end(kill)
 
@@ -290,7 +262,7 @@ class Supervisor:
     async def _check_standing(self) -> None:
         standing = await self._server.standing()
         if standing is Standing.KILLED and self.record.kill is None:
-            self.kill(Kill(DEFAULT_KILL, DEFAULT_KILL_GRACE_SECONDS, _now_us()))
+            self.kill(user_kill())
         self._refused(standing)
 
     def _refused(self, standing: Standing) -> None:
@@ -327,7 +299,7 @@ class Supervisor:
         Outputs are not given up for an agent's having been away. The devices are free by now.
         """
         if self.record.stopping_since_us is None:
-            self.record.stopping_since_us = _now_us()
+            self.record.stopping_since_us = now_us()
         bound = self._machine.stopping_seconds
         spent_seconds = min(_seconds_since(self.record.stopping_since_us), 0.9 * bound)
         self._patience = Patience(bound, STOPPING_SECONDS, spent_seconds)
@@ -381,12 +353,8 @@ class Supervisor:
         await asyncio.to_thread(self._directory.forget)
 
 
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
 def _seconds_since(time_us: int) -> float:
-    return (_now_us() - time_us) / 1e6
+    return (now_us() - time_us) / 1e6
 
 
 def _host() -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from workers.gpu.records import RunDirectory, read, write_atomically
+from workers.gpu.records import RunDirectory, now_us, read, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class SystemMetrics:
             self._woken.set()
 
     def _keep(self, figures: dict[str, float]) -> None:
-        self._waiting.append((time.time_ns() // 1000, figures))
+        self._waiting.append((now_us(), figures))
         if len(self._waiting) > KEPT_SAMPLES:
             logger.warning("the server is away for long: a sample of system metrics is dropped")
             del self._waiting[0]
