@@ -11,20 +11,16 @@ Source: docs/decisions/0010-erasure.md.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from uuid import UUID
 
 import asyncpg
-import msgspec
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, NotFoundError
 
 from events.commands import RecordPurge
-from events.ledger import SURVIVES_ERASURE, Ledger
+from events.ledger import Ledger
 from events.sql import load
-from events.streams import STREAMS
 from events.types import StoreReceipt
 from projections.archive.stores import Store
 from projections.execute import asked_by, execute
@@ -32,12 +28,9 @@ from projections.runs import NEVER_DELETED, StoredRun, unpurged
 from projections.storage import artifacts
 from projections.storage.objects import ObjectStore
 from workers.crashpoints import crash_point
+from workers.run_messages import erase_messages, find_messages
 
 log = logging.getLogger("tachograph.archiver")
-
-STREAM_SUBJECTS: Final = (("EVENTS", "tachograph.events"), ("TELEMETRY", "tachograph.telemetry"))
-MORE_WORDS: Final = 3
-"""How many words a subject for republishing may have beyond those of its stream, for a deletion to find it."""
 
 TABLES: Final = ("run", "run_facet", "artifact", "metric_summary", "alert_state", "alert_firing", "data_key")
 """What holds users' texts, or keys, in clear."""
@@ -48,9 +41,6 @@ RUNS_TOGETHER: Final = 1_000
 RUNS_AT_ONCE: Final = 8
 """How many are emptied at once: mostly that is waiting for stores to sync."""
 
-MESSAGES_AT_A_TIME: Final = 32
-PAGE_MESSAGES: Final = 500
-FETCH_SECONDS: Final = 5.0
 REWRITE_SHARE: Final = 0.05
 """How much of the time the tables may be locked by rewriting: the next one waits accordingly."""
 
@@ -58,26 +48,16 @@ REWRITE_SECONDS: Final = 600.0
 REWRITE: Final = "select projection.rewrite($1), extract(epoch from clock_timestamp() - statement_timestamp())::float8"
 LOCK_SECONDS: Final = 1.0  # how long `projection.rewrite` waits for a table
 
-
 LOOKS: Final = 3
-_NOT_DELETED: Final = frozenset({10_037, 10_057})
+"""How often messages are looked for before it is said that some are left."""
 
 
 class MessagesLeftError(Exception):
     """Messages of a deleted run keep being there; whatever stores them must end first."""
 
 
-class Message(msgspec.Struct, frozen=True):
-    """A stored message: its sequence in its stream and the bytes of its body."""
-
-    sequence: int
-    bytes: int
-
-
 Attempt = Callable[[UUID, Awaitable[int]], Awaitable[int]]
 """Does one run's work so that its failure holds up nobody else; says whether it is done."""
-
-Found = Mapping[str, Sequence[Message]]
 
 
 class Purge:
@@ -222,74 +202,3 @@ async def _several(
         each = await asyncio.gather(*(attempt(stored.run_id, work(stored)) for stored in some))
         done += [stored for stored, is_done in zip(some, each, strict=True) if is_done]
     return done
-
-
-async def find_messages(jetstream: JetStreamContext, ledger_id: UUID, run_id: UUID) -> Found:
-    """Return a run's messages by stream, the news of its deletion left out."""
-    found: dict[str, list[Message]] = {}
-    for stream, prefix in (*STREAM_SUBJECTS, *await _republished(jetstream)):
-        found.setdefault(stream, []).extend(await _messages(jetstream, stream, f"{prefix}.{ledger_id}.{run_id}"))
-    return found
-
-
-async def _republished(jetstream: JetStreamContext) -> list[tuple[str, str]]:
-    """Return other streams of this server with the prefixes below which a history may be published again in them."""
-    ours = {stream.name for stream in STREAMS}
-    return [
-        (str(info.config.name), subject.removesuffix(".>") + ".*" * words)
-        for info in await jetstream.streams_info()
-        if info.config.name not in ours
-        for subject in info.config.subjects or ()
-        if subject.endswith(".>")
-        for words in range(MORE_WORDS + 1)
-    ]
-
-
-async def erase_messages(jetstream: JetStreamContext, found: Found) -> None:
-    """Overwrite messages one by one."""
-    for stream, messages in found.items():
-        for start in range(0, len(messages), MESSAGES_AT_A_TIME):
-            some = messages[start : start + MESSAGES_AT_A_TIME]
-            await asyncio.gather(*(_erase(jetstream, stream, message.sequence) for message in some))
-            crash_point("purge.after_messages")
-
-
-async def _erase(jetstream: JetStreamContext, stream: str, sequence: int) -> None:
-    """Overwrite a message (the server's default way to delete one); if it is gone already, the next look says so."""
-    try:
-        await jetstream.delete_msg(stream, sequence)
-    except APIError as error:
-        if error.err_code not in _NOT_DELETED:
-            raise
-
-
-async def _messages(jetstream: JetStreamContext, stream: str, subject: str) -> list[Message]:
-    """Return the messages below a run's subject, the news of its deletion left out; bodies are not read."""
-    try:
-        subscription = await jetstream.pull_subscribe(
-            f"{subject}.>",
-            stream=stream,
-            config=ConsumerConfig(
-                deliver_policy=DeliverPolicy.ALL,
-                ack_policy=AckPolicy.NONE,
-                headers_only=True,
-                inactive_threshold=60,
-                mem_storage=True,
-            ),
-        )
-    except NotFoundError:
-        return []  # no such stream, so nothing of the run's is in it
-    found = []
-    words = subject.count(".") + 1
-    try:
-        pending = (await subscription.consumer_info()).num_pending or 0
-        while pending:
-            page = await subscription.fetch(min(PAGE_MESSAGES, pending), timeout=FETCH_SECONDS)
-            pending = page[-1].metadata.num_pending
-            for message in page:
-                if message.subject.split(".", words)[-1] not in SURVIVES_ERASURE:
-                    size = int((message.headers or {}).get("Nats-Msg-Size", 0))
-                    found.append(Message(message.metadata.sequence.stream, size))
-    finally:
-        await subscription.unsubscribe()
-    return found

@@ -26,7 +26,7 @@ from events.sql import load
 from events.streams import STREAMS
 from projections import dead_letters
 from workers.crashpoints import crash_point
-from workers.purge import erase_messages, find_messages
+from workers.run_messages import erase_messages, find_messages
 
 log = logging.getLogger("tachograph.workers.relay")
 

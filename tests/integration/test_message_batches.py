@@ -13,7 +13,7 @@ from events.ids import uuid7
 from stack import Nats
 from tests.api import SECONDS
 from tests.integration.jetstream import connected, published
-from workers.purge import erase_messages, find_messages
+from workers.run_messages import erase_messages, find_messages
 
 
 def lines(ledger_id: UUID, number: int, *, begin: int = 0) -> list[bus.Message]:

@@ -21,8 +21,8 @@ from stack import Nats
 from tests.integration.telemetry import World
 from tests.integration.test_replay import Shell, awkward_history
 from tests.servers import Database, NatsServer
-from workers.purge import erase_messages, find_messages
 from workers.relay import Relay
+from workers.run_messages import erase_messages, find_messages
 
 
 @pytest.fixture
