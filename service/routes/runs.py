@@ -12,6 +12,7 @@ from events.commands import ArchiveRun, CloseRun, DeleteRun, EditRun, KillRun
 from events.errors import NotFound, Rejected
 from events.ids import derived, uuid7
 from events.refusals import actions
+from events.sql import load
 from events.types import Status
 from projections import runs
 from projections.execute import answered_before, execute
@@ -108,10 +109,7 @@ async def _synced(service: Service, stored: StoredRun, up_to: int = MAX_POSITION
     if not stored.run.last_seq:
         return None
     rows = await service.pool.fetch(
-        "select e.source, count(distinct e.seq) as batches"
-        " from unnest($4::text[], $5::bigint[]) said(source, last)"
-        " join ledger.event e on e.ledger_id = $1 and e.stream = $2 and e.epoch = $3 and e.source = said.source"
-        " and e.seq <= said.last and e.seq is not null and e.position <= $6 group by e.source",
+        load("projections.sql", "batches_recorded"),
         stored.ledger_id,
         stored.run_id,
         stored.run.epoch,
