@@ -93,13 +93,6 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
 
 
-def fold(run: Run, events: Sequence[RunEvent], at: datetime = PENDING) -> Run:
-    """Fold events that share one time into the state."""
-    for event in events:
-        run = evolve(run, event, at)
-    return run
-
-
 def settled(run: Run, recorded_at: datetime) -> Run:
     """Return the state with the append's time where it was pending."""
     times = {name: recorded_at for name in TIMES if getattr(run, name) is PENDING}

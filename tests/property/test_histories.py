@@ -90,7 +90,7 @@ def test_an_end_is_reported_once_and_stays(
         events = decide(EndRun(epoch=run.epoch, status=first), run)
     except Rejected:
         return
-    ended = reduce(lambda state, event: evolve(state, event, START), events, run)
+    ended = replayed(run, [(event, START) for event in events])
     if ended.status in ENDED - {Status.CRASHED}:
         assert decide(EndRun(epoch=ended.epoch, status=second), ended) == ()
 
@@ -104,8 +104,8 @@ def test_pending_times_settle_to_the_appends_time(commands: list[RunCommand], pa
             events = decide(command, run)
         except Rejected:
             continue
-        pending = runs.settled(runs.fold(run, events), at)
-        run = runs.fold(run, events, at)
+        pending = runs.settled(replayed(run, [(event, runs.PENDING) for event in events]), at)
+        run = replayed(run, [(event, at) for event in events])
         assert pending == run
 
 
