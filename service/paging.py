@@ -59,4 +59,16 @@ def opened(cursor: str, kind: type[P]) -> P:
     try:
         return msgspec.msgpack.decode(base64.urlsafe_b64decode(cursor), type=kind)
     except (ValueError, msgspec.DecodeError) as error:
-        raise Invalid("this is no cursor that we gave", path="cursor") from error
+        raise foreign() from error
+
+
+def numbered(cursor: str) -> int:
+    """Return the number that a cursor is, 0 where there is none. Raises `Invalid`."""
+    if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
+        raise foreign()
+    return int(cursor or 0)
+
+
+def foreign(path: str = "cursor") -> Invalid:
+    """Return the refusal of a cursor that no page had."""
+    return Invalid("this is no cursor of this list: take the one that its last page gave, or begin without", path=path)

@@ -17,6 +17,7 @@ from projections.runs import StoredRun
 from projections.tenancy import Project
 from service import moments
 from service.context import Http, Service
+from service.paging import foreign
 from service.problems import Invalid
 from service.resources import Credits, RunResource, Tombstone, run_resource
 
@@ -101,7 +102,7 @@ async def _seen(service: Service, project_id: UUID, cursor: str) -> UUID:
     except ValueError:
         seen = None
     if seen is None or seen.ledger_id != project_id:
-        raise Invalid("this is no cursor that we gave", path="cursor")
+        raise foreign()
     return seen.run_id
 
 

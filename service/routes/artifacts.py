@@ -1,7 +1,5 @@
 """Artifacts: files of a run, streamed in and out, and listed."""
 
-import base64
-import binascii
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -22,14 +20,19 @@ from service.artifact_names import announced_sha256, clean_media_type, clean_nam
 from service.context import Http, Service
 from service.http import ranges
 from service.openapi import BYTES, described
-from service.paging import Page, Size, page
-from service.problems import Invalid, problem
+from service.paging import Page, Size, opened, page, sealed
+from service.problems import problem
 
 MAX_CAPTION: Final = 1_000
 _FILE: Final = described(answers=(BYTES,))
 
 Caption = Annotated[str, Parameter(max_length=MAX_CAPTION, description="a sentence about it")]
 AnswerHeaders = dict[str, str]
+
+
+class _Place(msgspec.Struct):
+    name: str
+    position: int
 
 
 class ArtifactResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +97,7 @@ async def list_artifacts(
 ) -> Response[Page[ArtifactResource]]:
     """A run's artifacts by name: the newest of each name, or with `versions` all of them, newest first."""
     stored = await service.run(request, run, program=True)
+    place = opened(cursor, _Place) if cursor else None
     found = await artifacts.listed(
         service.pool,
         stored.ledger_id,
@@ -101,10 +105,10 @@ async def list_artifacts(
         kind=kind,
         prefix=prefix,
         versions=versions,
-        after=_decode(cursor) if cursor else None,
+        after=(place.name, place.position) if place else None,
         limit=limit + 1,
     )
-    return page(request, [resource(one) for one in found], limit, _encode)
+    return page(request, [resource(one) for one in found], limit, lambda last: sealed(_Place(last.name, last.position)))
 
 
 @route("/runs/{run:str}/artifacts/{name:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE)
@@ -195,18 +199,6 @@ async def body_of(request: Http) -> AsyncIterator[bytes]:
             yield chunk
     except InternalServerException:
         raise UploadCut("the connection ended before the body did") from None
-
-
-def _encode(last: ArtifactResource) -> str:
-    return base64.urlsafe_b64encode(f"{last.position}.{last.name}".encode()).decode()
-
-
-def _decode(cursor: str) -> tuple[str, int]:
-    try:
-        position, _, name = base64.urlsafe_b64decode(cursor).decode().partition(".")
-        return name, int(position[:18])
-    except (ValueError, binascii.Error) as error:
-        raise Invalid("this is no cursor that we gave", path="cursor") from error
 
 
 ROUTES = Router(

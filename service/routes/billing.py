@@ -21,7 +21,7 @@ from events.types import Status
 from projections import billing, usage
 from projections.billing import Entry
 from service.context import Http, Service
-from service.paging import Page, Size, page
+from service.paging import Page, Size, numbered, page
 from service.problems import Invalid
 
 MAX_KINDS: Final = 100
@@ -110,11 +110,10 @@ async def enter_credits(request: Http, data: JSONBody[EntryBody], service: Servi
 
 
 @get("/organisation/credits/entries")
-async def list_entries(request: Http, service: Service, limit: Size = 100, cursor: str = "0") -> Response[Page[Entry]]:
+async def list_entries(request: Http, service: Service, limit: Size = 100, cursor: str = "") -> Response[Page[Entry]]:
     """Grants, adjustments and rate cards, in order."""
-    if not cursor.isdecimal() or len(cursor) > 9:
-        raise Invalid("that is no cursor of this list", path="cursor")
-    found = await billing.entries(service.ledger, request.user.organisation_id, after=int(cursor), limit=limit + 1)
+    after = numbered(cursor)
+    found = await billing.entries(service.ledger, request.user.organisation_id, after=after, limit=limit + 1)
     return page(request, found, limit, lambda last: str(last.version))
 
 

@@ -11,13 +11,18 @@ from events.errors import CorruptHistory, NotFound
 from projections import dead_letters
 from projections.dead_letters import DeadLetter
 from service.context import Http, Service
-from service.paging import Page, Size, page
+from service.paging import Page, Size, opened, page, sealed
 from service.problems import Invalid
 
 STATES = ("held", "retry", "discarded", "resolved")
 WAITING = "held,retry"
 
 States = Annotated[str, Parameter(description="of held, retry, discarded, resolved, with commas between them")]
+
+
+class _Place(msgspec.Struct):
+    position: int
+    reader: str
 
 
 class Explained(msgspec.Struct, frozen=True):
@@ -31,18 +36,17 @@ class Explained(msgspec.Struct, frozen=True):
 
 @get("/projects/{project:str}/dead-letters")
 async def list_dead_letters(
-    request: Http, service: Service, project: str, states: States = WAITING, limit: Size = 100, cursor: str = "0:"
+    request: Http, service: Service, project: str, states: States = WAITING, limit: Size = 100, cursor: str = ""
 ) -> Response[Page[DeadLetter]]:
     """A project's events that some reader stopped at, in order."""
     known = await service.project(request, project)
     wanted = [one.strip() for one in states.split(",")]
     if not set(wanted) <= set(STATES):
         raise Invalid(f"a state is one of {', '.join(STATES)}", path="states")
-    position, _, reader = cursor.partition(":")
-    if not position.isdecimal() or len(position) > 18:
-        raise Invalid("that is no cursor of this list", path="cursor")
-    found = await dead_letters.of_ledger(service.pool, known.project_id, wanted, (int(position), reader), limit + 1)
-    return page(request, found, limit, lambda last: f"{last.position}:{last.reader}")
+    place = opened(cursor, _Place) if cursor else _Place(0, "")
+    after = (place.position, place.reader)
+    found = await dead_letters.of_ledger(service.pool, known.project_id, wanted, after, limit + 1)
+    return page(request, found, limit, lambda last: sealed(_Place(last.position, last.reader)))
 
 
 @get("/projects/{project:str}/dead-letters/{reader:str}/{position:int}")

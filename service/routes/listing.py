@@ -22,7 +22,7 @@ from projections.search.ordering import NEWEST_FIRST, kinds, parse_sort, split
 from projections.search.statements import Group, Key, Query
 from projections.search.tokens import FilterError
 from service.context import Http, Service
-from service.paging import Page, Size, Vocabulary, linked, opened, sealed
+from service.paging import Page, Size, Vocabulary, foreign, linked, opened, sealed
 from service.past import PastRuns, runs_then
 from service.problems import Invalid
 from service.resources import RunResource
@@ -210,7 +210,7 @@ def _fits(values: Sequence[Any], types: Sequence[type]) -> None:
         value is None or isinstance(value, kind) for value, kind in zip(values, types, strict=True)
     )
     if not fitting:
-        raise Invalid("this is no cursor that we gave", path="cursor")
+        raise foreign()
 
 
 def _digest(named: str) -> bytes:

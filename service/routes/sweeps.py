@@ -14,8 +14,7 @@ from events.sweep import decide
 from projections import sweeps
 from projections.sweeps import StoredSweep
 from service.context import Http, Service
-from service.paging import Page, Size, linked, opened, page, sealed
-from service.problems import Invalid
+from service.paging import Page, Size, linked, numbered, opened, page, sealed
 from service.runs.creation import offered
 from service.sweeps import NewSweep, SweepResource, TrialResource, searched, sweep_resource, trial_resource
 
@@ -90,9 +89,7 @@ async def list_trials(
 ) -> Response[Page[TrialResource]]:
     """A sweep's trials in order: the run of each, its parameters, and the best that it logged of the metric."""
     stored = await _sweep(service, request, sweep)
-    if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
-        raise Invalid("this is no cursor that we gave", path="cursor")
-    found = await sweeps.trials(service.pool, stored, int(cursor or 0), limit + 1)
+    found = await sweeps.trials(service.pool, stored, numbered(cursor), limit + 1)
     return page(request, [trial_resource(one) for one in found], limit, lambda last: str(last.number))
 
 

@@ -8,8 +8,7 @@ from litestar import Router, get
 from projections import metrics
 from projections.logs import LogPage
 from service.context import Http, Service
-from service.paging import Size
-from service.problems import Invalid
+from service.paging import Size, foreign
 
 CURSOR: Final = re.compile(r"\d{1,18}:\d{1,9}")
 
@@ -35,7 +34,7 @@ async def read_logs(
     """Log lines in order: after a cursor, or the last `tail`; `stream` and `search` narrow them down."""
     stored = await service.run(request, run, program=True)
     if after is not None and not CURSOR.fullmatch(after):
-        raise Invalid("this is no cursor that we gave", path="after")
+        raise foreign("after")
     return await service.logs.read(stored, after=after, limit=limit, tail=tail, stream=stream, search=search)
 
 
