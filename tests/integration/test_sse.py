@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from service import stream, tails
-from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving
+from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving, until
 from tests.integration.telemetry import World
 from tests.servers import NatsServer, PostgresServer
 
@@ -151,10 +150,7 @@ async def test_streams_are_counted_while_they_are_open(api: Api, project: Projec
     async with listening(api, f"/projects/{project.id}/stream", after=0) as stream:
         await stream.take(1)
         assert open_streams() == before + 1
-    give_up = time.monotonic() + SECONDS
-    while open_streams() != before:
-        assert time.monotonic() < give_up, "a closed stream is still followed"
-        await asyncio.sleep(0.05)
+    until(lambda: open_streams() == before, "a closed stream is followed no more")
 
 
 async def test_a_stopping_service_says_good_bye_to_its_listeners(

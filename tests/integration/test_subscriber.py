@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from events import bus, codec
 from stack.process import ROOT
-from tests.api import SECONDS
+from tests.api import until
 from tests.integration.telemetry import World
 from tests.servers import NatsServer
 from workers.relay import READER, Relay
@@ -37,10 +36,7 @@ def lines(results: Path) -> list[dict]:
 
 
 def wait_for(results: Path, count: int) -> None:
-    give_up = time.monotonic() + SECONDS
-    while len(lines(results)) < count:
-        assert time.monotonic() < give_up, f"{len(lines(results))} of {count} events came"
-        time.sleep(0.02)
+    until(lambda: len(lines(results)) >= count, f"{count} events came")
 
 
 async def publish_all(world: World, relay: Relay) -> list[int]:

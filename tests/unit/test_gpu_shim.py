@@ -4,24 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.api import until
 from workers.gpu.process import LaunchFailed, Shim, processes_of
 from workers.gpu.records import Command, Exit, Kill, RunDirectory
 
 PYTHON = sys.executable
 KILL = Kill("killed_by_user", 0.3, 0)
-
-
-def wait_until(happened: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
 
 
 class Launched:
@@ -40,7 +33,7 @@ class Launched:
         self.shim.launch(commands, {"PATH": os.environ["PATH"], "TACHOGRAPH_RUN_ID": self.run_id, **environment})
 
     def exit(self) -> Exit:
-        wait_until(lambda: not self.shim.lives())
+        until(lambda: not self.shim.lives(), "the shim is gone")
         ended = self.directory.exit()
         assert ended is not None
         return ended
@@ -54,7 +47,7 @@ def run(tmp_path: Path) -> Iterator[Launched]:
     launched = Launched(tmp_path)
     yield launched
     launched.shim.sweep()
-    wait_until(lambda: not launched.shim.lives())
+    until(lambda: not launched.shim.lives(), "the shim is gone")
 
 
 def test_a_program_runs_in_its_directory_and_its_exit_is_recorded(run: Launched) -> None:
@@ -91,7 +84,7 @@ def test_a_signal_is_recorded(run: Launched, number: signal.Signals) -> None:
 def test_a_command_that_cannot_be_executed_says_why(run: Launched, command: list[str], why: str) -> None:
     with pytest.raises(LaunchFailed, match=why):
         run.launch(*command)
-    wait_until(lambda: not run.shim.lives())
+    until(lambda: not run.shim.lives(), "the shim is gone")
     assert run.directory.started() is None
 
 
@@ -105,7 +98,7 @@ def test_kill_lets_the_program_wrap_up(run: Launched) -> None:
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(5)); print('up', flush=True); time.sleep(60)"
     )
     run.launch(PYTHON, "-c", program)
-    wait_until(lambda: "up" in run.output())
+    until(lambda: "up" in run.output(), "the program is up")
     run.shim.end(Kill("killed_by_user", 30.0, 0))
     assert run.exit().exit_code == 5
 
@@ -113,7 +106,7 @@ def test_kill_lets_the_program_wrap_up(run: Launched) -> None:
 def test_kill_ends_a_program_that_will_not(run: Launched) -> None:
     program = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     run.launch(PYTHON, "-c", program)
-    wait_until(lambda: "up" in run.output())
+    until(lambda: "up" in run.output(), "the program is up")
     run.shim.end(KILL)
     run.shim.end(KILL)
     assert run.exit().signal == signal.SIGKILL
@@ -121,7 +114,7 @@ def test_kill_ends_a_program_that_will_not(run: Launched) -> None:
 
 def test_kill_reaches_children_also_those_in_a_session_of_their_own(run: Launched) -> None:
     run.launch("sh", "-c", "sleep 61 & setsid sh -c 'trap \"\" TERM; sleep 62; sleep 63' & echo up; wait")
-    wait_until(lambda: "up" in run.output() and len(processes_of(run.run_id)) >= 5)
+    until(lambda: "up" in run.output() and len(processes_of(run.run_id)) >= 5, "its processes are there")
     run.shim.end(KILL)
     run.exit()
     assert processes_of(run.run_id) == []
@@ -135,7 +128,7 @@ def test_no_orphan_is_left_when_the_program_ends_by_itself(run: Launched) -> Non
 
 def test_zombies_of_the_program_are_reaped_while_it_runs(run: Launched) -> None:
     run.launch("sh", "-c", "(sh -c 'exit 0' &); (sh -c 'exit 0' &); echo up; sleep 0.3; exit 3")
-    wait_until(lambda: "up" in run.output())
+    until(lambda: "up" in run.output(), "the program is up")
     assert run.exit().exit_code == 3
 
 
@@ -164,7 +157,7 @@ def test_the_shim_outlives_a_launcher_that_is_killed_and_tells_the_next_one_the_
     assert successor.lives()
     with pytest.raises(LaunchFailed, match="already"):
         successor.launch([Command(tuple(command))], {})
-    wait_until(lambda: not successor.lives())
+    until(lambda: not successor.lives(), "the shim is gone")
     ended = run.directory.exit()
     assert ended is not None
     assert ended.exit_code == 9
@@ -179,11 +172,11 @@ def test_a_successor_can_kill_what_it_did_not_start(run: Launched) -> None:
 
 def test_without_its_shim_a_program_is_still_found_and_swept(run: Launched) -> None:
     run.launch("sh", "-c", "setsid sleep 60 & sleep 60")
-    wait_until(lambda: len(processes_of(run.run_id)) >= 4)
+    until(lambda: len(processes_of(run.run_id)) >= 4, "its processes are there")
     started = run.directory.started()
     assert started is not None
     os.kill(started.shim_pid, signal.SIGKILL)
-    wait_until(lambda: not run.shim.lives())
+    until(lambda: not run.shim.lives(), "the shim is gone")
     assert run.directory.exit() is None
     assert run.shim.sweep() >= 2
     assert processes_of(run.run_id) == []
@@ -218,7 +211,7 @@ def test_no_command_is_started_after_an_order_to_end(run: Launched) -> None:
     run.launch_all(
         Command(("sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")), Command(("echo", "next"))
     )
-    wait_until(lambda: run.directory.stdout.exists() and run.output() == "up\n")
+    until(lambda: run.directory.stdout.exists() and run.output() == "up\n", "the program is up")
     run.shim.end(KILL)
     ended = run.exit()
     assert (ended.exit_code, ended.command) == (0, 0)

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +12,7 @@ import asyncpg
 
 import tachograph
 from stack import Process, Stack
-from tests import api
-from tests.api import SECONDS
+from tests.api import SECONDS, until
 from tests.gate import Gate
 from workers.gpu.records import RunDirectory
 
@@ -25,11 +24,6 @@ for i in range({lines}):
     time.sleep({pause})
 sys.exit({code})
 """
-
-
-def until(happened: Callable[[], object], what: str) -> None:
-    """Look again and again until it has happened."""
-    api.until(happened, what)
 
 
 class Gates(NamedTuple):

@@ -14,7 +14,8 @@ from nats.aio.client import Client as Nats
 from events import bus
 from events.beats import Order
 from stack.process import ROOT
-from tests.integration.gpu.system import COUNTING, SECONDS, System, answers, crash, until
+from tests.api import until
+from tests.integration.gpu.system import COUNTING, SECONDS, System, answers, crash
 from workers.gpu.process import processes_of
 
 

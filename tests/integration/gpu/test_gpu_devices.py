@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.gpu.system import System, until
+from tests.api import until
+from tests.integration.gpu.system import System
 
 DRIVER = """
 class NVMLError(Exception): pass

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stack import Process
-from tests.integration.gpu.system import COUNTING, Gates, System, until
+from tests.api import until
+from tests.integration.gpu.system import COUNTING, Gates, System
 from workers.gpu.agent import CALLS_PER_SLOT
 from workers.gpu.process import processes_of
 from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS

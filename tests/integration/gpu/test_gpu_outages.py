@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.integration.gpu.system import Gates, System, crash, until
+from tests.api import until
+from tests.integration.gpu.system import Gates, System, crash
 from workers.gpu.process import processes_of
 from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
 

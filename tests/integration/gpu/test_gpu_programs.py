@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import tachograph
-from tests.integration.gpu.system import System, until
+from tests.api import until
+from tests.integration.gpu.system import System
 from workers.gpu.process import processes_of
 
 

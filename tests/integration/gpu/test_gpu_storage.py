@@ -8,8 +8,9 @@ import pytest
 
 import tachograph
 from tachograph._uploads import PIECE_BYTES
+from tests.api import until
 from tests.gate import Gate
-from tests.integration.gpu.system import System, sh, until
+from tests.integration.gpu.system import System, sh
 
 
 def test_commands_run_in_order_with_volumes_in_and_out(system: System) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.api import until
 from tests.fault.places import Disk, Unavailable, small_disk
-from tests.integration.gpu.system import Gates, System, until
+from tests.integration.gpu.system import Gates, System
 from workers.gpu.process import processes_of
 
 QUICK = {"beat_seconds": 2.0, "unresponsive_seconds": 8.0, "crashed_seconds": 12.0}
