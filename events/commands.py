@@ -105,10 +105,11 @@ class ReportStopping(Command, frozen=True):
 
 
 class ReportIdle(Command, frozen=True):
-    """The commands ended; protection keeps the resources."""
+    """The commands ended, well or with an error; protection keeps the resources."""
 
     epoch: int
     exit_code: int | None = None
+    error: Failure | None = None
 
 
 class EndRun(Command, frozen=True):

@@ -130,7 +130,7 @@ def decide(command: RunCommand, run: Run) -> tuple[RunEvent, ...]:
             live(command.epoch, run, "idle", {S.RUNNING, S.STOPPING})
             if not run.protection:
                 raise refused(run, "idle", "termination protection is off")
-            return (RunIdled(epoch=run.epoch, exit_code=command.exit_code),)
+            return (RunIdled(epoch=run.epoch, exit_code=command.exit_code, error=command.error),)
         case EndRun():
             return _end(command, run)
         case FailStart():

@@ -288,15 +288,18 @@ def _changes(run: Run, event: RunEvent, at: datetime) -> dict[str, Any]:
             return {"unresponsive": True}
         case RunResponsive():
             return {"unresponsive": False}
-        case RunStopping() | RunIdled():
+        case RunStopping():
             return {} if event.exit_code is None else {"exit_code": event.exit_code}
+        case RunIdled():
+            said = {"exit_code": event.exit_code, "error": event.error}
+            return {field: value for field, value in said.items() if value is not None}
         case RunCompleted():
             return _ended(run, event, at)
         case RunFailed():
             holding = run.holding and event.cause is Cause.START_DEADLINE
             return {**_ended(run, event, at), "error": event.error, "holding": holding}
         case RunKilled():
-            ended = _ended(run, event, at)
+            ended = {**_ended(run, event, at), "error": run.error}  # of a program whose resources were kept
             return {**ended, "epoch": run.epoch + 1, "holding": run.holding} if event.fenced else ended
         case RunCrashed():
             ended_at = _end_of(run, at)

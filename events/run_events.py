@@ -232,10 +232,11 @@ class RunStopping(Event, frozen=True, tag="run.stopping"):
 
 
 class RunIdled(Event, frozen=True, tag="run.idled"):
-    """The commands ended and termination protection keeps the resources."""
+    """The commands ended, well or with an error, and termination protection keeps the resources."""
 
     epoch: int
     exit_code: int | None = None
+    error: Failure | None = None
 
 
 class RunCompleted(Event, frozen=True, tag="run.completed"):

@@ -280,10 +280,11 @@ class Stopping(Body, frozen=True, tag_field="report", tag="stopping"):
 
 
 class Idle(Body, frozen=True, tag_field="report", tag="idle"):
-    """The commands ended; protection keeps the resources."""
+    """The commands ended, well or with an error; protection keeps the resources."""
 
     epoch: Epoch
     exit_code: int | None = None
+    error: Failure | None = None
 
 
 class Requeue(Body, frozen=True, tag_field="report", tag="requeue"):

@@ -195,6 +195,7 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[byt
 
 def _field(request: Request[Any, Any, Any], item: Any) -> dict[str, Any]:
     key, message = item.get("key") or "", item.get("message", "")
+    message = "a JSON body is needed" if message == _NO_BODY else message
     taken, _, inner = key.partition(".")
     possible = _possible(request, taken, f"$.{inner}" if inner else "$", message)
     key = CALLED.get(key, key) if item.get("source") == "query" else key.removeprefix("data").lstrip(".")
@@ -217,6 +218,7 @@ def _possible(request: Request[Any, Any, Any], parameter: str, path: str, messag
     return [] if annotation is None else expected(annotation, path, message)
 
 
+_NO_BODY: Final = str(KeyError("data"))  # as Litestar says that the handler's `data` is not there
 _LIMIT: Final = re.compile(r"[<>]=? (-?\d+(?:\.\d+)?)$")
 
 

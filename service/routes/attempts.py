@@ -244,7 +244,7 @@ def _command(data: Report) -> RunCommand:
         case Stopping():
             return ReportStopping(epoch=data.epoch, exit_code=data.exit_code)
         case Idle():
-            return ReportIdle(epoch=data.epoch, exit_code=data.exit_code)
+            return ReportIdle(epoch=data.epoch, exit_code=data.exit_code, error=data.error)
         case Requeue():
             return RequeueRun(epoch=data.epoch, reason=data.reason)
         case Ended():

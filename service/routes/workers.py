@@ -42,7 +42,7 @@ async def list_workers(request: Http, service: Service) -> Page[WorkerResource]:
 
 @post("/workers/{worker:uuid}/drain", status_code=200)
 async def drain_worker(
-    request: Http, data: JSONBody[DrainBody], service: Service, worker: UUID
+    request: Http, service: Service, worker: UUID, data: JSONBody[DrainBody] = DrainBody()
 ) -> Response[WorkerResource]:
     """Give a worker no new runs, for maintenance; those that it has go on to their end."""
     known = await _worker(request, service, worker)

@@ -222,6 +222,7 @@ def test_a_command_without_its_body_is_refused_as_every_route_refuses_it(api: Ap
     before = project.head()
     elsewhere = refused(api.client.post("/projects"), 422)
     here = refused(api.client.post(f"/runs/{run['id']}/{verb}"), 422)
+    assert elsewhere["detail"] == "$: a JSON body is needed"
     assert (here["type"], here["errors"]) == (elsewhere["type"], elsewhere["errors"])
     assert project.head() == before
 

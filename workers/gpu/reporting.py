@@ -142,9 +142,11 @@ class Conversation:
         """Report that the program runs. Raises `Refused`."""
         await self._report("started", pid=pid, host=host)
 
-    async def idle(self) -> None:
-        """Report that the program is gone and the slots are kept. Raises `Refused`."""
-        await self._report("idle")
+    async def idle(self, outcome: Outcome) -> None:
+        """Report how the program ended whose slots are kept. Raises `Refused`."""
+        error = None if outcome.error is None else msgspec.to_builtins(outcome.error)
+        fields = {"exit_code": outcome.exit_code, "error": error}
+        await self._report("idle", **{name: value for name, value in fields.items() if value is not None})
 
     async def stopping(self, exit_code: int | None) -> None:
         """Report that the commands are done and outputs are being stored. Raises `Refused`."""

@@ -78,6 +78,8 @@ class Supervisor:
 
     def kill(self, kill: Kill) -> None:
         """Have the run ended; a second order changes nothing."""
+        if self.record.phase is Phase.ENDED:
+            return
         if self.record.kill is None:
             logger.info("run %s: to be killed within %g s (%s)", self.record.run_id, kill.grace_seconds, kill.cause)
             self.record.kill = kill
@@ -314,7 +316,7 @@ class Supervisor:
         logger.info("run %s: %s (%s, exit code %s)", self.record.run_id, ended.status, ended.cause, ended.exit_code)
         try:
             if not await self._server.ended(ended, self._directory):
-                await self._server.idle()
+                await self._server.idle(ended)
                 self.record.phase = Phase.IDLE
                 await asyncio.to_thread(self._directory.save, self.record)
         except Refused as refused:

@@ -1,6 +1,8 @@
 """A worker, a service or a NATS that dies or is away: nothing is lost, doubled or left over."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -134,15 +136,39 @@ async def _orders(nats: Nats, run: str) -> list[tuple[str, Order]]:
 
 
 def test_termination_protection_keeps_the_slot_until_the_kill(system: System) -> None:
-    run = system.start("sh", "-c", "echo done", protection=True)
+    run = system.python("print('done'); raise ValueError('too late')", protection=True)
     system.wait_for(run, "idle")
     crash(system.worker)
-    assert system.client.run(run)["status"] == "idle"
+    idle = system.client.run(run)
+    assert idle["status"] == "idle"
+    assert idle["error"] is not None
+    assert (idle["exit_code"], idle["error"]["type"], idle["error"]["message"]) == (1, "ValueError", "too late")
     system.client.kill(run)
     ended = system.wait(run)
-    assert (ended["status"], ended["cause"]) == ("killed", "killed_by_user")
+    assert (ended["status"], ended["cause"], ended["exit_code"]) == ("killed", "killed_by_user", 1)
+    assert ended["error"] == idle["error"]
     assert ended["synced"]
     assert system.texts(run) == ["done"]
+
+
+@pytest.mark.slow
+def test_a_protected_run_whose_worker_falls_silent_crashes_and_comes_back_idle(system: System) -> None:
+    liveness = {"beat_seconds": 1, "unresponsive_seconds": 3, "crashed_seconds": 6}
+    run = system.start("sh", "-c", "exit 3", protection=True, liveness=liveness)
+    system.wait_for(run, "idle")
+    worker = system.worker
+    for end in ("idle", "killed"):
+        frozen = worker.pid
+        assert frozen is not None
+        os.kill(frozen, signal.SIGSTOP)
+        system.wait_for(run, "crashed")
+        if end == "killed":
+            system.client.kill(run)
+        os.kill(frozen, signal.SIGCONT)
+        system.wait_for(run, end)
+    assert system.client.run(run)["exit_code"] == 3
+    both = system.start("true", resources={"count": 2})
+    assert system.wait(both)["status"] == "completed", "its slot is free"
 
 
 def test_a_second_worker_on_the_same_state_is_refused(system: System) -> None:
