@@ -1,11 +1,12 @@
 """P4: an append to the ledger, whole, against the least that could be done, and against a library for it.
 
-Ours is one process with one ledger: chain, encryption and run state in the append's transaction. A telemetry append
-is a batch of ten points; a lifecycle append is a command on a run that this process changed before: decided on its
-state, recorded, and the run's row written. No role works on the database meanwhile. One floor is an INSERT and its
-commit, of a row as large as our sealed payload, by the same driver, with a connection for each writer. The other is one
-process and one connection as ours is, which writes an append's rows by the same queue and does nothing else. The
-library is `eventsourcing` with its PostgreSQL recorder, and a thread and a connection for each writer.
+Ours is one process with one ledger, on the event loop that the service has: chain, encryption and run state in the
+append's transaction. A telemetry append is a batch of ten points; a lifecycle append is a command on a run that this
+process changed before: decided on its state, recorded, and the run's row written. No role works on the database
+meanwhile. One floor is an INSERT and its commit, of a row as large as our sealed payload, by the same driver, with a
+connection for each writer. The other is one process and one connection as ours is, which writes an append's rows by
+the same queue and does nothing else. The library is `eventsourcing` with its PostgreSQL recorder, and a thread and a
+connection for each writer.
 
 What a lone append is held against depends on how long a flush takes. So it is measured twice: with the disk's own
 flush, and with one that takes a millisecond longer, as on a volume at the other end of a network. There every
