@@ -24,7 +24,7 @@ from service.imports.incoming import (
     said,
     takes_metric,
 )
-from service.imports.mlflow_run import MAX_TEXT_BYTES, SYSTEM, Told, check_ended, check_point, incoming
+from service.imports.mlflow_run import MAX_TEXT_BYTES, SYSTEM, Told, check_ended, check_point, incoming, linked
 from service.imports.points import Points
 from service.problems import Invalid
 
@@ -74,7 +74,7 @@ class MLflow:
         check_ended(status, meta.lifecycle_stage, meta.run_name or "")
         digest = hashlib.sha256(msgspec.json.encode(meta))
         params, tags = _texts(directory / "params", digest), _texts(directory / "tags", digest)
-        left_out: list[str] = []
+        left_out = linked(*(len(list(directory.glob(f"{name}/*"))) for name in ("inputs", "outputs")))
         metrics = dict(_metrics(directory / "metrics", digest, left_out))
         told = Told(
             run_id=meta.run_id,

@@ -50,11 +50,26 @@ class Data(msgspec.Struct):
     tags: list[Pair] = []
 
 
+class Inputs(msgspec.Struct):
+    """What a run read; it is only counted."""
+
+    dataset_inputs: list[msgspec.Raw] = []
+    model_inputs: list[msgspec.Raw] = []
+
+
+class Outputs(msgspec.Struct):
+    """What a run made; it is only counted."""
+
+    model_outputs: list[msgspec.Raw] = []
+
+
 class Run(msgspec.Struct):
     """A run."""
 
     info: Info
     data: Data = msgspec.field(default_factory=Data)
+    inputs: Inputs = msgspec.field(default_factory=Inputs)
+    outputs: Outputs = msgspec.field(default_factory=Outputs)
 
 
 class Listed(msgspec.Struct):

@@ -46,6 +46,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
 
 
+def linked(inputs: int, outputs: int) -> list[str]:
+    """Return what is left out of a run that read datasets and models, and made models."""
+    said = {"inputs: datasets and models that it read": inputs, "outputs: models that it made": outputs}
+    return [f"{what}, {count}" for what, count in said.items() if count]
+
+
 def check_ended(status: str, stage: str, name: str) -> None:
     """Raise `Unreadable` for a run that is deleted, or goes on."""
     which = f"{name!r} is" if name else "it is"

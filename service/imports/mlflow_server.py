@@ -24,7 +24,7 @@ from service.imports.mlflow_messages import (
     RunAnswer,
     RunsPage,
 )
-from service.imports.mlflow_run import MAX_TEXT_BYTES, SYSTEM, Told, check_ended, check_point, incoming
+from service.imports.mlflow_run import MAX_TEXT_BYTES, SYSTEM, Told, check_ended, check_point, incoming, linked
 from service.imports.points import Points
 from service.imports.spool import Spool
 from service.problems import Invalid
@@ -115,7 +115,8 @@ class MLflowServer:
             tags=_texts(run.data.tags),
         )
         digest = hashlib.sha256(msgspec.json.encode(told))
-        left_out: list[str] = []
+        inputs, outputs = run.inputs, run.outputs
+        left_out = linked(len(inputs.dataset_inputs) + len(inputs.model_inputs), len(outputs.model_outputs))
         for name in sorted({metric.key for metric in run.data.metrics}):
             self._metric(run_id, name, spool, digest, left_out)
         files = list(self._files(run_id, info.artifact_uri, left_out))

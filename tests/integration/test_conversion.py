@@ -160,7 +160,9 @@ def test_the_command_brings_another_trackers_runs_over_http(api: Api, tmp_path: 
     report: Json = json.loads(said)
     assert (status, report["report"]["counts"]) == (1, {"new": 2, "refused": 1})
     assert [one["original"] for one in report["report"]["refused"]] == ["broken"]
-    assert report["left_out"] == {RUN: ["metric 'odd\\x7f': its name cannot be taken, 1 points"]}
+    assert report["left_out"] == {
+        RUN: ["inputs: datasets and models that it read, 1", "metric 'odd\\x7f': its name cannot be taken, 1 points"]
+    }
     run = accepted(api.client.get(f"/runs/{RUN}"))
     imported = run["imported"]
     assert (imported["origin"]["system"], imported["finished"], run["external_id"]) == ("mlflow", True, RUN)

@@ -52,6 +52,7 @@ async def test_a_store_comes_with_ids_times_and_numbers(world: World, store: Pat
     body = [part async for part in artifacts.content(world.ledger, world.objects, saved, 0, saved.bytes - 1)]
     assert b"".join(body) == b"w" * 10
     assert report.artifacts == 2
+    assert report.left_out == ["inputs: datasets and models that it read, 1"]
     assert await artifacts.by_name(world.pool, world.ledger_id, report.run_id, "link") is None
     killed = await runs.by_external_id(world.pool, world.ledger_id, KILLED)
     assert killed is not None

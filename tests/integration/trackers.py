@@ -51,6 +51,7 @@ def mlflow_store(root: Path) -> Path:
         write(run / "tags" / name, text)
     write(run / "artifacts" / "model" / "weights.bin", "w" * 10)
     write(run / "artifacts" / "empty", "")
+    write(run / "inputs" / "794a4bcfb228b309901211dfcda9860e" / "meta.yaml", "destination_type: RUN\n")
     (run / "artifacts" / "link").symlink_to("/etc/hostname")
     mlflow_run(root / "0", KILLED, status=5, run_name="killed")
     return root
