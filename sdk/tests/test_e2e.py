@@ -83,6 +83,7 @@ def test_everything_that_is_logged_can_be_read(client, project, until):
     types = [event["type"] for event in client.events(run=run.id, limit=2)]
     assert types[:2] == ["run.created", "run.started"]
     assert types.count("run.completed") == 1
+    assert [one["type"] for one in client.events(run=run.id, types=["run.created", "run.started"])] == types[:2]
     assert client.verify(project)["verified"]
     assert [one["id"] for one in client.runs(project, status="completed")] == [run.id]
 

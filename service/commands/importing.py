@@ -5,6 +5,7 @@ Exit status: 0 all of it is here, 1 something was refused (and is named), 2 noth
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     over_http.add_options(parser)
     options = parser.parse_args(arguments)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it tries again is said once it gives up
     report: Report | Uploaded
     try:
         report = over_http.bring(options) if options.url else asyncio.run(_import(from_environment(), options))

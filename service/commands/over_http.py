@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from uuid import UUID
 
 import msgspec
@@ -61,17 +61,17 @@ def bring(options: argparse.Namespace) -> Uploaded:
         if not name:
             raise Unreadable(UNNAMED)
         project = _project(options, name)
-        path, read = Path(options.path), list[RunReport]()
-        if source is not None:
-            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="tachograph-", suffix=".zip"))
+        read = list[RunReport]()
+        if source is None:
+            file: IO[bytes] = stack.enter_context(Path(options.path).open("rb"))
+        else:
+            file = stack.enter_context(tempfile.TemporaryFile())
             read = converted(source.input, file, bar.show)
-            file.flush()
-            path = Path(file.name)
             if all(one.outcome == "refused" for one in read):
-                return _uploaded(options, project, None, read)
+                return _uploaded(options, project, None, read, {})
         client = stack.enter_context(Client(options.url, options.api_key, retry_seconds=AWAY_SECONDS))
-        job = client.import_archive(project, path, dry_run=options.dry_run, progress=_in_mebibytes(bar))
-    return _uploaded(options, project, job, read)
+        job = client.import_archive(project, file, dry_run=options.dry_run, progress=_in_mebibytes(bar))
+        return _uploaded(options, project, job, read, _left_out(client, job, read, bar))
 
 
 def _project(options: argparse.Namespace, name: str) -> str:
@@ -80,11 +80,27 @@ def _project(options: argparse.Namespace, name: str) -> str:
         return (client.ensure_project if create else client.project)(name)["id"]
 
 
-def _uploaded(options: argparse.Namespace, project: str, job: ImportJob | None, read: Sequence[RunReport]) -> Uploaded:
-    """Return what became of an import, with what was refused or left out before anything was sent."""
+def _left_out(client: Client, job: ImportJob, read: Sequence[RunReport], bar: Bar) -> dict[str, list[str]]:
+    """Return by run what is not here of it: the service tells runs alone, or nobody yet of what was only checked."""
+    came = msgspec.convert(job["report"], Outcomes).runs
+    found = {one.original: one.left_out for one in read if job["dry_run"]}
+    for number, one in enumerate(came, 1):
+        if one.outcome in {"new", "continued"}:
+            events = client.events(run=str(one.run_id), types=["run.import_finished"])
+            found[one.original] = [text for event in events for text in event["data"].get("left_out", ())]
+            bar.show("runs asked", number, len(came))
+    return {original: texts for original, texts in found.items() if texts}
+
+
+def _uploaded(
+    options: argparse.Namespace,
+    project: str,
+    job: ImportJob | None,
+    read: Sequence[RunReport],
+    left_out: dict[str, list[str]],
+) -> Uploaded:
+    """Return what became of an import, with what was refused before anything was sent."""
     outcomes = msgspec.convert(job["report"], Outcomes) if job else Outcomes()
-    came = {one.original for one in outcomes.runs if one.outcome != "already there"}
-    left_out = {one.original: one.left_out for one in read if one.left_out and one.original in came}
     for one in read:
         if one.outcome == "refused":
             outcomes.add(one)

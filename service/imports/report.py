@@ -136,8 +136,7 @@ class Report(msgspec.Struct):
 class Uploaded(msgspec.Struct, frozen=True):
     """An import over HTTP: of what, into which project, and what became of it.
 
-    Of another tracker's runs, `left_out` says by run what did not fit into an archive. Without a run that did, there is
-    no import.
+    `left_out` says by run what is not here of it. Where no run of another tracker could be read, there is no import.
     """
 
     source: str

@@ -223,6 +223,12 @@ def test_the_commands_do_the_same_from_anywhere(api: Api, filled: Project, archi
     assert said.splitlines()[-1].endswith(": 2 new, 0 continued, 0 already there, 0 refused")
     status, said, _ = command(api, "import", path, "--project", name, "--json")
     assert (status, json.loads(said)["report"]["counts"]) == (0, {"already there": 2})
+    twice = f"second-{uuid7()}"
+    accepted(api.client.post("/projects", json={"name": twice}), 201)
+    accepted(api.client.post(f"/projects/{twice}/runs", json={"name": "second"}), 201)
+    status, said, _ = command(api, "import", path, "--project", twice, "--json")
+    (left_out,) = json.loads(said)["left_out"].values()
+    assert left_out[0].startswith("its name: another run here has it, so it is 'second-")
     run = next(iter(accepted(api.client.get(f"/projects/{name}/runs"))["items"]))
     accepted(api.client.delete(f"/runs/{run['id']}"))
     status, said, _ = command(api, "import", path, "--project", name)

@@ -6,6 +6,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -61,7 +62,8 @@ class Archives(Uploads):
                 file.flush()
                 os.fsync(file.fileno())
                 try:
-                    return manifest_of(part)
+                    with part.open("rb") as written:
+                        return manifest_of(written)
                 except ImportFailed as error:
                     raise ConnectionFailed(f"GET {source}: cut off after {file.tell()} bytes") from error
 
@@ -83,7 +85,7 @@ class Archives(Uploads):
     def import_archive(
         self,
         project: str,
-        path: str | os.PathLike[str],
+        archive: str | os.PathLike[str] | IO[bytes],
         *,
         dry_run: bool = False,
         progress: Stages | None = None,
@@ -91,14 +93,15 @@ class Archives(Uploads):
     ) -> ImportJob:
         """Bring an archive's runs into a project, and return the import once it has ended, with its report.
 
-        Runs that were refused are in the report; `ImportFailed` is raised where the archive as a whole is bad.
+        The archive is a path, or an open file that can seek. Runs that were refused are in the report; `ImportFailed`
+        is raised where the archive as a whole is bad.
         The same call again, by another process too, goes on where it was cut off: with the upload, or with waiting.
         `dry_run` checks everything and stores nothing. The stages are `read`, `sent` (bytes) and `runs`.
         """
-        file = Path(path)
-        manifest_of(file)
-        with file.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
+        with Path(archive).open("rb") if isinstance(archive, str | os.PathLike) else nullcontext(archive) as opened:
+            manifest_of(opened)
+            size = opened.seek(0, os.SEEK_END)
+            opened.seek(0)
             digest = hashlib.sha256()
             while chunk := opened.read(CHUNK_BYTES):
                 digest.update(chunk)
@@ -113,7 +116,7 @@ class Archives(Uploads):
                 progress("runs", job["runs_done"], job["runs"])
         report = job.get("report")
         if job["state"] == "failed":
-            raise ImportFailed(f"{file}: {report['why'] if report else 'no reason is known'}", job)
+            raise ImportFailed(f"{_name(opened)}: {report['why'] if report else 'no reason is known'}", job)
         return job
 
     def imports(self, project: str) -> Iterator[ImportJob]:
@@ -144,11 +147,16 @@ class Archives(Uploads):
         return cast("ImportJob", ended)
 
 
-def manifest_of(path: Path) -> Json:
+def manifest_of(file: IO[bytes]) -> Json:
     """Return what an archive says of itself. Raises `ImportFailed` for a file that is none, or was cut."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             manifest: Json = msgspec.json.decode(archive.read(MANIFEST), type=dict)
     except (zipfile.BadZipFile, KeyError, EOFError, msgspec.MsgspecError) as error:
-        raise ImportFailed(f"{path} is no archive of an export, or its end is missing ({error})") from error
+        raise ImportFailed(f"{_name(file)} is no archive of an export, or its end is missing ({error})") from error
     return manifest
+
+
+def _name(file: IO[bytes]) -> str:
+    name = getattr(file, "name", None)
+    return "the archive" if name is None or isinstance(name, int) else str(name)

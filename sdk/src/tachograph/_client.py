@@ -227,11 +227,13 @@ class Client(Archives, Artifacts, Charts, Sweeps):
         project: str | None = None,
         after: int | None = None,
         limit: int | None = None,
+        types: Sequence[str] = (),
     ) -> Iterator[Json]:
-        """Iterate over the history of a run or of a project, oldest first (CloudEvents)."""
+        """Iterate over the history of a run or of a project, oldest first (CloudEvents), or over `types` of events."""
         path = subject(run, project) + "/events"
         while True:
-            page = self.request("GET", path, query={"after": after, "limit": limit})
+            query = {"after": after, "limit": limit, "types": ",".join(types) or None}
+            page = self.request("GET", path, query=query)
             yield from page["events"]
             if not page["events"] or page["next"] is None:
                 return
