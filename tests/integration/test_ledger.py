@@ -15,14 +15,13 @@ from events import commands as c
 from events import types as t
 from events.errors import Erased, Fenced, IdReused, LedgerError, NotFound, Rejected, TooLarge, VersionConflict
 from events.ids import uuid7
-from events.keys import Keyring
-from events.ledger import MAX_EVENT_BYTES, Appended, Draft, Ledger, Proposal
+from events.ledger import MAX_EVENT_BYTES, Appended, Draft, Proposal
 from events.run import NO_RUN
 from events.types import Mode
 from events.verification import verify
 from projections import runs
-from projections.execute import Request, asked_by, draft, execute
-from tests.integration.histories import ACTOR, MASTER_KEY, Project, opened_project, points
+from projections.execute import draft
+from tests.integration.histories import ACTOR, Project, opened_project, points
 from tests.servers import Database
 
 
@@ -46,11 +45,6 @@ def edited(project: Project, run_id: UUID, version: int, *, request: bytes = b"r
         epoch=1,
         gate=1,
     )
-
-
-def named(body: bytes) -> Request:
-    """Return a request that its caller gave a name."""
-    return Request(actor=ACTOR, event_id=uuid7(), body=body, named=True, occurred_at=datetime.now(UTC))
 
 
 def created(project: Project, run_id: UUID, name: str) -> Proposal:
@@ -197,35 +191,6 @@ async def test_erasure_takes_the_payloads_and_leaves_the_deletion(project: Proje
     assert page[-2].event().reason == "asked to"
 
 
-async def test_a_named_request_is_gone_once_its_run_is_erased(project: Project) -> None:
-    run_id = await project.ended()
-    request = named(b"b")
-    await execute(project.ledger, project.ledger_id, run_id, c.EditRun(notes="first"), request)
-    await project.erased(run_id)
-    with pytest.raises(Erased):
-        await execute(project.ledger, project.ledger_id, run_id, c.EditRun(notes="first"), request)
-
-
-async def test_a_named_request_that_overtakes_its_own_copy_is_answered_alike(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_id, request = await project.ended(), named(b"b")
-    edit = c.EditRun(notes="first")
-    project.ledger.recent.forget(run_id)  # so that the state is read
-    other = Ledger(project.pool, Keyring(MASTER_KEY))  # another process
-    get = runs.get
-    answers = []
-
-    async def after_the_copy(pool: asyncpg.Pool, run_id: UUID) -> runs.StoredRun | None:
-        monkeypatch.setattr(runs, "get", get)
-        answers.append(await execute(other, project.ledger_id, run_id, edit, request))
-        return await get(pool, run_id)
-
-    monkeypatch.setattr(runs, "get", after_the_copy)
-    answers.append(await execute(project.ledger, project.ledger_id, run_id, edit, request))
-    assert answers[0] == answers[1]
-
-
 async def test_a_deletion_is_never_sealed_under_the_key_that_it_destroys(database: Database) -> None:
     """Where a ledger's own first event was never recorded there is no other, so nothing is deleted."""
     async with opened_project(database.url) as bare:
@@ -244,59 +209,6 @@ async def test_too_large_an_event_is_refused_by_its_bound(project: Project) -> N
     with pytest.raises(TooLarge) as refused:
         await project.ledger.append(project.telemetry(run_id, seq=1, payloads=[bytes(MAX_EVENT_BYTES + 1)]))
     assert refused.value.limit == MAX_EVENT_BYTES
-
-
-async def test_a_command_that_meets_another_is_decided_again(project: Project) -> None:
-    run_id = await project.started()
-    commands = [c.EditRun(notes=f"note {n}") for n in range(12)]
-    outcomes = await asyncio.gather(*(project.do(run_id, command) for command in commands))
-    assert sorted(outcome.run.version for outcome in outcomes) == list(range(3, 15))
-    stored = await runs.get(project.pool, run_id)
-    assert stored is not None
-    assert stored.run == max(outcomes, key=lambda outcome: outcome.position).run
-
-
-@pytest.mark.parametrize(
-    ("meanwhile", "command", "status"),
-    [
-        ([c.EditRun(tags=("theirs",))], c.EditRun(tags=("ours",)), t.Status.RUNNING),  # nothing to do, as it was
-        ([c.EndRun(epoch=1, status=t.Status.COMPLETED)], c.ArchiveRun(), t.Status.COMPLETED),
-        ([c.EndRun(epoch=1, status=t.Status.FAILED)], c.DeleteRun(), t.Status.DELETED),  # refused, as it was
-    ],
-)
-async def test_a_command_knows_what_another_process_did_meanwhile(
-    project: Project, meanwhile: list[c.RunCommand], command: c.RunCommand, status: t.Status
-) -> None:
-    run_id = await project.started()
-    await project.do(run_id, c.EditRun(tags=("ours",)))
-    elsewhere = Ledger(project.pool, Keyring(MASTER_KEY))
-    for other in meanwhile:
-        await execute(elsewhere, project.ledger_id, run_id, other, asked_by(ACTOR))
-    outcome = await project.do(run_id, command)
-    assert outcome.run.status is status
-    assert outcome.run.tags == (("ours",) if command == c.EditRun(tags=("ours",)) else outcome.run.tags)
-    assert outcome.run.version == 4 + len(meanwhile)
-    stored = await runs.get(project.pool, run_id)
-    assert stored is not None
-    assert stored.run == outcome.run
-
-
-async def test_a_command_that_another_process_made_impossible_is_refused(project: Project) -> None:
-    run_id = await project.started()
-    elsewhere = Ledger(project.pool, Keyring(MASTER_KEY))
-    await execute(elsewhere, project.ledger_id, run_id, c.EndRun(epoch=1, status=t.Status.COMPLETED), asked_by(ACTOR))
-    with pytest.raises(Rejected, match="it has ended already"):
-        await project.do(run_id, c.KillRun())
-    assert (await project.ledger.read_stream(project.ledger_id, run_id))[-1].type == "run.completed"
-
-
-async def test_a_named_command_gives_its_first_answer_again(project: Project) -> None:
-    run_id = await project.started()
-    request = named(b"b")
-    first = await execute(project.ledger, project.ledger_id, run_id, c.EditRun(notes="first"), request)
-    await project.do(run_id, c.EditRun(notes="second"))
-    again = await execute(project.ledger, project.ledger_id, run_id, c.EditRun(notes="first"), request)
-    assert again == first
 
 
 async def test_one_callers_failure_is_nobody_elses(project: Project, owner: asyncpg.Connection) -> None:
