@@ -79,7 +79,9 @@ async def _strikes(cluster: Cluster, load: Load, strikes: Sequence[Strike], say:
                 continue
             say(f"{time.monotonic() - began:6.1f} s  {number}/{len(strikes)}  {strike.says}")
             load.check()
-            await asyncio.to_thread(strike.act, cluster)
+            came_of_it = await asyncio.to_thread(strike.act, cluster)
+            if came_of_it is not None:
+                say(f"{time.monotonic() - began:6.1f} s    {came_of_it}")
             await load.more(BETWEEN_REQUESTS)
         await asyncio.to_thread(heal, cluster)
         await load.end()

@@ -243,7 +243,7 @@ class Conversation:
                 if report in {"preparing", "stopping", "idle"}:  # said before, or of no consequence
                     return None
                 await asyncio.sleep(BACKOFF_SECONDS[min(attempt, 4)])
-        logger.error("run %s: %r was refused for good: %s", run_id, report, fields)
+        logger.error("run %s: %r was refused for good", run_id, report)
         raise Refused(Standing.OVER)
 
     def _token_client(self) -> tachograph.Client:

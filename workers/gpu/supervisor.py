@@ -139,7 +139,8 @@ class Supervisor:
             except Interrupted:
                 await self._never_started("")
             except (LaunchFailed, environment.MissingSecret, VolumeFailed, OSError) as error:
-                logger.warning("run %s: %s", self.record.run_id, error)
+                # what exactly is the run's to tell, and goes with it: a command, a volume's or an artifact's name
+                logger.warning("run %s: not started: %s", self.record.run_id, type(error).__name__)
                 await self._never_started(str(error))
         self._launched = True
         self._enforce()

@@ -66,7 +66,7 @@ class Patience:
         if time.monotonic() + seconds > self._deadline:
             raise OutOfTime(f"{self._bound}; at last: {error}")
         if not self._waited:
-            logger.warning("no answer, trying on: %s", error)
+            logger.warning("no answer, trying on: %s", error.__cause__ or error)  # without what was asked for
             self._waited = True
         self._given_up.wait(seconds)
         self.check()

@@ -73,6 +73,9 @@ def test_what_cannot_be_started_fails_with_the_reason(system: System, fields: di
     assert ended["error"] is not None
     assert why in ended["error"]["message"]
     assert "started" not in system.events(run)
+    log = system.worker.log.read_text()
+    assert why not in log, "the run's own text outlives it nowhere"
+    assert f"run {run}: not started" in log
 
 
 def test_a_killed_run_wraps_up_and_keeps_its_log(system: System) -> None:
