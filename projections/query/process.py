@@ -53,7 +53,7 @@ class Tables(msgspec.Struct, frozen=True, tag=True):
     """What the views consist of: Arrow IPC streams, and Parquet files by view, relative to a directory."""
 
     directory: str
-    streams: dict[str, bytes]
+    streams: dict[str, memoryview]
     files: dict[str, list[str]]
     columns: dict[str, str]
     """By view, what is selected from its files."""
@@ -78,10 +78,12 @@ Answer = Views | Result | Refused
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-def frame(message: msgspec.Struct) -> bytes:
+def frame(message: msgspec.Struct) -> bytearray:
     """Return a message as it travels."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(8, "little") + body
+    framed = bytearray(8)
+    _encoder.encode_into(message, framed, 8)
+    framed[:8] = (len(framed) - 8).to_bytes(8, "little")
+    return framed
 
 
 def main() -> int:

@@ -37,6 +37,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 AHEAD: Final = 1
 """Processes that wait for a query, once there was one: an idle system pays for none."""
 
+PIECE_BYTES: Final = 1 << 20
+
 UNREADABLE: Final = "a file of the project could not be read, as when a run was just deleted; try again"
 
 _answers: Final = msgspec.msgpack.Decoder(Answer)
@@ -138,8 +140,11 @@ class Queries:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(frame(message))
-            await process.stdin.drain()
+            body = frame(message)
+            for begin in range(0, len(body), PIECE_BYTES):  # of what does not fit into the pipe asyncio makes a copy
+                process.stdin.write(body[begin : begin + PIECE_BYTES])
+                await process.stdin.drain()
+            del body  # which may be large, and the query long
             size = int.from_bytes(await process.stdout.readexactly(8), "little")
             answer: Answer = _answers.decode(await process.stdout.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):

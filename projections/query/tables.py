@@ -8,12 +8,15 @@ nothing is missing. Runs that are deleted are left out of everything.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from events import cloudevents, codec
 from events.ledger import Ledger, Recorded
@@ -37,7 +40,7 @@ _json: Final = msgspec.json.Encoder()
 class Part(msgspec.Struct, frozen=True):
     """What a view consists of: an Arrow IPC stream, and files of the archive."""
 
-    stream: bytes
+    stream: memoryview
     files: tuple[File, ...] = ()
 
 
@@ -54,48 +57,50 @@ class Tables:
     async def read(self, view: str) -> Part:
         """Return a view's contents. Raises `QueryRefused` past a bound."""
         if view in (manifest.METRICS, manifest.LOGS):
-            part = await self._telemetry(view)
-        else:
-            rows = await self._events() if view == "events" else await self._paged(view)
-            part = Part(await asyncio.to_thread(lambda: stream(table(view, rows))))
-        self._count(len(part.stream))
-        return part
+            return await self._telemetry(view)
+        whole = await (self._events() if view == "events" else self._gathered(view, self._paged(view)))
+        return Part(await asyncio.to_thread(stream, whole))
 
-    async def _paged(self, view: str) -> list[tuple[Any, ...]]:
+    async def _gathered(self, view: str, pages: AsyncIterator[list[tuple[Any, ...]]]) -> pa.Table:
+        """Return rows as columns, page by page: as Python has rows, they take many times as much."""
+        parts = [VIEWS[view].empty_table()]
+        rows = 0
+        async for page in pages:
+            parts.append(table(view, page))
+            rows += len(page)
+            self._bound(view, rows)
+            self._count(parts[-1].nbytes)
+            await asyncio.sleep(0)
+        return pa.concat_tables(parts)
+
+    async def _paged(self, view: str) -> AsyncIterator[list[tuple[Any, ...]]]:
         sql = load("projections.sql", f"query_{view}")
         after: tuple[Any, ...] = (_FIRST, 0) if view == "transitions" else (_FIRST,)
-        rows: list[tuple[Any, ...]] = []
         while page := await self._ledger.pool.fetch(sql, self._ledger_id, *after, PAGE_ROWS):
             last = page[-1]
             match view:
                 case "runs":
-                    rows += [_run(row, self._now) for row in page]
+                    yield [_run(row, self._now) for row in page]
                     after = (last["run_id"],)
                 case "transitions":
-                    rows += [_named(row, view) for row in page]
+                    yield [_named(row, view) for row in page]
                     after = (last["run_id"], last["version"])
                 case "credits":
-                    rows += [_credits(row, self._now) for row in page]
+                    yield [_credits(row, self._now) for row in page]
                     after = (last["run_id"],)
                 case _:
-                    rows += [_named(row, view) for row in page]
+                    yield [_named(row, view) for row in page]
                     after = (last["artifact_id"],)
-            self._bound(view, len(rows))
-        return rows
 
-    async def _events(self) -> list[tuple[Any, ...]]:
+    async def _events(self) -> pa.Table:
         """Return all that happened but telemetry, which `metrics` and `logs` hold."""
-        rows: list[tuple[Any, ...]] = []
-        async for page in self._ledger.pages(self._ledger_id, types=_LIFECYCLE):
-            self._count(sum(len(one.payload or b"") for one in page))
-            rows += [_event(one) for one in page]
-            self._bound("events", len(rows))
-            await asyncio.sleep(0)
+        pages = self._ledger.pages(self._ledger_id, types=_LIFECYCLE)
+        whole = await self._gathered("events", ([_event(one) for one in page] async for page in pages))
         gone = await self._ledger.pool.fetch(
             "select run_id from run where ledger_id = $1 and status = 'deleted'", self._ledger_id
         )
-        deleted = {str(row["run_id"]) for row in gone}
-        return [row for row in rows if row[2] not in deleted]
+        deleted = pa.array([str(row["run_id"]) for row in gone], pa.string())
+        return whole.filter(pc.invert(pc.is_in(whole["run_id"], deleted))) if len(deleted) else whole
 
     async def _telemetry(self, kind: str) -> Part:
         hot = [one async for one in self._tail(kind)]
@@ -110,10 +115,16 @@ class Tables:
                 f"the view {kind} consists of {len(files)} files, over the {self._limits.files} that one query reads",
                 limit=self._limits.files,
             )
-        whole = [one for one in hot if one.position > through.get(one.stream, one.position)]
-        return Part(await asyncio.to_thread(lambda: stream(_columns(kind, whole))), tuple(files))
 
-    async def _tail(self, kind: str) -> AsyncIterator[Recorded]:
+        def told() -> memoryview:
+            """Return what no file has, of runs that are not deleted."""
+            parts = [_behind(part, through[run_id]) for run_id, part in hot if run_id in through]
+            return stream(pa.concat_tables([VIEWS[kind].empty_table(), *parts]).unify_dictionaries())
+
+        return Part(await asyncio.to_thread(told), tuple(files))
+
+    async def _tail(self, kind: str) -> AsyncIterator[tuple[UUID, pa.Table]]:
+        """Yield the batches in Postgres as columns, each with its run: packed they take a part of that."""
         sql, types = load("projections.sql", "query_tail"), list(manifest.KINDS[kind])
         run_id, position = _FIRST, 0
         while True:
@@ -121,10 +132,11 @@ class Tables:
                 self._ledger_id,
                 await self._ledger.pool.fetch(sql, self._ledger_id, kind, types, run_id, position, PAGE_BATCHES),
             )
-            self._count(sum(len(one.payload or b"") for one in page))
-            for one in page:
-                if one.payload is not None:  # a run that was erased meanwhile
-                    yield one
+            there = [one for one in page if one.payload is not None]  # others are of a run that was erased meanwhile
+            for stream_id, batches in groupby(there, lambda one: one.stream):
+                part = await asyncio.to_thread(_columns, kind, stream_id, list(batches))
+                self._count(part.nbytes)
+                yield stream_id, part
             if len(page) < PAGE_BATCHES:
                 return
             run_id, position = page[-1].stream, page[-1].position
@@ -145,20 +157,19 @@ class Tables:
             )
 
 
-def _columns(kind: str, batches: Sequence[Recorded]) -> pa.Table:
-    """Return the points or lines of batches, which stand run by run."""
+def _columns(kind: str, run_id: UUID, batches: Sequence[Recorded]) -> pa.Table:
+    """Return the points or lines of batches of a run."""
     schema = VIEWS[kind]
     build: Callable[..., pa.Table] = metrics_table if kind == manifest.METRICS else parquet.logs_table
-    runs: dict[UUID, list[tuple[int, Any]]] = {}
-    for one in batches:
-        runs.setdefault(one.stream, []).append((one.position, one.event()))
-    tables = []
-    for run_id, own in runs.items():
-        points = build(own)
-        ids = pa.DictionaryArray.from_arrays(pa.array([0] * len(points), pa.int32()), pa.array([str(run_id)]))
-        arrays = [ids, *(points.column(name) for name in schema.names[1:])]
-        tables.append(pa.table(dict(zip(schema.names, arrays, strict=True))).cast(schema))
-    return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+    points = build([(one.position, one.event()) for one in batches])
+    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(points), np.int32)), pa.array([str(run_id)]))
+    arrays = [ids, *(points.column(name) for name in schema.names[1:])]
+    return pa.table(dict(zip(schema.names, arrays, strict=True))).cast(schema)
+
+
+def _behind(part: pa.Table, position: int) -> pa.Table:
+    """Return the rows behind a position, of some whose positions are in order."""
+    return part if part["position"][0].as_py() > position else part.filter(pc.greater(part["position"], position))
 
 
 def _run(row: asyncpg.Record, now: datetime) -> tuple[Any, ...]:
