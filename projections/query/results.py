@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, Protocol
@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 Format = Literal["json", "arrow", "csv", "parquet", "spreadsheet"]
 FORMULA: Final = r"^([=+\-@\t\r\n])"
 """How a text begins that a spreadsheet would compute. Source: OWASP, CSV Injection."""
+
+
+PIECE_BYTES: Final = 1 << 20
 
 
 class Passed(Exception):
@@ -76,8 +79,8 @@ class _Json:
         sink.write(b'{"columns":' + _dumped(columns) + b',"rows":[')
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
-        for row in _rows(batch):
-            self._sink.write((b"" if self._first else b",") + _dumped(list(row)))
+        for rows in _rows(batch.columns, _column):
+            self._sink.write((b"" if self._first else b",") + _dumped(rows)[1:-1])
             self._first = False
 
     def close(self) -> None:
@@ -88,9 +91,8 @@ class _Csv:
     """Lines after RFC 4180 with a header; what is NULL is empty."""
 
     def __init__(self, sink: io.BytesIO, schema: pa.Schema, types: Mapping[str, str]) -> None:
-        self._text = io.TextIOWrapper(sink, "utf-8", newline="", write_through=True)
-        self._writer = csv.writer(self._text)
-        self._writer.writerow(self._texts(pa.array(schema.names, pa.string())).to_pylist())
+        self._sink = sink
+        self._write([self._texts(pa.array(schema.names, pa.string())).to_pylist()])
 
     def _texts(self, column: pa.Array) -> pa.Array:
         """Return a column of texts as it is written."""
@@ -98,11 +100,16 @@ class _Csv:
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
         columns = [self._texts(column) if _is_text(column.type) else column for column in batch.columns]
-        for row in zip(*map(_column, columns), strict=True):
-            self._writer.writerow(_dumped(one).decode() if isinstance(one, list | dict | bool) else one for one in row)
+        for rows in _rows(columns, _cells):
+            self._write(rows)
+
+    def _write(self, rows: Iterable[Sequence[Any]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        self._sink.write(text.getvalue().encode())
 
     def close(self) -> None:
-        self._text.detach()
+        """All is written."""
 
 
 class _Spreadsheet(_Csv):
@@ -134,8 +141,20 @@ def _dumped(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    return zip(*(_column(column) for column in batch.columns), strict=True)
+def _rows(columns: Sequence[pa.Array], values: Callable[[pa.Array], list[Any]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield rows, so many together as have about `PIECE_BYTES`; `values` makes a column's."""
+    rows = len(columns[0])
+    at_once = max(1, rows * PIECE_BYTES // max(1, sum(column.nbytes for column in columns)))
+    for begin in range(0, rows, at_once):
+        yield list(zip(*(values(column.slice(begin, at_once)) for column in columns), strict=True))
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """Return a column as values that a line can hold."""
+    values = _column(column)
+    if any(of(column.type) for of in (pa.types.is_nested, pa.types.is_interval, pa.types.is_boolean)):
+        return [_dumped(one).decode() if isinstance(one, list | dict | bool) else one for one in values]
+    return values
 
 
 def _column(column: pa.Array) -> list[Any]:
