@@ -8,6 +8,7 @@ Source: docs/decisions/0035-import-jobs.md.
 
 import asyncio
 import logging
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable
@@ -88,7 +89,13 @@ class Apart:
     async def carry(self, job: Claimed, holder: UUID) -> None:
         """Have an import carried out; cancelled, it is given back. Raises `OSError`, and what Postgres does."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service.imports.process", stdin=PIPE, cwd=ROOT, start_new_session=True
+            sys.executable,
+            "-m",
+            "service.imports.process",
+            stdin=PIPE,
+            cwd=ROOT,
+            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},  # others reserve a GiB ahead, and it counts
+            start_new_session=True,
         )
         try:
             assert process.stdin is not None

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import pyarrow as pa
 import pytest
 
 from events.ids import uuid7
@@ -108,6 +109,23 @@ async def test_an_import_that_fails_again_and_again_is_given_up(
     assert report is not None
     assert (done.state, report.why) == ("failed", "it failed 5 times, at last with RuntimeError")
     assert not await runner(world).step()
+
+
+async def test_an_import_that_needs_too_much_memory_fails_at_once(
+    world: World, elsewhere: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await eventful(elsewhere)
+    import_id = await uploaded(world, await pack(elsewhere))
+
+    def hungry(*_: object) -> None:
+        raise pa.lib.ArrowMemoryError("malloc of size 1 failed")
+
+    monkeypatch.setattr("service.imports.archive._folded", hungry)
+    assert await runner(world).step()
+    done = await state(world, import_id)
+    report = await report_of(world.ledger, done)
+    assert report is not None
+    assert (done.state, report.why) == ("failed", "it takes more memory than an import may have")
 
 
 async def test_an_import_that_kills_its_process_is_given_up(world: World, elsewhere: World) -> None:
