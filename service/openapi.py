@@ -18,8 +18,11 @@ from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.routes import HTTPRoute
 
 from service import VERSION
+from service.http.msgpack import FILES
 
 JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
+"""What every JSON document may be sent as, and is answered as where `Accept` says so."""
 BYTES: Final = "application/octet-stream"
 SCHEMAS: Final = "#/components/schemas/"
 METHODS: Final = frozenset({"get", "head", "put", "post", "patch", "delete"})
@@ -58,7 +61,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 PROBLEM: Final = {
     "description": "Refused: `status`, `type` and `detail` say why, other members what is possible instead",
-    "content": {"application/problem+json": {"schema": {"$ref": f"{SCHEMAS}Problem"}}},
+    "content": {one: {"schema": {"$ref": f"{SCHEMAS}Problem"}} for one in ("application/problem+json", MSGPACK)},
 }
 SECURITY: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a run token"},
@@ -145,6 +148,10 @@ def _complete(operation: dict[str, Any], path: str, method: str, *, public: bool
         operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
         for code in responses.keys() & {"200", "201", "202"}:
             responses[code]["headers"] = POSITION
+    for said in (operation.get("requestBody", {}), *responses.values()):
+        content = said.get("content", {})
+        if JSON in content and not any(part in path for part in FILES):
+            content[MSGPACK] = content[JSON]
     responses["default"] = {"$ref": "#/components/responses/Problem"}
 
 

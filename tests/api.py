@@ -29,6 +29,7 @@ from stack.process import ROOT
 from stack.system import OURS_ALONE
 from stack.warden import Warden
 from tests import servers
+from tests.described import as_described
 from tests.servers import Database, NatsServer, PostgresServer
 
 T = TypeVar("T")
@@ -146,7 +147,12 @@ class Api:
     def as_caller(self, key: str | None) -> httpx.Client:
         """Return a client with this credential, or without any."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=SECONDS)
+        return httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            headers=headers,
+            timeout=SECONDS,
+            event_hooks={"response": [as_described]},
+        )
 
     def other_tenant(self) -> httpx.Client:
         """Open another organisation and return a client of its key."""

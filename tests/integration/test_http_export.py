@@ -97,11 +97,11 @@ def test_csv_names_what_is_no_number_and_disarms_formulas(api: Api, run: Json):
 
 
 def test_events_come_out_in_order(api: Api, project: Project, run: Json):
-    known = [event for event in project.events(run) if "seq" not in event]
+    known = [event for event in project.events(run) if "seq" not in event]  # the archiver may add one meanwhile
     found = table(api, f"/runs/{run['id']}/export", PARQUET, table="events").to_pylist()
-    assert [row["event_id"] for row in found] == [event["id"] for event in known]
+    assert [row["event_id"] for row in found[: len(known)]] == [event["id"] for event in known]
     header, *rows = lines(api, f"/runs/{run['id']}/export", table="events")
-    assert [row[header.index("type")] for row in rows] == [event["type"] for event in known]
+    assert [row[header.index("type")] for row in rows[: len(known)]] == [event["type"] for event in known]
     assert rows[0][header.index("recorded_at")].endswith("Z")
 
 
