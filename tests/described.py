@@ -26,7 +26,7 @@ _seen: Counter[tuple[str, str, str]] = Counter()
 
 def as_described(answer: httpx.Response) -> None:
     """Fail where an answer is not what the description says."""
-    method, path = answer.request.method.lower(), answer.request.url.path
+    method, path = answer.request.method.lower(), answer.request.url.path.rstrip("/")
     template = _template(path)
     if template is None or method not in DOCUMENT["paths"][template]:
         assert answer.status_code in {400, 401, 403, 404, 405} or method == "options", (method, path)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import HttpMethod, Response, Router, delete, get, patch, post, route
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 from msgspec import Meta
 
@@ -83,7 +84,11 @@ async def open_import(
     return await _answer(service, job, location, status=201)
 
 
-@patch("/projects/{project:str}/imports/{import_id:uuid}", operation_class=described(takes={BYTES: None}))
+@patch(
+    "/projects/{project:str}/imports/{import_id:uuid}",
+    responses={202: ResponseSpec(ImportResource, description="All is there; it begins", generate_examples=False)},
+    operation_class=described(takes={BYTES: None}),
+)
 async def continue_import(request: Http, service: Service, project: str, import_id: UUID) -> Response[ImportResource]:
     """Send the bytes that follow `Upload-Offset`: a multiple of `part_bytes`, or all that is left.
 

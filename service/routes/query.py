@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Response, Router, post
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 
 from projections.query.limits import Limits
@@ -33,7 +34,26 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Any] | list[Any] | None = None
 
 
-@post("/projects/{project:str}/query", status_code=200, operation_class=described(answers=tuple(MEDIA_TYPES.values())))
+class Column(msgspec.Struct, frozen=True):
+    """A column of an answer, and its type as DuckDB calls it."""
+
+    name: str
+    type: str
+
+
+class Table(msgspec.Struct, frozen=True):
+    """An answer as JSON: a value a column in each row."""
+
+    columns: list[Column]
+    rows: list[list[Any]]
+
+
+@post(
+    "/projects/{project:str}/query",
+    status_code=200,
+    responses={200: ResponseSpec(Table, description="The answer", generate_examples=False)},
+    operation_class=described(answers=tuple(MEDIA_TYPES.values())),
+)
 async def query(
     request: Http,
     service: Service,

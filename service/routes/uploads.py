@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import HttpMethod, Response, Router, delete, patch, post, route
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 from msgspec import Meta
 
@@ -70,7 +71,11 @@ async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service
     return _uploaded(upload, location, status=201)
 
 
-@patch("/runs/{run:str}/uploads/{upload:uuid}", operation_class=described(takes={BYTES: None}))
+@patch(
+    "/runs/{run:str}/uploads/{upload:uuid}",
+    responses={201: ResponseSpec(UploadResource, description="All is there, and saved", generate_examples=False)},
+    operation_class=described(takes={BYTES: None}),
+)
 async def continue_upload(request: Http, service: Service, run: str, upload: UUID) -> Response[UploadResource]:
     """Send the bytes that follow `Upload-Offset`: a multiple of `part_bytes`, or all that is left.
 

@@ -15,7 +15,7 @@ BODILESS = ("/discard", "/retry", "/test", "/cancel", "/pause", "/resume", "/sto
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, methods in DOCUMENT["paths"].items():
-        for method in METHODS & methods.keys():
+        for method in sorted(METHODS & methods.keys()):
             yield method, path, methods[method]
 
 
