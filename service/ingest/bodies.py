@@ -26,17 +26,8 @@ MEDIA_TYPES: Final = (
 NonFinite = Literal["NaN", "Infinity", "-Infinity"]
 
 
-class Series(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """The points of one metric, column by column, all of one length."""
-
-    step: list[int]
-    value: list[float]
-    time_us: list[int] | None = None
-    stage: list[str | None] | None = None
-
-
-class LooseSeries(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """Like `Series`, with the non-finite numbers that JSON cannot carry as strings, and integers left as they are."""
+class MetricSeries(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """The points of one metric, column by column, all of one length; what is not finite is a word."""
 
     step: list[int]
     value: list[int | float | NonFinite]
@@ -49,17 +40,26 @@ class MetricsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=T
 
     epoch: Epoch
     seq: Seq
-    series: dict[str, Series]
+    series: dict[str, MetricSeries]
     source: Source = "sdk"
     stage: str | None = None
 
 
-class LooseMetricsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A batch of metrics with non-finite numbers, or with integers that may be no float64."""
+class FloatSeries(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """The same, whose values are all read as float64: most are."""
+
+    step: list[int]
+    value: list[float]
+    time_us: list[int] | None = None
+    stage: list[str | None] | None = None
+
+
+class FloatMetricsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """The same, of such series."""
 
     epoch: Epoch
     seq: Seq
-    series: dict[str, LooseSeries]
+    series: dict[str, FloatSeries]
     source: Source = "sdk"
     stage: str | None = None
 
@@ -83,7 +83,7 @@ class LogsBody(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True
 
 _DECODERS: Final = {
     (body, media): decoder(body)
-    for body in (MetricsBody, LooseMetricsBody, LogsBody)
+    for body in (FloatMetricsBody, MetricsBody, LogsBody)
     for media, decoder in (("json", msgspec.json.Decoder), ("msgpack", msgspec.msgpack.Decoder))
 }
 
@@ -95,16 +95,16 @@ def _decode(body: type[Any], raw: bytes, media_type: str) -> Any:
 
 def metrics(raw: bytes, media_type: str, received_us: int) -> Batch:
     """Decode a metrics body. Raises `Invalid`, or msgspec's errors, naming the JSON path and the limit."""
-    body: MetricsBody | LooseMetricsBody
+    body: FloatMetricsBody | MetricsBody
     try:
-        body = _decode(MetricsBody, raw, media_type)
+        body = _decode(FloatMetricsBody, raw, media_type)
     except msgspec.ValidationError:
-        body = _decode(LooseMetricsBody, raw, media_type)
+        body = _decode(MetricsBody, raw, media_type)
     found = _gathered(body.series, received_us)
     batches.check_count(len(found.step), "point", MAX_POINTS, "$.series")
     value = _numbers(found.value)
     if value is None or _rounds(value):
-        _check_integers(body if isinstance(body, LooseMetricsBody) else _decode(LooseMetricsBody, raw, media_type))
+        _check_integers(body if isinstance(body, MetricsBody) else _decode(MetricsBody, raw, media_type))
         assert value is not None
     staged = found.staged or body.stage is not None
     stages, stage = _stages(body.stage, body.series.values()) if staged else ((), None)
@@ -133,7 +133,7 @@ class _Gathered(msgspec.Struct, gc=False):
     staged: bool = False
 
 
-def _gathered(series: Mapping[str, Series | LooseSeries], received_us: int) -> _Gathered:
+def _gathered(series: Mapping[str, FloatSeries | MetricSeries], received_us: int) -> _Gathered:
     """Return the columns of a body; what was sent without times has all of its points at `received_us`."""
     found = _Gathered()
     counts, step, value, time_us = found.counts, found.step, found.value, found.time_us
@@ -160,7 +160,7 @@ def _gathered(series: Mapping[str, Series | LooseSeries], received_us: int) -> _
 _PLURAL: Final = {"value": "values", "time_us": "times", "stage": "stages"}
 
 
-def _refuse(name: str, series: Series | LooseSeries) -> None:
+def _refuse(name: str, series: FloatSeries | MetricSeries) -> None:
     """Refuse a series by what is wrong with it: its name, or a column that is as long as no other."""
     batches.check_name(name, f"$.series[{name!r}]")
     count = len(series.step)
@@ -169,7 +169,7 @@ def _refuse(name: str, series: Series | LooseSeries) -> None:
             raise Invalid(f"{count} steps and {len(given)} {_PLURAL[column]}", path=f"$.series[{name!r}].{column}")
 
 
-def _check_integers(body: LooseMetricsBody) -> None:
+def _check_integers(body: MetricsBody) -> None:
     for name, series in body.series.items():
         batches.check_exact(series.value, f"$.series[{name!r}].value")
 
@@ -185,7 +185,7 @@ def _rounds(value: bytes) -> bool:
 
 
 def _integers(
-    column: Sequence[int], name: Literal["step", "time_us"], series: Mapping[str, Series | LooseSeries]
+    column: Sequence[int], name: Literal["step", "time_us"], series: Mapping[str, FloatSeries | MetricSeries]
 ) -> bytes:
     """Return integers, one series behind the other, as int64 little-endian."""
     try:
@@ -217,7 +217,7 @@ def _numbers(column: Sequence[int | float | NonFinite]) -> bytes | None:
         return None
 
 
-def _stages(whole: str | None, every: Iterable[Series | LooseSeries]) -> tuple[tuple[str | None, ...], bytes]:
+def _stages(whole: str | None, every: Iterable[FloatSeries | MetricSeries]) -> tuple[tuple[str | None, ...], bytes]:
     known: dict[str | None, int] = {}
     indices: list[int] = []
     for series in every:

@@ -37,7 +37,7 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 _TABLES: Final = dict.fromkeys(READERS)
 METRICS_BODY: Final = described(
-    takes={**dict.fromkeys(bodies.DOCUMENTS, bodies.LooseMetricsBody), **_TABLES}, query=metric_tables.TableKey
+    takes={**dict.fromkeys(bodies.DOCUMENTS, bodies.MetricsBody), **_TABLES}, query=metric_tables.TableKey
 )
 LOGS_BODY: Final = described(
     takes={**dict.fromkeys(bodies.DOCUMENTS, bodies.LogsBody), **_TABLES}, query=log_tables.TableKey
