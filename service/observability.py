@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from projections.health import SILENT_SECONDS, Heard
 from projections.incidents import Incident
+from service.http.endings import end
 
 if TYPE_CHECKING:
     from service.context import Service
@@ -91,7 +92,7 @@ def _seconds(method: str, route: str) -> Histogram:
 
 
 def counted(app: ASGIApp) -> ASGIApp:
-    """Count every request by its route's template, so that ids make no series."""
+    """Count every request by its route's template, so that ids make no series; the outermost, which sees its end."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -107,6 +108,9 @@ def counted(app: ASGIApp) -> ASGIApp:
                 _seconds(method, route).observe(time.perf_counter() - began)
             await send(message)
 
-        await app(scope, receive, counting)
+        try:
+            await app(scope, receive, counting)
+        finally:
+            await end(scope)
 
     return middleware

@@ -1,7 +1,7 @@
 """Server-Sent Events: a ledger's history, read by position for each client, and then what all of them share."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
 from uuid import UUID
@@ -25,22 +25,17 @@ class Wanted(msgspec.Struct, frozen=True):
     types: Sequence[str] | None
 
 
-async def follow(
-    service: Service, wanted: Wanted, after: int, leave: Callable[[], None]
-) -> AsyncIterator[ServerSentEventMessage]:
+async def follow(service: Service, wanted: Wanted, after: int) -> AsyncGenerator[ServerSentEventMessage]:
     """Yield events after a position, then whatever comes, until the client goes, is too slow, or we stop."""
-    try:
-        yield ServerSentEventMessage(comment="tachograph", data=None)
-        head, _ = await service.ledger.head(wanted.ledger_id)
-        async for event in _history(service, wanted, after, head):
-            yield _message(event)
-        async with aclosing(_live(service, wanted, max(after, head))) as live:
-            async for message in live:
-                yield message
-        if service.stopping.is_set():
-            yield ServerSentEventMessage(event="goodbye", data="{}")
-    finally:
-        leave()
+    yield ServerSentEventMessage(comment="tachograph", data=None)
+    head, _ = await service.ledger.head(wanted.ledger_id)
+    async for event in _history(service, wanted, after, head):
+        yield _message(event)
+    async with aclosing(_live(service, wanted, max(after, head))) as live:
+        async for message in live:
+            yield message
+    if service.stopping.is_set():
+        yield ServerSentEventMessage(event="goodbye", data="{}")
 
 
 async def _history(service: Service, wanted: Wanted, after: int, up_to: int) -> AsyncIterator[Told]:

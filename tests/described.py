@@ -65,7 +65,7 @@ def _validator(method: str, template: str, status: str, media_type: str) -> Draf
 def _templates() -> list[tuple[re.Pattern[str], str]]:
     """Return each path of the description as a pattern, those with fewer variables first."""
     ordered = sorted(DOCUMENT["paths"], key=lambda path: path.count("{"))
-    return [(re.compile(re.sub(r"\\{name\\}", ".+", _open(path))), path) for path in ordered]
+    return [(re.compile(re.sub(r"\\{name\\}", ".+", _open(path)), re.DOTALL), path) for path in ordered]
 
 
 def _open(path: str) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final
@@ -12,6 +11,7 @@ from litestar.response import Stream
 from events.errors import Busy
 from service.artifact_names import disposition
 from service.context import Http, Service
+from service.http.endings import at_end
 
 log = logging.getLogger("tachograph.service")
 
@@ -61,21 +61,16 @@ def _cut(task: "asyncio.Task[object]", where: str) -> None:
 def download(request: Http, service: Service, chunks: AsyncGenerator[bytes], media_type: str, name: str) -> Stream:
     """Answer with a file as it is made. What fails on the way breaks the connection: half a file never looks whole."""
     leave = enter(service, request.user.actor)
-    paced = _paced(service.stopping, chunks, leave, name)
-    weakref.finalize(paced, leave)  # a client that is gone before its first byte never starts it
+    paced = _paced(service.stopping, chunks, name)
+    at_end(request.scope, paced, leave)
     headers = {"Content-Disposition": disposition(name), "Cache-Control": "private, no-store"}
     return Stream(paced, media_type=media_type, headers=headers)
 
 
-async def _paced(
-    stopping: asyncio.Event, chunks: AsyncGenerator[bytes], leave: Callable[[], None], name: str
-) -> AsyncGenerator[bytes]:
-    try:
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if stopping.is_set():
-                    raise Busy("the service is stopping")
-                with patience(name):
-                    yield chunk
-    finally:
-        leave()
+async def _paced(stopping: asyncio.Event, chunks: AsyncGenerator[bytes], name: str) -> AsyncGenerator[bytes]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if stopping.is_set():
+                raise Busy("the service is stopping")
+            with patience(name):
+                yield chunk

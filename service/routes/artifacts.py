@@ -25,6 +25,10 @@ from service.problems import problem
 
 MAX_CAPTION: Final = 1_000
 _FILE: Final = described(answers=(BYTES,))
+_PARTS: Final = {
+    206: ResponseSpec(bytes, media_type=BYTES, description="The range that was asked for", generate_examples=False),
+    304: ResponseSpec(None, description="`If-None-Match` names it"),
+}
 
 Caption = Annotated[str, Parameter(max_length=MAX_CAPTION, description="a sentence about it")]
 AnswerHeaders = dict[str, str]
@@ -111,7 +115,12 @@ async def list_artifacts(
     return page(request, [resource(one) for one in found], limit, lambda last: sealed(_Place(last.name, last.position)))
 
 
-@route("/runs/{run:str}/artifacts/{name:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE)
+@route(
+    "/runs/{run:str}/artifacts/{name:path}",
+    http_method=[HttpMethod.GET, HttpMethod.HEAD],
+    operation_class=_FILE,
+    responses=_PARTS,
+)
 async def read_artifact(request: Http, service: Service, run: str, name: str) -> Response[Any]:
     """The newest file of this name: whole, or the `Range` that is asked for."""
     stored = await service.run(request, run, program=True)
@@ -122,7 +131,9 @@ async def read_artifact(request: Http, service: Service, run: str, name: str) ->
     return await _answer(request, service, artifact)
 
 
-@route("/artifacts/{artifact:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE)
+@route(
+    "/artifacts/{artifact:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE, responses=_PARTS
+)
 async def read_artifact_by_id(request: Http, service: Service, artifact: UUID) -> Response[Any]:
     """A file by its `artifact_id`, also one that a newer of its name has followed."""
     found = await artifacts.by_id(service.pool, request.user.organisation_id, artifact)

@@ -1,7 +1,6 @@
 """What happened: events of runs and projects, as pages and as a live stream; heads and verification."""
 
 import asyncio
-import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from events.heads import SignedHead, Signer
 from projections.verification import Places, Report, audit
 from service.commands.replay import types_of
 from service.context import Http, Service
+from service.http.endings import at_end
 from service.openapi import described
 from service.paging import Size
 from service.problems import Invalid
@@ -80,8 +80,8 @@ async def _start(request: Http, service: Service, ledger_id: UUID, after: int | 
 
 def _follow(request: Http, service: Service, wanted: Wanted, after: int) -> ServerSentEvent:
     leave = service.tails.enter(request.user.actor)
-    events = follow(service, wanted, after, leave)
-    weakref.finalize(events, leave)  # a client that is gone before its first event never starts it
+    events = follow(service, wanted, after)
+    at_end(request.scope, events, leave)
     return ServerSentEvent(events)
 
 

@@ -1,8 +1,7 @@
 """A history told again as newline-delimited JSON, telemetry from Parquet included."""
 
 import asyncio
-import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Final
 from uuid import UUID
@@ -19,6 +18,7 @@ from service.commands import timeline
 from service.commands.replay import resolve, types_of
 from service.context import Http, Service
 from service.http.downloads import enter, patience
+from service.http.endings import at_end
 from service.openapi import described
 
 MEDIA_TYPE: Final = "application/x-ndjson"
@@ -84,12 +84,12 @@ async def _stream(
     restorer = Restorer(service.archive, window_rows=WINDOW_ROWS, cache_bytes=CACHE_BYTES)
     replay = Replay(service.ledger, restorer, wanted)
     leave = enter(service, request.user.actor)
-    chunks = _chunks(service.stopping, replay, leave)
-    weakref.finalize(chunks, leave)  # a client that is gone before its first byte never starts it
+    chunks = _chunks(service.stopping, replay)
+    at_end(request.scope, chunks, leave)
     return Stream(chunks, media_type=MEDIA_TYPE)
 
 
-async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], None]) -> AsyncGenerator[bytes]:
+async def _chunks(stopping: asyncio.Event, replay: Replay) -> AsyncGenerator[bytes]:
     """Yield lines, many at a time; an error in mid-stream is the last line."""
     lines = bytearray()
     try:
@@ -107,8 +107,6 @@ async def _chunks(stopping: asyncio.Event, replay: Replay, leave: Callable[[], N
     except LedgerError as error:
         problem = {"title": type(error).__name__, "detail": str(error), "position": replay.position}
         yield bytes(lines) + _json.encode({"problem": problem}) + b"\n"
-    finally:
-        leave()
 
 
 ROUTES = Router(path="", route_handlers=[replay_run, replay_project], tags=["history"])

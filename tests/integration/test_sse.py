@@ -191,7 +191,7 @@ async def test_a_quiet_stream_says_that_it_is_alive(world: World, monkeypatch: p
     feeds.ledger = world.ledger
     service: Any = SimpleNamespace(ledger=world.ledger, tails=feeds, stopping=asyncio.Event())
     head, _ = await world.ledger.head(world.ledger_id)
-    events = stream.follow(service, stream.Wanted(world.ledger_id, None, None), head, lambda: None)
+    events = stream.follow(service, stream.Wanted(world.ledger_id, None, None), head)
     async with asyncio.timeout(SECONDS):
         said = [await anext(events) for _ in range(3)]
         await world.started_run()

@@ -74,7 +74,8 @@ async def test_heads_are_stored_once_each_and_verified(
     cut = heads[-1].position
     await superuser.execute(
         f"delete from ledger.event where position = {cut}; delete from ledger.payload where position = {cut};"
-        f" update ledger.head h set position = {cut - 1}, chain = e.chain from ledger.event e"
+        f" update ledger.head h set position = {cut - 1}, chain = e.chain, recorded_at = e.recorded_at"
+        f" from ledger.event e"
         f" where e.position = {cut - 1}; update ledger.stream set version = version - 1 where version > 1"
     )
     await superuser.close()
