@@ -19,6 +19,7 @@ from bench import p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, pictu
 from bench.harness import Result, Void
 from bench.probes import probe
 from bench.results import Section
+from events.garbage import set_aside
 from stack.errors import StackError
 from stack.ports import free_port
 from stack.system import Stack
@@ -43,14 +44,17 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "SCALING": scaling.run,
 }
 ON_THE_SERVICE_LOOP: Final = frozenset({"P4"})
-"""Whose ledger runs in this very process: on the event loop that the service's has."""
+"""Whose ledger runs in this very process: on the event loop that the service has, and collecting garbage as it does."""
 KEEP: Final = "--keep"
 
 
 def between_probes(name: str, stack: Stack, home: str) -> Section:
     """Run one benchmark with a look at the machine before and after."""
     before = probe(home)
-    run = uvloop.run if name in ON_THE_SERVICE_LOOP else asyncio.run
+    run = asyncio.run
+    if name in ON_THE_SERVICE_LOOP:
+        run = uvloop.run
+        set_aside()
     found, notes = run(_results(BENCHMARKS[name], stack))
     return Section(
         measured_on=datetime.now(UTC).date(),
