@@ -184,16 +184,11 @@ class Service:
 
         `scope` is the project, workflow or run that the route is about: names move on, ids do not.
         """
-        key = header(http.scope, b"idempotency-key")
         body = await http.body()
         if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(msgspec.json.decode(body), MAX_DEPTH):
             raise Invalid(f"a body is nested at most {MAX_DEPTH} deep", limit=MAX_DEPTH)
-        if key is None:
-            event_id = uuid7()
-        elif not 0 < len(key) <= MAX_KEY_BYTES:
-            raise Invalid("Idempotency-Key is 1 to 255 characters", path="Idempotency-Key", limit=MAX_KEY_BYTES)
-        else:
-            event_id = derived(http.user.actor, http.method, _template(http), scope, key)
+        key = idempotency_key(http)
+        event_id = uuid7() if key is None else derived(http.user.actor, http.method, _template(http), scope, key)
         return Request(
             actor=http.user.actor,
             event_id=event_id,
@@ -269,6 +264,14 @@ class Service:
         deleted_by = next((row["actor"] for row in history if row["to_status"] == Status.DELETED), None)
         costs = await credits.of_runs(self.pool, [stored.run_id], datetime.now(UTC))
         return tombstone(stored, deleted_by, _credits(costs.get(stored.run_id)))
+
+
+def idempotency_key(http: Http) -> str | None:
+    """Return what the caller named the request, or None. Raises `Invalid`."""
+    key = header(http.scope, b"idempotency-key")
+    if key is not None and not 0 < len(key) <= MAX_KEY_BYTES:
+        raise Invalid("Idempotency-Key is 1 to 255 characters", path="Idempotency-Key", limit=MAX_KEY_BYTES)
+    return key
 
 
 def _template(http: Http) -> str:

@@ -21,7 +21,7 @@ from service.context import Http, Service
 from service.http import ranges
 from service.openapi import BYTES, described
 from service.paging import Page, Size, opened, page, sealed
-from service.problems import problem
+from service.problems import Invalid, problem
 
 MAX_CAPTION: Final = 1_000
 _FILE: Final = described(answers=(BYTES,))
@@ -201,6 +201,25 @@ def announced_length(request: Http) -> int:
     if not text.isdecimal():
         raise HTTPException(status_code=411, detail="say how long the file is: Content-Length")
     return int(text[:16])
+
+
+def upload_offset(request: Http) -> int:
+    """Return where in the file the bytes of a piece belong. Raises `Invalid`."""
+    offset = request.headers.get("upload-offset", "")
+    if not offset.isdecimal() or len(offset) > 16:
+        raise Invalid("say where these bytes belong: Upload-Offset is a number", path="Upload-Offset")
+    return int(offset)
+
+
+def check_piece(request: Http, left: int) -> None:
+    """Raise `Invalid` where a piece is neither all that is left nor made of whole parts."""
+    length = announced_length(request)
+    if length % artifacts.PART_BYTES and length != left:
+        raise Invalid(
+            f"a piece that is not the last has a multiple of {artifacts.PART_BYTES} bytes, not {length}",
+            path="Content-Length",
+            limit=artifacts.PART_BYTES,
+        )
 
 
 async def body_of(request: Http) -> AsyncIterator[bytes]:

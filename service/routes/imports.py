@@ -18,14 +18,13 @@ from events.ids import derived, uuid7
 from projections import import_jobs
 from projections.import_jobs import ImportJob, State
 from projections.storage import artifacts
-from service.context import MAX_KEY_BYTES, Http, Service
+from service.context import Http, Service, idempotency_key
 from service.imports.jobs import report_of
 from service.imports.report import Outcomes
 from service.openapi import BYTES, described
 from service.paging import Page, Size, linked, opened, sealed
-from service.problems import Invalid
 from service.recipes import Body
-from service.routes.artifacts import announced_length, body_of
+from service.routes.artifacts import body_of, check_piece, upload_offset
 
 
 class ImportResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,9 +65,7 @@ async def open_import(
 ) -> Response[ImportResource]:
     """Open an import of an archive that `export` made: its pieces go to `Location` by PATCH."""
     known = await service.project(request, project)
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= MAX_KEY_BYTES:
-        raise Invalid("Idempotency-Key is 1 to 255 characters", path="Idempotency-Key", limit=MAX_KEY_BYTES)
+    key = idempotency_key(request)
     import_id = uuid7() if key is None else derived(request.user.actor, "import", known.project_id, key)
     job = await import_jobs.reserve(
         service.ledger,
@@ -95,20 +92,12 @@ async def continue_import(request: Http, service: Service, project: str, import_
     The answer says what is durable; the last piece lets the import begin (202). After a cut, ask where to go on.
     """
     job = await _job(request, service, project, import_id)
-    offset = request.headers.get("upload-offset", "")
-    if not offset.isdecimal() or len(offset) > 16:
-        raise Invalid("say where these bytes belong: Upload-Offset is a number", path="Upload-Offset")
+    offset = upload_offset(request)
     if job.state != "uploading":
         return await _answer(service, job)
-    length = announced_length(request)
-    if length % artifacts.PART_BYTES and length != job.bytes - int(offset):
-        raise Invalid(
-            f"a piece that is not the last has a multiple of {artifacts.PART_BYTES} bytes, not {length}",
-            path="Content-Length",
-            limit=artifacts.PART_BYTES,
-        )
+    check_piece(request, job.bytes - offset)
     async with service.uploads.transfer():
-        received = await service.uploads.receive(job.upload, int(offset), body_of(request))
+        received = await service.uploads.receive(job.upload, offset, body_of(request))
     if received.received < job.bytes:
         return await _answer(service, await _job(request, service, project, import_id))
     await import_jobs.queue(service.pool, import_id)

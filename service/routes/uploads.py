@@ -18,12 +18,19 @@ from projections.storage import artifacts
 from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import Upload, Wanted
 from service.artifact_names import clean_media_type, clean_name
-from service.context import MAX_KEY_BYTES, Http, Service
+from service.context import Http, Service, idempotency_key
 from service.openapi import BYTES, described
 from service.patterns import SHA256
-from service.problems import Invalid
 from service.recipes import Body
-from service.routes.artifacts import MAX_CAPTION, AnswerHeaders, ArtifactResource, announced_length, body_of, resource
+from service.routes.artifacts import (
+    MAX_CAPTION,
+    AnswerHeaders,
+    ArtifactResource,
+    body_of,
+    check_piece,
+    resource,
+    upload_offset,
+)
 
 
 class UploadResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +69,7 @@ async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service
         caption=data.caption,
         sha256=data.sha256,
     )
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= MAX_KEY_BYTES:
-        raise Invalid("Idempotency-Key is 1 to 255 characters", path="Idempotency-Key", limit=MAX_KEY_BYTES)
+    key = idempotency_key(request)
     upload_id = uuid7() if key is None else derived(request.user.actor, "upload", stored.run_id, key)
     upload = await service.uploads.open(stored, request.user.organisation_id, wanted, upload_id)
     location = {"Location": f"/api/v1/runs/{stored.run_id}/uploads/{upload_id}"}
@@ -82,22 +87,13 @@ async def continue_upload(request: Http, service: Service, run: str, upload: UUI
     The answer says what is durable; the last piece saves the artifact (201). After a cut, ask where to go on.
     """
     stored = await service.run(request, run, program=True)
-    offset = request.headers.get("upload-offset", "")
-    if not offset.isdecimal() or len(offset) > 16:
-        raise Invalid("say where these bytes belong: Upload-Offset is a number", path="Upload-Offset")
+    offset = upload_offset(request)
     found = await service.uploads.find(stored, upload)
     if found is None:
         return _saved(await _saved_of(service, stored.ledger_id, stored.run_id, upload))
-    length = announced_length(request)
-    left = found.wanted.bytes - int(offset)
-    if length % artifacts.PART_BYTES and length != left:
-        raise Invalid(
-            f"a piece that is not the last has a multiple of {artifacts.PART_BYTES} bytes, not {length}",
-            path="Content-Length",
-            limit=artifacts.PART_BYTES,
-        )
+    check_piece(request, found.wanted.bytes - offset)
     async with service.uploads.transfer():
-        received = await service.uploads.receive(found, int(offset), body_of(request))
+        received = await service.uploads.receive(found, offset, body_of(request))
         if received.received < received.wanted.bytes:
             return _uploaded(received, {})
         artifact, _ = await service.uploads.finish(received, request.user.actor)
