@@ -1,19 +1,15 @@
-"""What happened: events of runs and projects, as pages and as a live stream; heads and verification."""
+"""What happened: events of runs and projects, as pages and as a live stream."""
 
-import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, Router, get, post
-from litestar.params import JSONBody, Parameter
+from litestar import Router, get
+from litestar.params import Parameter
 from litestar.response import ServerSentEvent
 
 from events import cloudevents
-from events.heads import SignedHead, Signer
-from projections.verification import Places, Report, audit
 from service.commands.replay import types_of
 from service.context import Http, Service
 from service.http.endings import at_end
@@ -105,58 +101,6 @@ async def run_stream(
     return _follow(request, service, Wanted(stored.ledger_id, stored.run_id, types_of(types)), start)
 
 
-class Head(msgspec.Struct, frozen=True):
-    """Where a project's ledger stands: the last position, the chain value (hex) after it, both signed.
-
-    `public_key` (Ed25519, hex) is what the signature verifies with; keep it, and a head, outside this system.
-    """
-
-    project_id: UUID
-    position: int
-    chain: str
-    public_key: str
-    head: SignedHead
-
-
-@get("/projects/{project:str}/audit")
-async def audit_head(request: Http, service: Service, project: str) -> Head:
-    """The head of a project's ledger, signed."""
-    known = await service.project(request, project)
-    position, chain = await service.ledger.head(known.project_id)
-    signer = await _signer(service)
-    head = signer.sign(known.project_id, position, chain, datetime.now(UTC))
-    return Head(known.project_id, position, chain.hex(), signer.public_key.hex(), head)
-
-
-async def _signer(service: Service) -> Signer:
-    return await asyncio.to_thread(Signer.beside, service.settings.master_key)
-
-
-class VerifyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to verify against: a signed head that was kept elsewhere."""
-
-    head: SignedHead | None = None
-
-
-@post("/projects/{project:str}/audit/verify", status_code=200)
-async def verify_project(
-    request: Http, service: Service, project: str, data: JSONBody[VerifyBody | None] = None
-) -> Response[Report]:
-    """Verify the whole history and what was made from it: verified, or the first thing that is bad and what differs."""
-    known = await service.project(request, project)
-    heads = [data.head] if data is not None and data.head is not None else []
-    if heads:
-        public_key = (await _signer(service)).public_key
-        for head in heads:
-            head.expect(known.project_id, public_key)
-    places = Places(
-        database_url=service.settings.database_url,
-        archive=service.archive,
-        jetstream=service.nats.jetstream() if service.nats is not None and service.nats.is_connected else None,
-    )
-    return Response(await audit(service.ledger, known.project_id, places, heads=heads))
-
-
 ROUTES = Router(
     path="",
     route_handlers=[
@@ -164,8 +108,6 @@ ROUTES = Router(
         run_events,
         project_stream,
         run_stream,
-        audit_head,
-        verify_project,
     ],
     tags=["history"],
 )
