@@ -1,4 +1,4 @@
-"""What can be asked of a run: imperative, frozen, decided by `run.decide`."""
+"""What can be asked of a run: imperative, frozen, decided by `decisions.decide`."""
 
 from collections.abc import Mapping
 from datetime import datetime

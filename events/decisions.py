@@ -43,9 +43,10 @@ from events.commands import (
     SetPrimaryMetric,
 )
 from events.errors import Erased, Fenced, NotFound, Rejected, TooLarge
+from events.merge_patch import merge
 from events.oversight import oversee
 from events.refusals import actions, live, not_superseded, refused, require, same_epoch, undeletable, words
-from events.run import ACTIVE, ENDED, Run, merge
+from events.run import Run
 from events.run_events import (
     RunAliasSet,
     RunArchived,
@@ -73,6 +74,7 @@ from events.run_events import (
     RunTelemetryArchived,
     RunUnarchived,
 )
+from events.transitions import ACTIVE, ENDED
 from events.types import Cause, FinalCredits, Mode, Status
 
 S = Status

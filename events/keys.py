@@ -1,6 +1,6 @@
 """Data keys: one AES-256 key a stream, stored wrapped under the master key, cached while in use.
 
-Destroying a stream's row destroys its payloads wherever copies of them lie. Source: rule 16 of the architecture,
+Destroying a stream's row destroys its payloads wherever copies of them lie. Source: docs/decisions/0010-erasure.md,
 RFC 3394 (key wrap), NIST SP 800-38D (GCM).
 """
 

@@ -14,7 +14,7 @@ from events.commands import (
 from events.errors import Fenced
 from events.refusals import actions, not_superseded, refused, require
 from events.retries import may_retry
-from events.run import ACTIVE, ENDED, Run
+from events.run import Run
 from events.run_events import (
     RunCrashed,
     RunEvent,
@@ -25,6 +25,7 @@ from events.run_events import (
     RunRetried,
     RunUnresponsive,
 )
+from events.transitions import ACTIVE, ENDED
 from events.types import Cause, Status
 
 S = Status

@@ -4,7 +4,8 @@ from typing import assert_never
 
 from events.commands import RunCommand
 from events.errors import Fenced, Rejected
-from events.run import ENDED, Run
+from events.run import Run
+from events.transitions import ENDED
 from events.types import Status
 
 S = Status

@@ -1,8 +1,8 @@
-"""A run: its state, and the two pure functions over it and the table of transitions.
+"""A run's state, and `evolve`, which folds one event into it. Pure.
 
-`decide` says what a command leads to, or raises `Rejected`; `evolve` folds one event into the state. Neither
-knows a clock, an id source or a database. `recorded_at` is the ledger's time of the event; before an append
-has assigned it, the caller passes a placeholder (see `projections.runs`).
+What may happen in which state is the table in `transitions`; what a command leads to is decided in `decisions`.
+`recorded_at` is the ledger's time of the event; before an append has assigned it, the caller passes a placeholder
+(see `projections.runs`).
 """
 
 from datetime import datetime
@@ -51,7 +51,7 @@ from events.run_events import (
     RunUnarchived,
     RunUnresponsive,
 )
-from events.transitions import ACTIVE, ALLOWED_IN, ENDED, TRANSITIONS
+from events.transitions import ALLOWED_IN, TRANSITIONS
 from events.types import (
     Cause,
     Change,
@@ -70,19 +70,6 @@ from events.types import (
 )
 
 S = Status
-
-__all__ = [
-    "ACTIVE",
-    "ALLOWED_IN",
-    "ENDED",
-    "NO_RUN",
-    "TRANSITIONS",
-    "Imported",
-    "PrimaryMetric",
-    "Run",
-    "evolve",
-    "merge",
-]
 
 
 class KillRequest(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from events.errors import CorruptHistory
 from events.ledger import Fact, Ledger
-from events.run import ENDED, TRANSITIONS
 from events.run_events import (
     RunCrashed,
     RunCreated,
@@ -28,6 +27,7 @@ from events.run_events import (
     RunStarting,
 )
 from events.sql import load
+from events.transitions import ENDED, TRANSITIONS
 from events.types import FinalCredits, Rate, Status
 from projections.apply import Connection, older, present
 from projections.runs import Reader

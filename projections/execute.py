@@ -13,7 +13,8 @@ from events.commands import CreateRun, DeleteRun, RunCommand
 from events.errors import Erased, Rejected, TooLarge, VersionConflict
 from events.ids import uuid7
 from events.ledger import GATE_CLOSED, GATE_ERASED, GATE_OPEN, Appended, Draft, Ledger, Proposal
-from events.run import ENDED, NO_RUN, Run, evolve
+from events.run import NO_RUN, Run, evolve
+from events.transitions import ENDED
 from events.types import Status
 from projections import runs
 from projections.credits import credits_of, final

@@ -36,7 +36,7 @@ from events.organisation import (
     WorkflowRenamed,
     WorkflowUnarchived,
 )
-from events.run import NO_RUN, TRANSITIONS, Run, evolve
+from events.run import NO_RUN, Run, evolve
 from events.run_events import (
     RunCompleted,
     RunCrashed,
@@ -65,6 +65,7 @@ from events.sweep import (
     SweepStopped,
 )
 from events.sweep import evolve as evolve_sweep
+from events.transitions import TRANSITIONS
 from events.types import Cause, Mode, Origin, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow

@@ -17,7 +17,7 @@ from events.codec import event_type
 from events.commit import InlineRow, RunState
 from events.errors import Erased, NotFound
 from events.retries import may_retry
-from events.run import ACTIVE, TRANSITIONS, Run, evolve
+from events.run import Run, evolve
 from events.run_events import (
     RunAliasSet,
     RunArtifactSaved,
@@ -32,6 +32,7 @@ from events.run_events import (
     RunTelemetryArchived,
 )
 from events.sql import load
+from events.transitions import ACTIVE, TRANSITIONS
 from events.types import Mode, Status
 
 PENDING: Final = datetime.max.replace(tzinfo=UTC)

@@ -10,7 +10,8 @@ import msgspec
 from events.organisation import Slot
 from events.progress import estimated
 from events.refusals import actions
-from events.run import ACTIVE, Imported, PrimaryMetric, Run
+from events.run import Imported, PrimaryMetric, Run
+from events.transitions import ACTIVE
 from events.types import (
     Change,
     Failure,

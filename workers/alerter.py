@@ -20,9 +20,9 @@ from events.errors import CorruptHistory
 from events.ids import derived
 from events.ledger import Ledger, Recorded
 from events.records import IMPORTER
-from events.run import TRANSITIONS
 from events.sql import load
 from events.telemetry import MetricColumns
+from events.transitions import TRANSITIONS
 from projections import dead_letters, firings, runs, subscriptions
 from projections.apply import WINDOW_POSITIONS, Connection
 from projections.execute import Request, record

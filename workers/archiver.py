@@ -27,9 +27,9 @@ from events.commands import RecordArchive
 from events.errors import Erased, Rejected
 from events.ids import uuid7
 from events.ledger import Ledger
-from events.run import ENDED, TRANSITIONS
 from events.run_events import RunTelemetryArchived
 from events.sql import load
+from events.transitions import ENDED, TRANSITIONS
 from events.types import Status
 from projections import runs
 from projections.archive import manifest, parquet

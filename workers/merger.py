@@ -16,9 +16,9 @@ from events.commands import RecordMerge
 from events.errors import CorruptHistory, Erased, NotFound, Rejected
 from events.ids import uuid7
 from events.ledger import Ledger
-from events.run import ENDED
 from events.run_events import RunTelemetryArchived
 from events.sql import load
+from events.transitions import ENDED
 from projections import runs
 from projections.archive import manifest, parquet
 from projections.archive.merging import merge_logs, merge_metrics

@@ -25,8 +25,9 @@ from events.commands import MarkCrashed, MarkResponsive, MarkUnresponsive, Reque
 from events.errors import Rejected, VersionConflict
 from events.ids import uuid7
 from events.ledger import Ledger
-from events.run import ACTIVE, Run
+from events.run import Run
 from events.sql import load
+from events.transitions import ACTIVE
 from events.types import Cause, Mode, Status
 from projections import incidents, runs
 from projections.execute import asked_by, execute

@@ -22,9 +22,9 @@ from events.beats import Beat
 from events.commands import ConfirmKill, FailStart, KillRun, ReleaseRun, RunCommand
 from events.errors import Rejected, VersionConflict
 from events.ledger import Ledger
-from events.run import ACTIVE
 from events.settings import DEFAULT_START_SECONDS
 from events.sql import load
+from events.transitions import ACTIVE
 from events.types import Cause, Failure, Mode, Resources
 from projections import queue, runs, tenancy
 from projections.execute import asked_by, execute

@@ -15,8 +15,8 @@ import asyncpg
 from events.commands import KillRun
 from events.errors import Rejected, VersionConflict
 from events.ledger import Ledger
-from events.run import ENDED
 from events.sweep import Method, Sweep, SweepFinished, SweepStatus
+from events.transitions import ENDED
 from events.trials import trial, trial_id
 from events.types import Cause, Mode, Status
 from events.workflow import reference, run_of

@@ -1,0 +1,1 @@
+"""Telemetry in Parquet: `writing` and `merging` make files, `manifest` says which count, `stores` keeps them."""

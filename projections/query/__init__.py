@@ -1,0 +1,1 @@
+"""SQL of users: `statement` checks it, `views` names the tables, `queries` runs it in a `process` of its own."""

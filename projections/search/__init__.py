@@ -1,0 +1,1 @@
+"""Lists of runs: `filters` parses, `compiled` and `ordering` make SQL of it, `listing` finds a page."""

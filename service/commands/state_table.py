@@ -11,7 +11,7 @@ from events.codec import event_type
 from events.decisions import decide
 from events.errors import Rejected
 from events.refusals import actions
-from events.run import ALLOWED_IN, NO_RUN, TRANSITIONS, Imported, Run
+from events.run import NO_RUN, Imported, Run
 from events.run_events import (
     RunCompleted,
     RunCreated,
@@ -21,6 +21,7 @@ from events.run_events import (
     RunImportFinished,
     RunTelemetryArchived,
 )
+from events.transitions import ALLOWED_IN, TRANSITIONS
 from events.types import Cause, Failure, Mode, Origin, Rate, Status
 from events.vocabulary import VOCABULARIES
 

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from events import codec
 from events.errors import CorruptHistory
 from events.ledger import MAX_EVENT_BYTES
-from events.run import ENDED, NO_RUN, Run, evolve
+from events.run import NO_RUN, Run, evolve
 from events.run_events import (
     RunCompleted,
     RunCrashed,
@@ -35,6 +35,7 @@ from events.run_events import (
     RunImportFinished,
     RunKilled,
 )
+from events.transitions import ENDED
 from events.types import Origin, PastEvent
 from projections.pack.format import (
     DEFINITIONS,

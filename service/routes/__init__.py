@@ -1,0 +1,1 @@
+"""One module a resource: its paths, and what each takes and answers."""

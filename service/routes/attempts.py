@@ -25,7 +25,8 @@ from events.commands import (
 )
 from events.errors import Fenced, NotFound, Rejected
 from events.refusals import actions
-from events.run import ACTIVE, Run
+from events.run import Run
+from events.transitions import ACTIVE
 from events.types import Mode, Resources, StartCommand, Status, Volume
 from projections import billing, runs, tenancy
 from projections.claims import claim

@@ -10,7 +10,8 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from events.errors import Erased, Rejected
-from events.run import Run, merge
+from events.merge_patch import merge
+from events.run import Run
 from events.run_events import RunCreated
 from events.sql import load
 from events.types import Change, Mode, Status

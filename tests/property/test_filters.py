@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from events.run import merge
+from events.merge_patch import merge
 from events.run_events import RunConfigUpdated, RunCreated, RunSummaryUpdated
 from events.types import Mode
 from projections.search.compiled import Parameters, condition

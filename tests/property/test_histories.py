@@ -14,8 +14,9 @@ from events import codec
 from events.commands import EndRun, RunCommand
 from events.decisions import decide
 from events.errors import Rejected
-from events.run import ENDED, NO_RUN, TRANSITIONS, Run, evolve
+from events.run import NO_RUN, Run, evolve
 from events.run_events import RunDeleted, RunEvent, RunKilled, RunRecovered, RunStarted
+from events.transitions import ENDED, TRANSITIONS
 from events.types import Status
 from projections import runs
 from projections.credits import HOUR_US, NO_CREDITS, RunCredits, accrue, as_of, final

@@ -11,7 +11,8 @@ from events import commands as c
 from events import run_events
 from events.decisions import decide
 from events.errors import Fenced, Rejected
-from events.run import NO_RUN, evolve, merge
+from events.merge_patch import merge
+from events.run import NO_RUN, evolve
 from events.types import Cause, Mode, Status
 from tests.unit.run_tables import ACTIVE, ARCHIVED, AT, COMPLETE, END_KILLED, EVENTS, FAIL, IMPORTED, S, run_that_is
 

@@ -12,7 +12,8 @@ from events import types as t
 from events.decisions import decide
 from events.errors import CorruptHistory, Erased, NotFound, Rejected
 from events.refusals import actions
-from events.run import ALLOWED_IN, TRANSITIONS, evolve
+from events.run import evolve
+from events.transitions import ALLOWED_IN, TRANSITIONS
 from events.types import Cause, Status
 from tests.unit.run_tables import (
     ACTIVE,
