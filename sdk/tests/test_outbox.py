@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tachograph._frames import JSON, Batch, Header, Numbers, Request, decode, encode
 from tachograph._outbox import Outbox
-from tachograph._spool import JSON, Header, Request, Spool, read
+from tachograph._spool import Spool, read
 
 HEADER = Header(url="http://127.0.0.1:1", run_id="run-1", epoch=1, source="sdk")
 SIZE = 200
@@ -24,6 +25,10 @@ def outbox_in(directory: Path, *, memory: int = 3 * SIZE, disk: int = 1 << 20) -
     return Outbox(lambda: Spool(directory / f"{next(names)}.spool", HEADER), memory_bytes=memory, disk_bytes=disk)
 
 
+def put(outbox: Outbox, one: Request) -> bool:
+    return outbox.put(Batch(0, Numbers(), [one]))
+
+
 def drained(outbox: Outbox) -> list[str]:
     keys = []
     while outbox.left().requests:
@@ -34,13 +39,30 @@ def drained(outbox: Outbox) -> list[str]:
     return keys
 
 
+def read_by_a_thread(outbox: Outbox) -> list[str]:
+    """Return what a reader gets until nothing is left and it is told to go."""
+    got = []
+
+    def reader() -> None:
+        while (head := outbox.head()) is not None:
+            got.append(head.key)
+            outbox.drop(head)
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    assert outbox.wait_until_empty(time.monotonic() + 120)
+    outbox.close()
+    thread.join(120)
+    return got
+
+
 @given(st.lists(st.booleans(), max_size=60))
 def test_order_holds_however_puts_and_takes_alternate(tmp_path_factory, puts):
     outbox = outbox_in(tmp_path_factory.mktemp("spool"))
     sent, taken = 0, []
-    for put in puts:
-        if put:
-            assert outbox.put(request(sent))
+    for more in puts:
+        if more:
+            assert put(outbox, request(sent))
             sent += 1
         elif outbox.left().requests:
             head = outbox.head()
@@ -53,7 +75,7 @@ def test_order_holds_however_puts_and_takes_alternate(tmp_path_factory, puts):
 def test_the_overflow_goes_to_a_file_that_only_its_owner_reads(tmp_path):
     outbox = outbox_in(tmp_path)
     for number in range(10):
-        assert outbox.put(request(number))
+        assert put(outbox, request(number))
     (file,) = tmp_path.glob("*.spool")
     assert file.stat().st_mode & 0o777 == 0o600
     assert outbox.left() == (10, 45, 10)
@@ -65,7 +87,7 @@ def test_the_overflow_goes_to_a_file_that_only_its_owner_reads(tmp_path):
 def test_the_file_gives_its_space_back_when_it_is_drained(tmp_path):
     outbox = outbox_in(tmp_path)
     for number in range(20):
-        outbox.put(request(number, 10_000))
+        put(outbox, request(number, 10_000))
     (file,) = tmp_path.glob("*.spool")
     full = file.stat().st_size
     drained(outbox)
@@ -75,7 +97,7 @@ def test_the_file_gives_its_space_back_when_it_is_drained(tmp_path):
 
 def test_what_fits_nowhere_is_refused(tmp_path):
     outbox = outbox_in(tmp_path, memory=0, disk=10_000)
-    answers = [outbox.put(request(number, 1_000)) for number in range(20)]
+    answers = [put(outbox, request(number, 1_000)) for number in range(20)]
     assert answers == sorted(answers, reverse=True)
     assert 5 <= sum(answers) < 10
     assert drained(outbox) == [f"key-{number}" for number in range(sum(answers))]
@@ -85,8 +107,8 @@ def test_what_fits_nowhere_is_refused(tmp_path):
 def test_a_disk_that_refuses_is_no_exception(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     outbox = outbox_in(tmp_path / "file")
-    assert [outbox.put(request(number)) for number in range(5)] == [True] * 3 + [False] * 2
-    assert "cannot spool" in caplog.text
+    assert [put(outbox, request(number)) for number in range(5)] == [True] * 3 + [False] * 2
+    assert "cannot write to disk" in caplog.text
     assert outbox.left().requests == 3
     assert outbox.keep() is None
     assert "could not be kept" in caplog.text
@@ -95,71 +117,57 @@ def test_a_disk_that_refuses_is_no_exception(tmp_path, caplog):
 def test_what_is_left_is_kept_in_one_file_in_order(tmp_path):
     outbox = outbox_in(tmp_path)
     for number in range(8):
-        outbox.put(request(number))
+        put(outbox, request(number))
     head = outbox.head()
     outbox.drop(head)
     path = outbox.keep()
     assert [path] == list(tmp_path.glob("*.spool"))
     with path.open("rb") as file:
-        header, requests = read(file)
+        header, frames = read(file)
         assert header == HEADER
-        assert list(requests) == [request(number) for number in range(1, 8)]
+        assert [decode(frame).requests for frame in frames] == [[request(number)] for number in range(1, 8)]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_a_torn_end_is_left_out(tmp_path, cut):
     spool = Spool(tmp_path / "a.spool", HEADER)
     for number in range(3):
-        spool.append(request(number))
-    spool.close()
+        spool.append([encode(Batch(0, Numbers(), [request(number)]))])
+    spool.close(keep=True)
     content = (tmp_path / "a.spool").read_bytes()
     (tmp_path / "a.spool").write_bytes(content[:-cut])
     with (tmp_path / "a.spool").open("rb") as file:
-        _, requests = read(file)
-        assert [one.key for one in requests] == ["key-0", "key-1"]
+        _, frames = read(file)
+        assert [decode(frame).requests[0].key for frame in frames] == ["key-0", "key-1"]
 
 
 def test_a_damaged_file_is_counted_as_lost(tmp_path, caplog):
     outbox = outbox_in(tmp_path, memory=SIZE)
     for number in range(5):
-        outbox.put(request(number))
+        put(outbox, request(number))
     (file,) = tmp_path.glob("*.spool")
     content = bytearray(file.read_bytes())
     content[-20] ^= 0xFF
     file.write_bytes(bytes(content))
-    for number in range(4):
-        head = outbox.head()
-        assert head.key == f"key-{number}"
-        outbox.drop(head)
-    outbox.discard()
+    assert read_by_a_thread(outbox) == ["key-0", "key-1", "key-2", "key-3"]
+    assert outbox.keep() is None
     assert (outbox.points_lost, outbox.lines_lost) == (4, 1)
-    assert "1 batches lost" in caplog.text
+    assert "1 requests lost" in caplog.text
 
 
 def test_a_reader_waits_for_what_comes_and_leaves_when_told(tmp_path):
     outbox = outbox_in(tmp_path)
-    got = []
-
-    def reader() -> None:
-        while (head := outbox.head()) is not None:
-            got.append(head.key)
-            outbox.drop(head)
-
-    thread = threading.Thread(target=reader)
-    thread.start()
     for number in range(3):
-        outbox.put(request(number))
-    assert outbox.wait_until_empty(time.monotonic() + 120)
-    outbox.close()
-    thread.join(120)
-    assert got == ["key-0", "key-1", "key-2"]
+        put(outbox, request(number))
+    assert read_by_a_thread(outbox) == ["key-0", "key-1", "key-2"]
+    assert outbox.keep() is None
 
 
 def test_discarding_says_what_was_there_and_refuses_the_rest(tmp_path):
     outbox = outbox_in(tmp_path)
     for number in range(6):
-        outbox.put(request(number))
+        put(outbox, request(number))
     assert outbox.discard() == (6, 15, 6)
     assert outbox.left() == (0, 0, 0)
-    assert not outbox.put(request(7))
+    assert not put(outbox, request(7))
     outbox.keep()

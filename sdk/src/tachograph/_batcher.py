@@ -1,25 +1,28 @@
-"""The thread that turns what was logged into requests with a number each."""
+"""The thread that writes what was logged to the journal, soon, and makes requests of it, at its own pace."""
 
 import logging
-import math
 import threading
 import time
+from collections import deque
 from typing import Final
 
-import msgspec
-
 from tachograph._buffer import Buffer, Taken
-from tachograph._encoding import LogsBody, MetricsBody, Rows, encode, line_batches, metric_bodies
+from tachograph._encoding import MAX_POINTS
+from tachograph._frames import Batch
 from tachograph._outbox import Outbox
-from tachograph._spool import JSON, MSGPACK, Request
-from tachograph._types import Json
+from tachograph._requests import Best, Logged, Requests, taken_apart
 
 log = logging.getLogger("tachograph")
+
+JOURNAL_SECONDS: Final = 0.05
+"""How long what was logged stays in memory alone: a process that is killed loses no more."""
 
 QUICK_SECONDS: Final = 0.02
 STEADY_SECONDS: Final = 0.5
 BURST: Final = 20
 LOCK_SECONDS: Final = 0.05
+BEHIND_POINTS: Final = 2_000_000
+"""With so many points still to be encoded nothing more is taken; the buffer's own bound holds then."""
 
 
 class Pace:
@@ -41,62 +44,34 @@ class Pace:
         return min(wait, STEADY_SECONDS)
 
 
-class Best:
-    """The best value of the primary metric among the points that this process logged."""
-
-    def __init__(self, name: str, mode: str) -> None:
-        self.name: Final = name
-        self.mode: Final = mode
-        self.value: float | None = None
-        self.step = 0
-
-    def see(self, chunk: list[Rows]) -> None:
-        """Take a chunk's points into account; NaN is never the best."""
-        choose = max if self.mode == "max" else min
-        for rows in chunk:
-            if self.name not in rows.names:
-                continue
-            values = rows.values[rows.names.index(self.name) :: len(rows.names)]
-            seen = [(value, step) for value, step in zip(values, rows.steps, strict=True) if not math.isnan(value)]
-            if not seen:
-                continue
-            value, step = choose(seen, key=lambda point: point[0])
-            if self.value is None or choose(value, self.value) != self.value:
-                self.value, self.step = value, step
-
-    def summary(self) -> Json:
-        """Return what goes into the run's summary; empty without a point."""
-        if self.value is None:
-            return {}
-        value = self.value if math.isfinite(self.value) else str(self.value).replace("inf", "Infinity")
-        return {
-            "best_metric_name": self.name,
-            "best_metric_mode": self.mode,
-            "best_metric_value": value,
-            "best_metric_step": self.step,
-        }
-
-
 class Batcher:
     """Moves what `buffer` holds into `outbox`; needs no network, so it always gets on."""
 
     def __init__(self, buffer: Buffer, outbox: Outbox, run_id: str, epoch: int, source: str) -> None:
-        self.last_seq = 0
         self.points_refused = 0
         self.lines_refused = 0
-        self.best: Best | None = None
         self._buffer = buffer
         self._outbox = outbox
-        self._path = f"/api/v1/runs/{run_id}"
-        self._run_id = run_id
-        self._epoch = epoch
-        self._source = source
+        self._requests = Requests(run_id, epoch, source)
+        self._pieces: deque[Logged] = deque()
+        self._points = 0
+        self._number = 0
+        self._taken_at = 0.0
+        self._crowded = False
         self._closing = False
         self._rest: Taken | None = None
-        self._changes = 0
         self._said_dropped = False
-        self._nonce = f"{run_id}/{epoch}/{source}"
         self._thread = threading.Thread(target=self._loop, name="tachograph-batcher", daemon=True)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last batch of telemetry."""
+        return self._requests.last.seq
+
+    @property
+    def best(self) -> Best | None:
+        """The best point, where the program named its primary metric."""
+        return self._requests.best
 
     def start(self) -> None:
         """Begin."""
@@ -111,45 +86,76 @@ class Batcher:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
-    def step(self, taken: Taken) -> None:
-        """Turn what was logged into requests."""
-        for patch in filter(None, taken.patches):
-            self._change("PATCH", "", patch)
-        if taken.primary_metric is not None:
-            self._change("POST", "/primary-metric", taken.primary_metric)
-            self.best = Best(taken.primary_metric["name"], taken.primary_metric["mode"])
-        self._metrics(taken)
-        for lines in line_batches(taken.lines):
-            body = encode(LogsBody(self._epoch, self._source, self.last_seq + 1, lines))
-            if not self._telemetry("/logs", body, lines=len(lines)):
-                self.lines_refused += len(lines)
-        if taken.progress is not None:
-            self._change("POST", "/progress", {"epoch": self._epoch, **taken.progress})
+    def _loop(self) -> None:
+        pace = Pace()
+        while not self._closing:
+            self._buffer.wake.wait()
+            self._grow(time.monotonic() + pace.seconds(time.monotonic()))
+            self._put_all()
+        if self._rest is not None:
+            self._note(self._rest)
+            self._put_all()
+
+    def _grow(self, due: float) -> None:
+        """Take what comes until then, or until it is a whole batch."""
+        while not self._closing and self._points < MAX_POINTS and (rest := due - time.monotonic()) > 0:
+            self._buffer.urgent.wait(min(rest, JOURNAL_SECONDS))
+            self._take()
+
+    def _take(self) -> None:
+        """Write to the journal what came since the last time."""
+        if self._closing or self._points > BEHIND_POINTS:
+            return
+        # A program that finishes in a signal handler, in the middle of a `log`, keeps the lock until it is done.
+        taken = self._buffer.take_soon(LOCK_SECONDS)
+        if taken is not None:
+            self._taken_at = time.monotonic()
+            self._note(taken)
+
+    def _note(self, taken: Taken) -> None:
+        pieces = taken_apart(self._number + 1, taken.chunks or [[]])
+        pieces[-1] = pieces[-1]._replace(
+            lines=taken.lines,
+            patches=[patch for patch in taken.patches if patch],
+            primary_metric=taken.primary_metric,
+            progress=taken.progress,
+        )
+        if not any(pieces[-1][1:]):
+            pieces.pop()
+        if pieces:
+            self._number = pieces[-1].number
+            self._crowded = taken.crowded
+            self._points += sum(piece.points for piece in pieces)
+            self._pieces += pieces
+            self._outbox.note([piece.piece(self._requests.last) for piece in pieces])
         self._say_what_was_dropped()
 
-    def _metrics(self, taken: Taken) -> None:
-        for chunk in taken.chunks:
-            if self.best is not None:
-                self.best.see(chunk)
-            for points, series, stage in metric_bodies(chunk, pause=not taken.crowded):
-                body = encode(MetricsBody(self._epoch, self._source, self.last_seq + 1, series, stage))
-                if not self._telemetry("/metrics", body, points=points):
-                    self.points_refused += points
+    def _put_all(self) -> None:
+        """Make requests of every piece; in between, what comes meanwhile is written to the journal in time."""
+        while self._pieces:
+            self._put()
+            if time.monotonic() - self._taken_at > JOURNAL_SECONDS:
+                self._take()
 
-    def _telemetry(self, path: str, content: bytes, *, points: int = 0, lines: int = 0) -> bool:
-        # The number is taken only by a batch that has a place to wait: a gap would look like a loss.
-        key = f"{self._nonce}/{self.last_seq + 1}"
-        if not self._outbox.put(Request("POST", self._path + path, key, content, MSGPACK, points, lines)):
-            return False
-        self.last_seq += 1
-        return True
-
-    def _change(self, method: str, path: str, body: Json) -> None:
-        self._changes += 1
-        key = f"{self._nonce}/change/{self._changes}"
-        kept = self._outbox.put(Request(method, self._path + path, key, msgspec.json.encode(body), JSON))
-        if not kept and not self._outbox.refusing:
-            log.warning("tachograph: no room to keep %s; it is lost", ", ".join(body))
+    def _put(self) -> None:
+        pieces = [self._pieces.popleft()]
+        points = pieces[0].points
+        while self._pieces and points + self._pieces[0].points <= MAX_POINTS:
+            pieces.append(self._pieces.popleft())
+            points += pieces[-1].points
+        self._points -= points
+        before = self._requests.last
+        requests = self._requests.made_of(pieces, pause=not self._crowded)
+        if self._outbox.put(Batch(pieces[-1].number, self._requests.last, requests)):
+            return
+        # Numbers are taken only by batches that have a place to wait: a gap would look like a loss.
+        self._requests.last = before
+        self.points_refused += points
+        self.lines_refused += sum(len(piece.lines) for piece in pieces)
+        changes = {name for piece in pieces for patch in piece.patches for name in patch}
+        if changes and not self._outbox.refusing:
+            log.warning("tachograph: no room to keep %s; it is lost", ", ".join(sorted(changes)))
+        self._say_what_was_dropped()
 
     def _say_what_was_dropped(self) -> None:
         points = self._buffer.points_dropped + self.points_refused
@@ -161,18 +167,3 @@ class Batcher:
                 points,
                 lines,
             )
-
-    def _loop(self) -> None:
-        pace = Pace()
-        while not self._closing:
-            self._buffer.wake.wait()
-            if not self._closing:
-                self._buffer.urgent.wait(pace.seconds(time.monotonic()))
-            taken = None
-            # A program that finishes in a signal handler, in the middle of a `log`, keeps the lock until it is done.
-            while taken is None and not self._closing:
-                taken = self._buffer.take_soon(LOCK_SECONDS)
-            if taken is not None:
-                self.step(taken)
-        if self._rest is not None:
-            self.step(self._rest)

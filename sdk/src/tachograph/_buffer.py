@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from time import time_ns
 from typing import Any, Final, NamedTuple
 
-from tachograph._encoding import MAX_POINTS, Line, Rows, composable, merge
+from tachograph._encoding import MAX_POINTS, Line, Rows, add_patch
 from tachograph._errors import RunFinished
 from tachograph._types import Json
 
@@ -143,9 +143,7 @@ class Buffer:
         with self._lock:
             if self._closed:
                 raise RunFinished(FINISHED)
-            if not composable(self._patches[-1].get(field, {}), patch):
-                self._patches.append({})
-            merge(self._patches[-1].setdefault(field, {}), patch, keep_null=True)
+            add_patch(self._patches, {field: patch})
             self.wake.set()
 
     def replace(self, **fields: Any) -> None:

@@ -29,8 +29,8 @@ class Calls:
         timeout_seconds: float = 30.0,
         retry_seconds: float = 20.0,
     ) -> None:
-        self._access = _settings.access(url, api_key)
-        self.transport: Final = Transport(*self._access)
+        self.access: Final = _settings.access(url, api_key)
+        self.transport: Final = Transport(*self.access)
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
         self._pause: Pause = sleep
@@ -38,7 +38,7 @@ class Calls:
     @property
     def url(self) -> str:
         """The service's address."""
-        return self._access.url
+        return self.access.url
 
     def persisting(self, pause: Pause) -> Self:
         """Return this connection with calls that are repeated until they succeed, fail for good, or `pause` raises.

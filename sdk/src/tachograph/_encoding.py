@@ -94,8 +94,6 @@ def metric_bodies(chunk: Iterable[Rows], *, pause: bool = True) -> Iterator[tupl
     With `pause`, lets other threads run in between: encoding holds the interpreter's lock.
     """
     rows = [group for group in chunk if group.times]
-    for group in rows:  # a row that was cut short by a signal handler
-        del group.values[len(group.times) * len(group.names) :], group.steps[len(group.times) :]
     stages = {group.stage for group in rows}
     uniform = next(iter(stages)) if len(stages) == 1 else None
     points = since_pause = 0
@@ -113,6 +111,25 @@ def metric_bodies(chunk: Iterable[Rows], *, pause: bool = True) -> Iterator[tupl
             time.sleep(0)
     if points:
         yield points, series, uniform
+
+
+def whole(chunk: Iterable[Rows]) -> list[Rows]:
+    """Return what has points, without a row that was cut short by a signal handler."""
+    for group in chunk:
+        del group.values[len(group.times) * len(group.names) :], group.steps[len(group.times) :]
+    return [group for group in chunk if group.times]
+
+
+def joined(chunk: Iterable[Rows]) -> list[Rows]:
+    """Return one group of rows for each set of names and stage; those that come first are changed."""
+    found: dict[tuple[tuple[str, ...], str | None], Rows] = {}
+    for group in chunk:
+        first = found.setdefault((group.names, group.stage), group)
+        if first is not group:
+            first.values.extend(group.values)
+            first.steps.extend(group.steps)
+            first.times.extend(group.times)
+    return list(found.values())
 
 
 def line_batches(lines: Iterable[Line]) -> Iterator[list[Line]]:
@@ -174,6 +191,13 @@ def merge(target: Json, patch: Mapping[str, Any], *, keep_null: bool) -> None:
             target.pop(key, None)
         else:
             target[key] = value
+
+
+def add_patch(patches: list[Json], patch: Mapping[str, Any]) -> None:
+    """Merge `patch` into the last of the patches, or add it where a single one cannot do what both do."""
+    if not composable(patches[-1], patch):
+        patches.append({})
+    merge(patches[-1], patch, keep_null=True)
 
 
 def composable(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

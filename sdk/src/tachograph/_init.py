@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from tachograph import _settings
@@ -15,6 +16,7 @@ from tachograph._encoding import plain
 from tachograph._errors import Conflict, Error
 from tachograph._recorder import Attempt, Recorder
 from tachograph._run import FINISH_SECONDS, Run
+from tachograph._sync import deliver, deliver_meanwhile, orphaned
 from tachograph._types import Json, Liveness, RunResource
 
 log = logging.getLogger("tachograph")
@@ -84,7 +86,11 @@ def init(
         "liveness": liveness,
     }
     resource = _found_or_created(client, project, run_id, external_id, fields)
+    found = run_id is not None or external_id is not None
+    if found and (left := orphaned(resource["id"])):
+        _deliver_first(client, left)
     resource = client.start(resource["id"], host=host_facts(), pid=os.getpid())
+    deliver_meanwhile(client.access, orphaned())
     recorder = Recorder(client.transport, Attempt(resource["id"], resource["epoch"], "sdk"))
     return Run(
         resource["id"],
@@ -145,6 +151,7 @@ def _attach(
     # A run's command may start several programs, and each counts its own batches: the source keeps them
     # apart.
     source = f"sdk-{secrets.token_hex(4)}"
+    deliver_meanwhile(client.access, orphaned(managed.run_id))
     recorder = Recorder(client.transport, Attempt(managed.run_id, managed.epoch, source))
     given = {"tags": list(tags) if tags is not None else None, "notes": notes, "alias": alias}
     if changes := {field: value for field, value in given.items() if value is not None}:
@@ -161,6 +168,13 @@ def _attach(
     if config:
         run.config(config)
     return run
+
+
+def _deliver_first(client: Client, left: list[Path]) -> None:
+    """Send what earlier attempts of the run left: once this one has started, the service refuses it."""
+    done = deliver(client.access, left)
+    if done.delivered or done.refused:
+        log.warning("tachograph: delivered %d requests that an earlier attempt of the run had left", done.delivered)
 
 
 def _found_or_created(

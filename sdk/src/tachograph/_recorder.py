@@ -1,5 +1,6 @@
 """What carries a run's data to the service: buffer → batcher → outbox → sender, and the heartbeat."""
 
+import itertools
 import logging
 import os
 import time
@@ -14,11 +15,12 @@ from tachograph import _settings
 from tachograph._batcher import Batcher
 from tachograph._buffer import Buffer
 from tachograph._errors import Error, Problem
+from tachograph._frames import JSON, Batch, Header, Numbers, Request
 from tachograph._heartbeat import Heartbeat
 from tachograph._http import Transport, repeat, transient
 from tachograph._outbox import Left, Outbox
 from tachograph._sender import LOCKED_OUT, Sender
-from tachograph._spool import JSON, SUFFIX, Header, Request, Spool
+from tachograph._spool import SUFFIX, Spool
 from tachograph._types import Json
 
 log = logging.getLogger("tachograph")
@@ -28,6 +30,9 @@ OUTBOX_BYTES: Final = 32 * 1024 * 1024
 SPOOL_BYTES: Final = 8 * 1024 * 1024 * 1024
 END_SECONDS: Final = 3.0
 """Kept back from a finish's time for telling the end itself, however much data is still waiting."""
+
+
+_journals: Final = itertools.count(1)
 
 
 class Attempt(NamedTuple):
@@ -67,7 +72,6 @@ class Recorder:
         self._transport = transport
         self._attempt = attempt
         self._spool_directory = _settings.spool_directory()
-        self._spools = 0
         self._outbox = Outbox(self._open_spool, memory_bytes=outbox_bytes, disk_bytes=spool_bytes)
         self._batcher = Batcher(self.buffer, self._outbox, *attempt)
         self._sender = Sender(transport, self._outbox)
@@ -94,6 +98,10 @@ class Recorder:
         run_id, epoch, _ = self._attempt
         self._heartbeat = Heartbeat(self._transport, run_id, epoch, period_seconds, on_stop=on_stop, on_end=on_end)
         self._heartbeat.start()
+
+    def abandon(self) -> None:
+        """Let go of the journal: this is a child process, and it is the parent's."""
+        self._outbox.abandon()
 
     def close(self, end: Json | None, seconds: float) -> Delivery:
         """Deliver what is left, then `end` (the body of a finish, without `last_seq`), within `seconds`.
@@ -144,7 +152,8 @@ class Recorder:
         return {**end, "last_seq": {self._attempt.source: self._batcher.last_seq}}
 
     def _put(self, method: str, path: str, body: Json) -> None:
-        self._outbox.put(Request(method, self._path(path), self._key(path or "best"), msgspec.json.encode(body), JSON))
+        request = Request(method, self._path(path), self._key(path or "best"), msgspec.json.encode(body), JSON)
+        self._outbox.put(Batch(0, Numbers(), [request]))
 
     def _path(self, path: str) -> str:
         return f"/api/v1/runs/{quote(self._attempt.run_id, safe='')}{path}"
@@ -177,7 +186,6 @@ class Recorder:
 
     def _open_spool(self) -> Spool:
         run_id, epoch, source = self._attempt
-        self._spools += 1
-        name = f"{run_id}-{epoch}-{source}-{os.getpid()}-{self._spools}{SUFFIX}"
+        name = f"{run_id}-{epoch}-{source}-{os.getpid()}-{next(_journals)}{SUFFIX}"
         header = Header(url=self._transport.url, run_id=run_id, epoch=epoch, source=source)
         return Spool(self._spool_directory / name, header)

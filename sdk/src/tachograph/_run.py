@@ -263,6 +263,8 @@ class Run:
         self._sink = of_another_process(self.id)
         self._finished = True
         self._finishing = threading.RLock()
+        if self._recorder is not None:
+            self._recorder.abandon()
         self._interrupt.remove()
 
     def _end(self, error: BaseException | None, exit_code: int | None) -> None:

@@ -6,9 +6,9 @@ import time
 from typing import Final
 
 from tachograph._errors import Conflict, Error, Forbidden, Gone, NotFound, Problem, Unauthorized
+from tachograph._frames import Request
 from tachograph._http import Transport, backoff, transient
 from tachograph._outbox import Outbox
-from tachograph._spool import Request
 
 log = logging.getLogger("tachograph")
 
