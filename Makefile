@@ -45,20 +45,20 @@ format: venv  ## Format the code and apply the linter's safe fixes
 	@$(PY) -m ruff check --quiet --fix-only .
 	@$(PY) -m ruff format --quiet .
 
-bench: venv .venv-mlflow/.locked .venv-trackio/.locked  ## The benchmark table; P="P2 P4" picks some, KEEP=1 keeps these too in bench/RESULTS.md
+bench: venv .venv-mlflow/.locked .venv-trackio/.locked .venv-wandb/.locked  ## The benchmark table; P="P2 P4" picks some, KEEP=1 keeps these too in bench/RESULTS.md
 	@exec $(PY) -m bench $(P) $(if $(KEEP),--keep)
 
 lock: $(VENV)/.bootstrapped  ## Resolve requirements.in anew into requirements.lock
 	@lock() { $(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	    --custom-compile-command "make lock" "$$@"; }; \
 	lock -o requirements.lock requirements.in && lock -c requirements.lock -o bootstrap.lock bootstrap.in \
-	    && lock -o bench/mlflow.lock bench/mlflow.in && lock -o bench/trackio.lock bench/trackio.in
+	    && for peer in mlflow trackio wandb; do lock -o bench/$$peer.lock bench/$$peer.in || exit 1; done
 
 venv: $(VENV)/.sdk  ## The environment in .venv, as the lock file says
 	@:
 
 clean:  ## Remove the environment and caches (data under TACHOGRAPH_HOME stays)
-	@rm -rf $(VENV) .venv-mlflow .venv-trackio .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-mlflow .venv-trackio .venv-wandb .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # PYTHON=... chooses the interpreter; otherwise the first that runs and is new enough.
@@ -88,7 +88,7 @@ $(VENV)/.locked: $(VENV)/.bootstrapped requirements.lock
 	@touch $@
 
 # The peers of some benchmarks; their pins are not ours.
-.venv-mlflow/.locked .venv-trackio/.locked: .venv-%/.locked: $(VENV)/.locked bench/%.lock
+.venv-mlflow/.locked .venv-trackio/.locked .venv-wandb/.locked: .venv-%/.locked: $(VENV)/.locked bench/%.lock
 	@index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>/dev/null)}}; \
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	$(UV) venv --quiet --clear --python $(PY) .venv-$* && \

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import msgspec
 
-from bench import corpus, trackio
+from bench import corpus, peers, trackio
 from bench.client import Client
 from bench.harness import Result, Void
 from bench.p2 import CLIENTS, METRICS, STEPS
@@ -109,7 +109,7 @@ def program(stack: Stack, project: str) -> tuple[list[float], Follower]:
 async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     """Measure, and return what came of it as notes."""
     assert stack.api_key is not None
-    trackio.version()
+    peers.version("trackio")
     client = Client(stack.url, stack.api_key)
     project = f"p10-{uuid4()}"
     project_id = client.project(project)
@@ -141,12 +141,12 @@ async def run(stack: Stack) -> tuple[list[Result], list[str]]:
     ]
 
 
-def _compared(ours: list[float], peers: list[float]) -> str:
+def _compared(ours: list[float], theirs: list[float]) -> str:
     """Return what trackio took, and how ours compares."""
-    ours, peers = sorted(ours), sorted(peers)
-    (p95, median), (own, usual) = [(one[int(len(one) * 0.95)], statistics.median(one)) for one in (peers, ours)]
+    ours, theirs = sorted(ours), sorted(theirs)
+    (p95, median), (own, usual) = [(one[int(len(one) * 0.95)], statistics.median(one)) for one in (theirs, ours)]
     return (
-        f"trackio {trackio.version()}, without load, to where its SQLite file can be read: p95 {p95 * 1e3:.0f} ms,"
-        f" median {median * 1e3:.0f} ms, of {len(peers)} points, one every {EVERY_SECONDS:g} s; ours under load is"
-        f" {p95 / own:.2f}× as fast at p95, {median / usual:.2f}× in the median."
+        f"trackio {peers.version('trackio')}, without load, to where its SQLite file can be read: p95"
+        f" {p95 * 1e3:.0f} ms, median {median * 1e3:.0f} ms, of {len(theirs)} points, one every {EVERY_SECONDS:g} s;"
+        f" ours under load is {p95 / own:.2f}× as fast at p95, {median / usual:.2f}× in the median."
     )
