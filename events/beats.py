@@ -9,7 +9,7 @@ import msgspec
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One sender's sign of life: a worker with all its runs, an API process for the runs that beat over HTTP,
-    or the monitor to itself, to see that beats get through.
+    or the monitor to itself, to see that beats get through. A worker signs with its id.
     """
 
     sender: str
@@ -18,6 +18,11 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int = 0
     free_slots: int = 0
     draining: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a worker that is nobody, while the beat is decoded and not where it is used."""
+        if self.kind == "worker":
+            UUID(self.sender)
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

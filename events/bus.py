@@ -23,6 +23,7 @@ from nats.js import JetStreamContext
 from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 
+from events.complaints import Complaints
 from events.streams import MIN_PAYLOAD_BYTES, STREAMS, BatchedConfig
 
 log = logging.getLogger("tachograph.bus")
@@ -51,16 +52,14 @@ async def connect(url: str, *, name: str, wait: bool = True, echo: bool = True) 
     """
     parts = urlsplit(url)
     client = Client()
-
-    async def said(error: Exception) -> None:
-        log.warning("NATS: %s", error)
-
+    complaints = Complaints(log)
     await client.connect(
         f"{parts.scheme}://{parts.hostname}:{parts.port}",
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
         name=f"tachograph-{name}",
-        error_cb=said,
+        error_cb=complaints.error,
+        reconnected_cb=complaints.reconnected,
         ping_interval=5,
         max_outstanding_pings=2,
         reconnect_time_wait=1,

@@ -11,6 +11,16 @@ import msgspec
 
 log = logging.getLogger("tachograph.database")
 
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Have asyncpg's pool say in a line why it cannot connect: the traceback is all its own."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.exc_info = f"{record.msg}: {record.exc_info[1]!r}", None
+    return True
+
+
+logging.getLogger("asyncpg.pool").addFilter(_in_a_line)
+
 SEARCH_PATH = "projection, ledger"
 
 CONNECT_SECONDS: Final = 5.0

@@ -16,7 +16,10 @@ SILENT_SECONDS: Final = 15.0
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What one copy of a role says: whether it leads, its failures in a row, and how often it was started again."""
+    """What one copy of a role says: whether it leads, its failures in a row, and how often it was started again.
+
+    `last_error` is what is wrong with it, which may be a step that does not end as well.
+    """
 
     role: str
     instance: str
@@ -62,7 +65,7 @@ def verdicts(copies: Sequence[Heard], roles: Sequence[str]) -> dict[str, str]:
         if not alive:
             found[role] = "not running"
         elif leader is not None and not leader.failures:
-            found[role] = "ok"
+            found[role] = leader.last_error or "ok"
         else:
             failing = leader or max(alive, key=lambda one: one.failures)
             why = f"failing ({failing.failures} in a row): {failing.last_error}"

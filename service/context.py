@@ -36,6 +36,7 @@ from projections.storage.objects import SILENT_SECONDS, ObjectStore
 from projections.storage.uploads import Uploads
 from projections.tenancy import Project
 from service.auth import Forbidden, Keys, Principal
+from service.glance import Glance, backlog, standing
 from service.http.requests import header
 from service.imports.jobs import Apart, Jobs
 from service.ingest import admission
@@ -82,6 +83,8 @@ class Service:
         self.logs = Logs(self.ledger, self.analytics)
         self.listing = Listing(pool, sets)
         self.queries = Queries(self.ledger, self.archive, limits.from_environment())
+        self.standing = Glance(lambda: standing(pool))
+        self.backlog = Glance(lambda: backlog(pool))
         self.stopping = asyncio.Event()
         self.downloads: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}

@@ -32,8 +32,14 @@ class ApiBeats:
         self._runs[run_id] = epoch
 
     async def run(self, nats: Client) -> None:
-        """Send what came, again and again, until cancelled; also when nothing came, as the canary of this path."""
+        """Send what came, again and again, until cancelled; also when nothing came, as the canary of this path.
+
+        Without a connection it waits here, where a run has one beat: the client would keep all of them.
+        """
         while True:
+            if not nats.is_connected:
+                await asyncio.sleep(SEND_SECONDS)
+                continue
             runs, self._runs = self._runs, {}
             try:
                 for some in batched(runs):

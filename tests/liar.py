@@ -27,7 +27,7 @@ class Liar:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def spoil(self, method: str, way: Way) -> None:
-        """Answer requests of a method this way from now on."""
+        """Answer requests of a method, or of `ANY`, this way from now on."""
         self._healed.clear()
         self._spoilt = (method, way)
 
@@ -54,7 +54,7 @@ class Liar:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 liar.asked.append(f"{self.command} {self.path}")
                 spoilt = liar._spoilt
-                way = spoilt[1] if spoilt is not None and spoilt[0] == self.command else None
+                way = spoilt[1] if spoilt is not None and spoilt[0] in {self.command, "ANY"} else None
                 if way == "silent":
                     liar._healed.wait()
                     self.close_connection = True

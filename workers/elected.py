@@ -3,9 +3,13 @@
 The lock saves work; correctness never rests on it.
 """
 
+from typing import Final
+
 import asyncpg
 
 from workers.loop import Loop
+
+ANSWER_SECONDS: Final = 10.0
 
 
 class Elected:
@@ -28,7 +32,10 @@ class Elected:
     async def start(self) -> None:
         """Connect; whether we lead is seen in `step`."""
         self._connection = await asyncpg.connect(
-            self._database_url, server_settings={"application_name": f"tachograph-lock-{self.name}"}
+            self._database_url,
+            timeout=ANSWER_SECONDS,
+            command_timeout=ANSWER_SECONDS,
+            server_settings={"application_name": f"tachograph-lock-{self.name}"},
         )
 
     async def step(self) -> int:

@@ -13,9 +13,20 @@ import time
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
+from nats.errors import Error as NatsError
+
+from events import database
+from events.bus import TransportRefused
+from events.errors import Unavailable
+
 log = logging.getLogger("tachograph.workers")
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+LONG_STEP_SECONDS: Final = 60.0
+"""After this long a step is said to be under way still: it may be much work, or wait for something that hangs."""
+
+AWAY: Final = (*database.AWAY, NatsError, TransportRefused, Unavailable)
+"""What others do to us: they say in a line what is wrong. Anything else is a fault of ours, and shows where it is."""
 
 
 class Loop(Protocol):
@@ -42,10 +53,19 @@ class Runner:
         self.role = role
         self.failures = 0
         self.restarts = 0
-        self.last_error: str | None = None
         self.stepped_at: datetime | None = None
+        self._last_error: str | None = None
+        self._step_began: float | None = None
         self._nudged = asyncio.Event()
         self._stopping = asyncio.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong: the error after which no step went well yet, or a step that does not end."""
+        if self._last_error is None and self._step_began is not None:
+            seconds = time.monotonic() - self._step_began
+            return f"one step has taken {seconds:.0f} s so far" if seconds > LONG_STEP_SECONDS else None
+        return self._last_error
 
     def nudge(self) -> None:
         """There may be work."""
@@ -68,18 +88,30 @@ class Runner:
             except Exception as error:
                 self.failures += 1
                 self.restarts += 1
-                self.last_error = f"{type(error).__name__}: {error}"
+                self._last_error = f"{type(error).__name__}: {error}"
                 pause = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS)) - 1]
-                log.exception("%s failed (%d in a row); again in %.1f s", self.role.name, self.failures, pause)
+                log.error(
+                    "%s failed (%d in a row); again in %.1f s: %s",
+                    self.role.name,
+                    self.failures,
+                    pause,
+                    self._last_error,
+                    exc_info=None if isinstance(error, AWAY) else error,
+                )
                 await self._wait(pause, nudges=False)
 
     async def _steps(self) -> None:
         while not self._stopping.is_set():
             nudged = self._nudged.is_set()
             self._nudged.clear()
-            began = time.monotonic()
-            done = await self.role.step()
-            self.failures, self.last_error = 0, None
+            began = self._step_began = time.monotonic()
+            try:
+                done = await self.role.step()
+            finally:
+                self._step_began = None
+            if self.failures:
+                log.info("%s works again, after it failed %d times in a row", self.role.name, self.failures)
+            self.failures, self._last_error = 0, None
             self.stepped_at = datetime.now(UTC)
             if done or nudged:
                 await self._wait(began + self.role.gather_seconds - time.monotonic(), nudges=False)

@@ -154,7 +154,9 @@ class Monitor:
         return changed + await self._workers.step(self._fresh_since, needed, held=held)
 
     async def _sing(self) -> None:
-        """Send a beat to ourselves, to see that beats get through."""
+        """Send a beat to ourselves, to see that they get through; one that waited for a connection would not say so."""
+        if not self._nats.is_connected:
+            return
         beat = Beat(sender=self.sender, kind="canary")
         try:
             await self._nats.publish(beat_subject(self.sender), msgspec.json.encode(beat))

@@ -122,7 +122,7 @@ async def _say_how_we_are(
                 leads=role.leading,
                 failures=runner.failures,
                 restarts=runner.restarts,
-                last_error=runner.last_error,
+                last_error=runner.trouble,
                 stepped_at=runner.stepped_at,
             )
             for role, runner in roles

@@ -25,7 +25,7 @@ from events.ledger import Ledger
 from events.settings import DEFAULT_START_SECONDS
 from events.sql import load
 from events.transitions import ACTIVE
-from events.types import Cause, Failure, Mode, Resources
+from events.types import Cause, Failure, Mode, Resources, Status
 from projections import queue, runs, tenancy
 from projections.execute import asked_by, execute
 from projections.runs import StoredRun
@@ -118,7 +118,8 @@ class Scheduler:
         pool = self._ledger.pool
         workers = {worker.worker_id: worker for worker in await tenancy.workers(pool)}
         self._beats = {worker: heard for worker, heard in self._beats.items() if worker in workers}
-        due = await pool.fetchrow(load("projections.sql", "scheduler_due"), self._start_seconds)
+        holders = {run_id: worker_id for worker_id, (beat, _) in self._beats.items() for run_id in beat.runs}
+        due = await pool.fetchrow(load("projections.sql", "scheduler_due"), self._start_seconds, list(holders))
         if not due["ended"]:
             self._ended = {}
         if not due["kills"]:
@@ -128,7 +129,7 @@ class Scheduler:
         done = await self._release(workers) if due["ended"] else 0
         done += await self._start_queued(workers) if due["waiting"] else 0
         done += await self._end_unpaid()
-        done += await self._kill() if due["kills"] else 0
+        done += await self._kill(holders) if due["kills"] else 0
         done += await self._fail_overdue_starts() if due["overdue"] else 0
         return done + (await retries.follow(self._ledger, ACTOR) if due["retry_due"] else 0)
 
@@ -269,13 +270,15 @@ class Scheduler:
         rows = await self._ledger.pool.fetch(load("projections.sql", "accruing_runs"), strict)
         return sum([await self._execute(runs.stored_run(row), command) for row in rows])
 
-    async def _kill(self) -> int:
-        rows = await self._ledger.pool.fetch(load("projections.sql", "kills_due"))
+    async def _kill(self, holders: Mapping[UUID, UUID]) -> int:
+        """Order the ends that are due, of deleted runs by who says to hold them; confirm those that nobody confirms."""
+        rows = await self._ledger.pool.fetch(load("projections.sql", "kills_due"), list(holders))
         self._orders.forget_kills_but({row["run_id"] for row in rows})
         done = 0
         for row in rows:
             stored = runs.stored_run(row)
-            run, worker = stored.run, stored.run.worker
+            run = stored.run
+            worker = holders.get(stored.run_id) if run.status is Status.DELETED else run.worker
             margin = KILL_MARGIN_SECONDS
             if run.mode is Mode.TRACKED:
                 margin += 2 * run.liveness.beat_seconds

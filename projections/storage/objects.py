@@ -14,7 +14,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,7 +45,7 @@ RETRIES: Final = 4
 RETRY_SECONDS: Final = 20
 
 SILENT_SECONDS: Final = 2.0
-"""How long a store may say nothing while somebody waits for what is read; then it is asked once more, and given up."""
+"""How long a store may say nothing while somebody waits; then it is asked once more, and given up."""
 
 PAGE_OBJECTS: Final = 1_000
 _PROBE: Final = "nothing-is-here"
@@ -73,11 +73,17 @@ class ObjectStore:
     """Objects by path. Every operation is bounded in time, and raises `StoreUnavailable` or `StoreFull`."""
 
     def __init__(
-        self, store: LocalStore | S3Store, root: Path | None, name: str, reading: S3Store | None = None
+        self,
+        store: LocalStore | S3Store,
+        root: Path | None,
+        name: str,
+        reading: S3Store | None = None,
+        silent_seconds: float | None = None,
     ) -> None:
         self._store = store
         self._reading = reading or store
-        self._circuit = Circuit()
+        self._silent_seconds = silent_seconds
+        self._circuit, self._writing = Circuit(), Circuit()  # one that takes nothing more may still give
         self._root = root
         self.name = name
         self._checked: tuple[float, StoreUnavailable | None] = (-CHECKED_SECONDS, None)
@@ -86,13 +92,14 @@ class ObjectStore:
     def at(cls, place: str | Path, *, silent_seconds: float | None = None) -> "ObjectStore":
         """Open a directory (made where it is missing) or `s3://bucket/prefix`. Raises `SettingsError`.
 
-        An S3 may be silent for so long, or for `RETRY_SECONDS`, while an object is read.
+        An S3 may be silent for so long: while an object is read, or to anything else that is asked while one is
+        written, which itself may take longer. Without, it is waited for to the end of each operation.
         """
         url = urlsplit(str(place))
         if url.scheme == "s3":
             variable = "TACHOGRAPH_OBJECT_STORE"
             reading = s3(variable, url, silent_seconds=silent_seconds)
-            return cls(s3(variable, url), None, f"s3://{url.hostname}{url.path}", reading)
+            return cls(s3(variable, url), None, f"s3://{url.hostname}{url.path}", reading, silent_seconds)
         if url.scheme not in {"", "file"}:
             raise SettingsError("TACHOGRAPH_OBJECT_STORE is a directory, or s3://bucket/prefix")
         root = Path(url.path if url.scheme else place).resolve()
@@ -107,7 +114,7 @@ class ObjectStore:
         if self._root is not None:
             await _bounded(asyncio.to_thread(_write, self._root / path, data))
         else:
-            await _bounded(self._store.put_async(path, data, use_multipart=False))
+            await self._sent(lambda: self._store.put_async(path, data, use_multipart=False))
 
     async def create(self, path: str, data: bytes) -> bool:
         """Store an object where none is; False if one was there, which stays as it is."""
@@ -115,10 +122,22 @@ class ObjectStore:
             if self._root is not None:
                 await _bounded(asyncio.to_thread(_write_new, self._root / path, data))
             else:
-                await _bounded(self._store.put_async(path, data, mode="create", use_multipart=False))
+                await self._sent(lambda: self._store.put_async(path, data, mode="create", use_multipart=False))
         except (AlreadyExistsError, FileExistsError):
             return False
         return True
+
+    async def _sent(self, write: Callable[[], Awaitable[object]]) -> None:
+        """Write, for as long as the store answers who asks it something else meanwhile."""
+        with self._writing.asking():
+            writing = asyncio.ensure_future(_bounded(write()))
+            try:
+                while not (await asyncio.wait({writing}, timeout=self._silent_seconds))[0]:
+                    with suppress(FileNotFoundError):
+                        await _bounded(self._reading.head_async(_PROBE))
+                await writing
+            finally:
+                writing.cancel()
 
     async def get(self, path: str) -> bytes:
         """Return an object's bytes. Raises `FileNotFoundError`."""
@@ -131,7 +150,8 @@ class ObjectStore:
 
     async def size(self, path: str) -> int:
         """Return how many bytes an object has. Raises `FileNotFoundError`."""
-        return (await _bounded(self._store.head_async(path)))["size"]
+        with self._circuit.asking():
+            return (await _bounded(self._reading.head_async(path)))["size"]
 
     async def pages(self, prefix: str) -> AsyncIterator[list[Found]]:
         """Yield what lies below a prefix that ends in a slash, a page at a time; in order of paths on S3."""

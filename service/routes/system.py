@@ -1,6 +1,7 @@
 """Health, metrics of the process, who am I."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,10 +10,11 @@ from litestar import Response, Router, get
 from nats.errors import Error as NatsError
 
 from events.commit import LOST_CONNECTION
-from projections import health, incidents
-from projections.dead_letters import waiting
+from projections import health
+from projections.incidents import Incident
 from projections.storage.objects import StoreUnavailable
 from service.context import Http, Service
+from service.glance import Standing
 from service.observability import exposition, incidents_told, roles_told
 
 ROLES: Final = ("relay", "projector", "archiver", "scheduler", "monitor", "sweeper", "alerter", "heads")
@@ -28,28 +30,28 @@ async def healthz() -> dict[str, str]:
 async def readyz(service: Service) -> Response[dict[str, Any]]:
     """Whether requests can be served, with reasons. Without NATS, object store or a role we are ready, and say so."""
     postgres, objects = await asyncio.gather(_postgres(service), _objects(service))
-    reasons = {"postgres": postgres, "nats": _nats(service), "objects": objects}
+    reasons = {"postgres": postgres if isinstance(postgres, str) else "ok", "nats": _nats(service), "objects": objects}
     roles: dict[str, str] = {}
-    if reasons["postgres"] == "ok":
-        roles = health.verdicts(await health.heard(service.pool), ROLES)
-        reasons["liveness"] = await _liveness(service)
+    if not isinstance(postgres, str):
+        roles = health.verdicts(postgres.copies, ROLES)
+        reasons["liveness"] = _liveness(postgres.incidents)
     ready = reasons["postgres"] == "ok" and not service.stopping.is_set()
     if service.stopping.is_set():
         reasons["service"] = "stopping"
     return Response({"ready": ready, "checks": reasons, "roles": roles}, status_code=200 if ready else 503)
 
 
-async def _postgres(service: Service) -> str:
+async def _postgres(service: Service) -> Standing | str:
+    """Return what Postgres says of everything else, or what is wrong with it."""
     try:
-        await service.pool.fetchval("select 1", timeout=2)
-    except (*LOST_CONNECTION, TimeoutError) as error:
+        return await service.standing.answer()
+    except LOST_CONNECTION as error:
         return f"does not answer: {error!r}"
-    return "ok"
 
 
-async def _liveness(service: Service) -> str:
+def _liveness(latest: Sequence[Incident]) -> str:
     """Return `ok`, or what is held and since when."""
-    for one in await incidents.latest(service.pool):
+    for one in latest:
         if one.closed_at is None:
             return f"{one.kind}: {one.silent} of {one.watched} runs, crashes are held since {one.opened_at:%FT%TZ}"
     return "ok"
@@ -75,9 +77,10 @@ async def _objects(service: Service) -> str:
 async def prometheus(service: Service) -> bytes:
     """The process's figures in Prometheus' text format, and those of the roles."""
     try:
-        roles_told(await health.heard(service.pool), await health.lags(service.pool), await waiting(service.pool))
-        incidents_told(await incidents.latest(service.pool))
-    except (*LOST_CONNECTION, TimeoutError):
+        standing, (lags, letters) = await asyncio.gather(service.standing.answer(), service.backlog.answer())
+        roles_told(standing.copies, lags, letters)
+        incidents_told(standing.incidents)
+    except LOST_CONNECTION:
         roles_told((), {}, {})  # the other figures are wanted all the more
     return exposition(service)
 

@@ -15,7 +15,7 @@ from projections.storage import artifacts, circuit, objects
 from projections.storage.artifacts import PART_BYTES, Artifact
 from projections.storage.objects import ObjectStore, StoreUnavailable
 from projections.verification import check_files
-from tests.api import Api, accepted, eventually, refused, serving, until
+from tests.api import SECONDS, Api, accepted, eventually, refused, serving, until
 from tests.fault.deaths import FINALLY
 from tests.integration.telemetry import World, drained, opened_world
 from tests.liar import WAYS, Liar, Way
@@ -205,7 +205,41 @@ async def test_an_artifact_that_a_silent_store_did_not_confirm_is_not_recorded(w
         await world.save(run_id, "m", DATA)
     assert await world.pool.fetchval("select count(*) from artifact") == 0
     liar.heal()
-    assert await content(world, await world.save(run_id, "m", DATA)) == DATA
+
+    async def saved() -> bool:
+        try:
+            return await content(world, await world.save(run_id, "m", DATA)) == DATA
+        except StoreUnavailable:
+            return False
+
+    await eventually(saved, "the artifact")
+
+
+async def test_who_writes_to_a_silent_store_does_not_wait_for_what_a_slow_one_may_take(
+    place: Place, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patience in ("OPERATION_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(objects, patience, 600)
+    monkeypatch.setattr(circuit, "LEAST_AWAY_SECONDS", 600.0)
+    store = ObjectStore.at(f"{place.url}/objects", silent_seconds=0.2)
+    async with asyncio.timeout(SECONDS):
+        liar.spoil("PUT", "silent")
+        writing = asyncio.create_task(store.put("slow", DATA))
+        await eventually(lambda: _asked(liar, "HEAD", 2), "it is asked whether it is there")
+        assert not writing.done()
+        liar.heal()
+        await writing
+        assert await store.get("slow") == DATA
+        liar.spoil("ANY", "silent")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="the object store"):
+                await store.put("silent", DATA)
+            asked, liar.asked = liar.asked, []
+        assert asked == []
+
+
+async def _asked(liar: Liar, method: str, times: int) -> bool:
+    return sum(asked.startswith(method) for asked in liar.asked) >= times
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,6 +3,7 @@
 import asyncio
 
 import msgspec
+import pytest
 from nats.aio.client import Client
 
 from events import bus
@@ -174,17 +175,22 @@ async def test_many_runs_fall_silent_and_one_speaks(fleet: Fleet, watch: Watch):
     assert {(await fleet.run(run_id)).status for run_id in alive} == {Status.RUNNING}
 
 
-async def test_beats_come_over_nats_and_junk_among_them_does_no_harm(fleet: Fleet, watch: Watch, client: Client):
+async def test_beats_come_over_nats_and_junk_among_them_does_no_harm(
+    fleet: Fleet, watch: Watch, client: Client, caplog: pytest.LogCaptureFixture
+):
     run_id = await fleet.tracked()
     await watch.passes(CRASHED + 5)
     assert (await fleet.run(run_id)).status is Status.CRASHED
     async with asyncio.timeout(SECONDS):
         while (await fleet.run(run_id)).status is Status.CRASHED:
-            await client.publish(beat_subject("api-2"), b"\xff not a beat")
+            for junk in (b"\xff not a beat", b'{"sender":"nobody","kind":"worker"}'):
+                await client.publish(beat_subject("api-2"), junk)
             beat = Beat(sender="api-2", kind="api", runs={run_id: 1})
             await client.publish(beat_subject("api-2"), msgspec.json.encode(beat))
             await client.flush()
             await watch.monitor.step()
+    assert caplog.text.count("NATS:") == 0, "what is wrong with a beat is found before it is used"
+    assert "a heartbeat on tachograph.heartbeats.api-2 cannot be read: badly formed" in caplog.text
 
 
 async def test_while_nats_is_away_nothing_is_declared(fleet: Fleet, own_nats: Nats):

@@ -6,7 +6,7 @@ import pytest
 from nats.aio.client import Client
 
 from events.billing import CreditsAdjusted, CreditsGranted
-from events.commands import CloseRun, EndRun, MarkCrashed, ReportStarted, RequeueRun
+from events.commands import CloseRun, DeleteRun, EndRun, MarkCrashed, ReportStarted, RequeueRun
 from events.errors import Rejected
 from events.types import Cause, Resources, Status
 from projections import billing, queue
@@ -120,6 +120,24 @@ async def test_a_crashed_run_holds_its_slot_while_its_worker_says_so(fleet: Flee
     assert await desk.orders() == []
     desk.hear(worker)
     assert starts(await desk.orders()) == [(worker, waiting)]
+
+
+async def test_whoever_holds_a_run_that_was_deleted_is_told_to_end_it(fleet: Fleet, desk: Desk):
+    worker, other = await fleet.worker("w"), await fleet.worker("other")
+    lost = await fleet.managed(worker)
+    await fleet.do(lost, MarkCrashed(epoch=1, cause=Cause.WORKER_LOST, last_heartbeat_at=None, silence_seconds=50))
+    await fleet.do(lost, DeleteRun(reason="wrong data"))
+    desk.hear(other)
+    assert await desk.orders() == []
+    desk.hear(worker, runs={lost: 1})
+    ((ordered, order),) = await desk.orders()
+    assert (ordered, order.kind, order.run_id, order.epoch) == (worker, "kill", lost, 1)
+    desk.clock.now += KILL_REPEAT_SECONDS + 1
+    ((ordered, _),) = await desk.orders()
+    assert ordered == worker
+    desk.hear(worker)
+    desk.clock.now += KILL_REPEAT_SECONDS + 1
+    assert await desk.orders() == []
 
 
 async def test_a_kill_is_ordered_and_repeated_until_the_run_has_ended(fleet: Fleet, desk: Desk):

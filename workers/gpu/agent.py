@@ -22,6 +22,7 @@ from nats.aio.client import Client as Nats
 import tachograph
 from events.accelerators import CPU
 from events.beats import Beat, Order
+from events.complaints import Complaints
 from workers.gpu import accelerators, records
 from workers.gpu.answers import is_locked_out, is_passing
 from workers.gpu.commands import Commands
@@ -237,16 +238,14 @@ class Agent:
 async def connect(nats: Nats, url: str) -> None:
     """Connect to NATS however long that takes, and stay connected; user and password may stand in the URL."""
     parts = urlsplit(url)
-
-    async def failed(error: Exception) -> None:
-        logger.warning("NATS: %s", str(error) or type(error).__name__)
-
+    complaints = Complaints(logger)
     await nats.connect(
         f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}",
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
         name="tachograph-gpu-worker",
-        error_cb=failed,
+        error_cb=complaints.error,
+        reconnected_cb=complaints.reconnected,
         connect_timeout=2,
         ping_interval=5,
         max_outstanding_pings=2,
