@@ -22,6 +22,7 @@ from service.http.msgpack import transcoded
 from service.http.options import options
 from service.http.requests import TypedRequest
 from service.http.shortcut import shorten
+from service.http.stopping import told
 from service.observability import counted
 from service.problems import HANDLERS
 from service.routes import (
@@ -125,7 +126,7 @@ def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> L
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         request_class=TypedRequest,
-        middleware=[counted, options, transcoded, authenticated],
+        middleware=[counted, told, options, transcoded, authenticated],
         lifespan=[lifespan],
         openapi_config=openapi,
         logging_config=None,
