@@ -17,7 +17,7 @@ from typing import Final
 import uvloop
 from rich.console import Console
 
-from bench import p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, picture, report, results, scaling
+from bench import p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, picture, report, results, scaling
 from bench.harness import Result, Void
 from bench.probes import probe
 from bench.results import Section
@@ -30,6 +30,7 @@ PAGE: Final = Path(__file__).with_name("RESULTS.md")
 PICTURE: Final = PAGE.with_suffix(".svg")
 Benchmark = Callable[[Stack], Awaitable[tuple[list[Result], list[str]]]]
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {
+    "P1": p1.run,
     "P2": p2.run,
     "P3": p3.run,
     "P4": lambda stack: p4.run(stack.postgres),
