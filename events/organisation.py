@@ -8,10 +8,11 @@ from events.types import Event, Limits, Resources, StartCommand, Value, Volume
 
 
 class ProjectCreated(Event, frozen=True, tag="project.created"):
-    """A project, and with it a ledger, was opened."""
+    """A project, and with it a ledger, was opened; in old events nothing says by which organisation."""
 
     name: str
     description: str = ""
+    organisation: UUID | None = None
 
 
 class ProjectChanged(Event, frozen=True, tag="project.changed"):

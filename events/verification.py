@@ -10,7 +10,7 @@ a tail that was cut off together with the head row: for that, chain heads are ke
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from events.sql import load
 
 PAGE_EVENTS: Final = 1_000
 PAGE_STREAMS: Final = 500
+PAGE_BATCHES: Final = 5_000
 PAGE_BYTES: Final = 8 << 20
 EVENTS_AT_A_TIME: Final = 128
 COVERED: Final = 15
@@ -98,7 +99,8 @@ async def verify(ledger: Ledger, ledger_id: UUID, *, progress: Progress | None =
 
 class _Page(msgspec.Struct, frozen=True):
     """Rows, with their streams' keys (None: one that does not open), first misplaced versions, new streams that
-    `ledger.stream` does not know, and which of those without payload were deleted. Streams are their ids' 16 bytes.
+    `ledger.stream` does not know, which of those without payload were deleted, and where a payload is of no event.
+    Streams are their ids' 16 bytes.
     """
 
     rows: Sequence[asyncpg.Record]
@@ -106,6 +108,7 @@ class _Page(msgspec.Struct, frozen=True):
     misplaced: Mapping[bytes, int]
     unknown: set[bytes]
     deleted: set[bytes]
+    stray: int | None
 
 
 class _Verifier:
@@ -155,11 +158,23 @@ class _Verifier:
         rows = await self._ledger.pool.fetch(
             load("events.sql", "verify_page"), self._ledger_id, after, PAGE_EVENTS, PAGE_BYTES
         )
+        stray = await self._stray_payload(after, rows)
         misplaced = await self._misplaced(rows)
         unknown = await self._unknown({row["stream"] for row in rows if row["version"] == 1})
         keys = await self._opened({row["stream"] for row in rows if row["ciphertext"] is not None})
         missing = {row["stream"] for row in rows if row["ciphertext"] is None or keys.get(row["stream"]) is None}
-        return _Page(rows, keys, misplaced, unknown, await self._deleted(missing))
+        return _Page(rows, keys, misplaced, unknown, await self._deleted(missing), stray)
+
+    async def _stray_payload(self, after: int, rows: Sequence[asyncpg.Record]) -> int | None:
+        """Return where among a page's positions, or below the first one, a payload is of no event that has one."""
+        if not rows:
+            return None
+        within = (self._ledger_id, after, rows[-1]["position"])
+        filed = await self._ledger.pool.fetchval(load("events.sql", "count_payloads"), *within)
+        if filed <= sum(row["version"] is not None and row["ciphertext"] is not None for row in rows):
+            return None  # fewer: some were erased in between
+        position: int | None = await self._ledger.pool.fetchval(load("events.sql", "stray_payload"), *within)
+        return position
 
     async def _check_head(self, end: int, chain: bytes, recorded_at: datetime) -> None:
         if chain != self.chain:
@@ -187,11 +202,26 @@ class _Verifier:
             after = page[-1]["stream"]
 
     async def _check_rows(self) -> None:
-        """Check what stands beside the record: the ledger's own row, and that no key is there of no stream."""
+        """Check what stands beside the record: the ledger's own row, and that no key or payload is there of nothing."""
         for query, found in _BESIDE.items():
             stray = await self._ledger.pool.fetchval(query, self._ledger_id)
             if stray is not None:
                 raise _Bad(self.position, found.format(stray))
+        beyond = await self._ledger.pool.fetchval(load("events.sql", "payload_beyond"), self._ledger_id)
+        if beyond is not None:
+            raise _Bad(beyond, "there is a payload beyond the head")
+        await self._check_batches()
+
+    async def _check_batches(self) -> None:
+        """Check that every batch that is still in Postgres is of an event, once."""
+        place: tuple[UUID, int, datetime] | None = (UUID(int=0), 0, datetime.min.replace(tzinfo=UTC))
+        while place is not None:
+            row = await self._ledger.pool.fetchrow(
+                load("events.sql", "verify_batches"), self._ledger_id, *place, PAGE_BATCHES
+            )
+            if row["stray"] is not None:
+                raise _Bad(row["stray"], "there is a batch of telemetry of no event at this position")
+            place = row["following"]
 
     async def _unknown(self, streams: set[bytes]) -> set[bytes]:
         if not streams:
@@ -214,6 +244,8 @@ class _Verifier:
             commitment, position, recorded, chain, salt, ciphertext, astray = row[COVERED - 1 : COVERED + 6]
             if position != self.position + 1:
                 raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
+            if page.stray is not None and page.stray <= position:
+                raise _Bad(page.stray, "there is a payload of no event at this position")
             if recorded < self.recorded:
                 raise _Bad(position, "recorded before the event in front of it")
             leads_to = codec.chain(self.chain, position, recorded, codec.body(ledger_id, *row[:COVERED]))

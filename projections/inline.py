@@ -251,16 +251,21 @@ async def _project_row(
 ) -> tenancy.Rows:
     name, description = event.name, event.description
     limits = tenancy.UNLIMITED
-    if isinstance(event, ProjectChanged):
+    organisation_id: UUID | None
+    if isinstance(event, ProjectCreated):
+        organisation_id = event.organisation
+    else:
         known = await tenancy.project_by_id(connection, ledger_id)
         if known is None:
             raise CorruptHistory("a project is created before it is changed")
         name = known.name if name is None else name
         description = known.description if description is None else description
         limits = known.limits if event.limits is None else event.limits
-    organisation_id = await connection.fetchval(
-        "select organisation_id from ledger.ledger where ledger_id = $1", ledger_id
-    )
+        organisation_id = known.organisation_id
+    if organisation_id is None:  # an old event
+        organisation_id = await connection.fetchval(
+            "select organisation_id from ledger.ledger where ledger_id = $1", ledger_id
+        )
     return tenancy.project_row(
         organisation_id=organisation_id,
         version=version,

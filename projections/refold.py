@@ -71,7 +71,7 @@ async def check_projections(
             if bad is not None:
                 return checked, bad
             if not page:
-                return checked, await _made_up(connection, ledger_id)
+                return checked, await _made_up(connection, ledger_id) or await _owner(connection, ledger_id)
             after = page[-1]
             streams += len(page)
             if progress is not None:
@@ -235,3 +235,14 @@ async def _made_up(connection: asyncpg.Connection, ledger_id: UUID) -> FirstBad 
         if stream is not None:
             return FirstBad(0, f"projection.{table} of {stream}: a row that no event leads to")
     return None
+
+
+async def _owner(connection: asyncpg.Connection, ledger_id: UUID) -> FirstBad | None:
+    """Compare whose the ledger is, as its own row says, with what its first event led to."""
+    row = await connection.fetchrow(load("projections.sql", "misowned"), ledger_id)
+    if row is None:
+        return None
+    said, led = (
+        f"{kind} of {owner}" for kind, owner in ((row["kind"], row["organisation_id"]), (row["due"], row["owner"]))
+    )
+    return FirstBad(1, f"the row in ledger.ledger says {said}, its events {led}")

@@ -1,22 +1,26 @@
 """Is JetStream's copy what Postgres says? Its messages of a ledger, read in order beside the ledger's own events.
 
-A message may repeat, but none may differ, be made up, or lack between the first one kept and the relay's cursor. What
-Postgres does not hold any more (archived batches, erased payloads) cannot be compared and is passed over.
+A message may repeat, but none may differ or be made up, and none may lack between the first one kept and the relay's
+cursor, nor one so young that it cannot have gone by itself. What Postgres does not hold any more (archived batches,
+erased payloads) cannot be compared and is passed over.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamState
 from nats.js.errors import NotFoundError
 
 from events import cloudevents
 from events.codec import EVENT_TYPES, TELEMETRY
 from events.ledger import Ledger, Recorded
+from events.sql import load
+from events.streams import STREAMS as DECLARED
 from events.verification import FirstBad, Progress
 
 STREAMS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -28,7 +32,11 @@ SAMPLE_MESSAGES: Final = 10_000
 
 PAGE_MESSAGES: Final = 200
 FETCH_SECONDS: Final = 5.0
+SPARE_SECONDS: Final = 3_600.0
+"""So much younger than their age limit are messages that are looked for: clocks differ, and a check takes its time."""
+
 _RELAY: Final = "relay"
+_LIMITS: Final = {config.name: (config.max_age or 0.0, config.max_bytes or 0) for config in DECLARED}
 
 
 async def check_transport(
@@ -62,6 +70,7 @@ class _Stream:
         self._stream = stream
         self._prefix, self._types = STREAMS[stream]
         self._reached: int | None = None
+        self._kept: int | None = None
         self.checked = 0
 
     async def check(
@@ -70,22 +79,33 @@ class _Stream:
         cursor = await self._ledger.pool.fetchval(
             "select position from ledger.cursor where reader = $1 and ledger_id = $2", _RELAY, self._ledger_id
         )
-        if cursor is None:
-            return None  # nothing was ever published
         try:
             state = (await jetstream.stream_info(self._stream)).state
         except NotFoundError:
-            return None
+            state = StreamState(messages=0, bytes=0, first_seq=0, last_seq=0, consumer_count=0)
         start = state.first_seq if sample is None else max(state.first_seq, state.last_seq - sample + 1)
-        if state.first_seq <= 1 and start <= 1:
-            self._reached = 0  # nothing was ever trimmed, so the first message is the first event
+        if start <= state.first_seq:
+            self._kept = await self._surely_kept(state)
         if state.messages:
             bad = await self._read(jetstream, max(start, 1), state.last_seq, progress)
             if bad is not None:
                 return bad
         if self._reached is None:
+            self._reached = self._kept
+        if self._reached is None:
             return None
-        return await self._matched({}, cursor)
+        return await self._matched({}, cursor or 0)
+
+    async def _surely_kept(self, state: StreamState) -> int | None:
+        """Return the position after which no message can have gone by itself; None where one may, for want of room."""
+        age_seconds, most_bytes = _LIMITS[self._stream]
+        if state.bytes > most_bytes // 2:
+            return None
+        oldest = datetime.now(UTC) - timedelta(seconds=age_seconds - SPARE_SECONDS)
+        position: int | None = await self._ledger.pool.fetchval(
+            load("projections.sql", "position_at"), self._ledger_id, oldest
+        )
+        return position
 
     async def _read(
         self, jetstream: JetStreamContext, start: int, end: int, progress: Progress | None
@@ -128,7 +148,7 @@ class _Stream:
             if position is None:
                 return FirstBad(self._reached or 0, f"JetStream's {message.subject} says no position")
             if self._reached is None:
-                self._reached = position - 1
+                self._reached = position - 1 if self._kept is None else min(position - 1, self._kept)
             if position <= self._reached or position in new:
                 found = await self._ledger.read(self._ledger_id, after=position - 1, up_to=position)
                 bad = await self._compared(message, position, found[0] if found else None)
@@ -174,6 +194,7 @@ class _Stream:
         subject, body, headers = cloudevents.message(recorded)
         given = message.headers or {}
         differs = [name for name, value in headers.items() if given.get(name) != value]
+        differs += [name for name in given if name.startswith("ce-") and name not in headers]
         if message.subject != subject:
             differs.append("subject")
         if message.data != body and not _same_document(message.data, body):

@@ -130,7 +130,7 @@ async def _opened(ledger: Ledger, name: str) -> UUID:
         ledger_id=project_id,
         stream=project_id,
         expected_version=0,
-        events=[ProjectCreated(name=name)],
+        events=[ProjectCreated(name=name, organisation=organisation_id)],
         inline=tenancy.project_row(organisation_id=organisation_id, version=1, name=name, description=""),
         request=request,
     )

@@ -39,7 +39,7 @@ async def create_project(request: Http, data: JSONBody[NewProject], service: Ser
         ledger_id=project_id,
         stream=project_id,
         expected_version=0,
-        events=[ProjectCreated(name=data.name, description=data.description)],
+        events=[ProjectCreated(name=data.name, description=data.description, organisation=organisation_id)],
         inline=tenancy.project_row(
             organisation_id=organisation_id, version=1, name=data.name, description=data.description
         ),

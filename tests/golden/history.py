@@ -97,7 +97,10 @@ class History:
         name = f"project {self.ledger_id}"
         await self.ledger.open(self.ledger_id, ORGANISATION, "project")
         for version, event in enumerate(
-            (organisation.ProjectCreated(name=name), organisation.ProjectChanged(name=name, description="d"))
+            (
+                organisation.ProjectCreated(name=name, organisation=ORGANISATION),
+                organisation.ProjectChanged(name=name, description="d"),
+            )
         ):
             row = tenancy.project_row(
                 organisation_id=ORGANISATION, version=version + 1, name=name, description=event.description or ""

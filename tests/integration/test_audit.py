@@ -11,6 +11,7 @@ import pytest
 
 from events.heads import Signer
 from events.ids import uuid7
+from projections import transport
 from projections.apply import advance
 from projections.credits import Credits
 from projections.verification import Report
@@ -179,6 +180,39 @@ async def test_jetstreams_copy_is_compared(audited: Audited) -> None:
     assert position == document["position"]
     assert "Nats-Msg-Id" in reason
     assert "body" in reason
+
+
+async def test_messages_that_are_too_young_to_be_gone_are_missed(audited: Audited) -> None:
+    jetstream = audited.jetstream
+    await jetstream.delete_msg("EVENTS", 1)
+    assert await audited.bad() == (1, "JetStream lacks its message (project.created)")
+    assert (await audited.report(sample=3)).verified
+    for remove in (jetstream.purge_stream, jetstream.delete_stream):
+        await remove("EVENTS")
+        assert await audited.bad() == (1, "JetStream lacks its message (project.created)")
+
+
+async def test_messages_that_may_be_gone_are_not_missed(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+    await audited.jetstream.purge_stream("EVENTS")
+    for age_seconds, most_bytes in ((transport.SPARE_SECONDS, 1 << 33), (30 * 86_400.0, -2)):
+        monkeypatch.setitem(transport._LIMITS, "EVENTS", (age_seconds, most_bytes))
+        assert (await audited.report()).first_bad is None
+
+
+async def test_messages_are_compared_whatever_the_cursor_says(audited: Audited) -> None:
+    await audited.tamper("delete from ledger.cursor where reader = 'relay'")
+    assert (await audited.report()).messages
+    subject = f"tachograph.events.{audited.world.ledger_id}.{audited.running}.run.completed"
+    await audited.jetstream.publish(subject, json.dumps({"position": 10_000}).encode())
+    assert "no event of the ledger" in (await audited.bad())[1]
+
+
+async def test_an_attribute_that_no_event_has_is_named(audited: Audited) -> None:
+    last = await audited.jetstream.get_last_msg("TELEMETRY", f"tachograph.telemetry.{audited.world.ledger_id}.>")
+    headers = {name: value for name, value in last.headers.items() if not name.startswith("Nats-Expected")}
+    await audited.jetstream.delete_msg("TELEMETRY", last.seq)
+    await audited.jetstream.publish(last.subject, last.data, headers=headers | {"ce-restored": "1", "Nats-Msg-Id": "x"})
+    assert "differs from the ledger in Nats-Msg-Id, ce-restored" in (await audited.bad())[1]
 
 
 async def test_a_message_that_no_event_is_is_named(audited: Audited) -> None:

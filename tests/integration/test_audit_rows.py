@@ -22,7 +22,6 @@ from tests.servers import Database
 
 OUTSIDE: Final[Mapping[str, str]] = {
     "ledger.created_at": "tells when it was opened, which its first event tells too",
-    "ledger.kind": "tells what its first event is of",
     "payload.request": "recognises a request that is sent again",
     "telemetry.request": "recognises a request that is sent again",
     "archived_request.*": "recognises a request that is sent again",
@@ -37,6 +36,7 @@ ALTERED: Final[Mapping[str, str]] = {
     "int4": "{0} + 1",
     "int8": "{0} + 1000",
     "timestamptz": "{0} + interval '1 hour'",
+    "text": "case {0} when 'project' then 'organisation' else 'project' end",
     "bytea": "set_byte({0}, 3, get_byte({0}, 3) # 1)",
 }
 
@@ -88,6 +88,18 @@ TAMPERINGS: Final[Mapping[str, Tampering]] = {
         "ledger.ledger",
         f"delete from ledger.ledger where ledger_id = '{ORGANISATION}'",
         "the row in ledger.ledger is gone",
+    ),
+    "an organisation's ledger of another": Tampering(
+        "ledger.ledger",
+        f"update ledger.ledger set organisation_id = gen_random_uuid() where ledger_id = '{ORGANISATION}'",
+        "the row in ledger.ledger says organisation of {}, its events organisation of {}",
+    ),
+    "a project moved to another organisation": Tampering(
+        "ledger.ledger, projection.project, projection.demand",
+        "update ledger.ledger set organisation_id = ledger_id where kind = 'project'; update projection.project set"
+        " organisation_id = project_id; update projection.demand set organisation_id = ledger_id",
+        "organisation_id differ from a fresh fold",
+        project=True,
     ),
     "a key to nothing": Tampering(
         "ledger.data_key",

@@ -142,6 +142,17 @@ TAMPERINGS: dict[str, tuple[str, int, str]] = {
         2,
         PAYLOAD,
     ),
+    "a payload more": (
+        "insert into ledger.payload select ledger_id, 5, stream, salt, null, ciphertext from ledger.payload limit 1",
+        5,
+        "a payload of no event",
+    ),
+    "a payload in front": ("update ledger.payload set position = 0 where position = 2", 0, "a payload of no event"),
+    "a payload beyond": (
+        "insert into ledger.payload select ledger_id, 11, stream, salt, null, ciphertext from ledger.payload limit 1",
+        11,
+        "a payload beyond the head",
+    ),
     "a deletion made up": (
         """
         insert into ledger.event
@@ -209,6 +220,34 @@ async def test_every_column_of_every_event_is_covered(
         assert (await verified(project)).verified
     assert changed > 0
     await superuser.close()
+
+
+BATCHES: dict[str, str] = {
+    "once more at another time": "t.stream, t.position, t.recorded_at + interval '1 second'",
+    "of another stream": "gen_random_uuid(), t.position, t.recorded_at",
+    "of a position that has none": "t.stream, 3, t.recorded_at",
+    "beyond the head": "t.stream, 12, t.recorded_at",
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("page", [1, 1_000])
+async def test_a_batch_of_no_event_is_named(
+    project: Project, database: Database, monkeypatch: pytest.MonkeyPatch, name: str, page: int
+) -> None:
+    monkeypatch.setattr("events.verification.PAGE_BATCHES", page)
+    assert (await verified(project)).verified
+    superuser = await asyncpg.connect(database.superuser_url)
+    position = await superuser.fetchval(
+        f"insert into ledger.telemetry select t.ledger_id, {BATCHES[name]}, t.salt, t.request, t.ciphertext"
+        " from ledger.telemetry t where t.position = 5 returning position"
+    )
+    await superuser.close()
+    found = await verified(project)
+    assert found.first_bad is not None
+    assert (found.first_bad.position, found.first_bad.reason) == (
+        position, "there is a batch of telemetry of no event at this position"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
