@@ -1,14 +1,26 @@
 """A change of a stream that is no run: read its state, decide, append, and all of it again when somebody was faster."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
-from events.errors import VersionConflict
-from events.ledger import Ledger
+from events.errors import NotFound, VersionConflict
+from events.ledger import Appended, Ledger
+from projections.execute import Request
+from projections.runs import Reader
 
 ATTEMPTS: Final = 20
 
+
+class Stored(Protocol):
+    """What a projection keeps of one stream."""
+
+    @property
+    def ledger_id(self) -> UUID:
+        """The ledger that the stream is in."""
+
+
+S = TypeVar("S", bound=Stored)
 T = TypeVar("T")
 
 
@@ -24,3 +36,31 @@ async def in_turn(ledger: Ledger, stream: UUID, attempt: Callable[[], Awaitable[
             except VersionConflict:
                 continue
         raise VersionConflict(f"others changed {stream} {ATTEMPTS} times meanwhile")
+
+
+async def carry_out(
+    ledger: Ledger,
+    stream: UUID,
+    request: Request,
+    *,
+    get: Callable[[Reader, UUID], Awaitable[S | None]],
+    append: Callable[[S], Awaitable[Appended | None]],
+    at_version: Callable[[Ledger, UUID, UUID, int | None], Awaitable[S]],
+) -> tuple[S, int]:
+    """Change a stream by what `append` decides on its state, and return the state after it with its ledger position.
+
+    `append` returns None where nothing has to change. A named request that was recorded before gives the first answer
+    again. Raises `NotFound`, and what `append` and `in_turn` raise.
+    """
+
+    async def attempt() -> tuple[S, int]:
+        known = await get(ledger.pool, stream)
+        if known is None:
+            raise NotFound(f"there is no {stream}")
+        recorded = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
+        recorded = recorded or await append(known)
+        if recorded is None:
+            return known, (await ledger.head(known.ledger_id))[0]
+        return await at_version(ledger, known.ledger_id, stream, recorded.version), recorded.last
+
+    return await in_turn(ledger, stream, attempt)

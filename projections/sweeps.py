@@ -13,7 +13,7 @@ from events.errors import NotFound
 from events.ledger import Appended, Ledger
 from events.sql import load
 from events.sweep import Goal, Objective, Sweep, SweepCreated, SweepEvent, evolve
-from projections.changes import in_turn
+from projections.changes import carry_out
 from projections.execute import Request, record
 from projections.runs import Reader, StoredRun, stored_run
 from projections.tenancy import Rows
@@ -78,23 +78,16 @@ async def change(
 ) -> tuple[StoredSweep, int]:
     """Carry out a decision (one event, or none) on a sweep, and return the sweep after it with its ledger position.
 
-    A named request that was recorded before gives the first answer again. Raises `NotFound`, and what `decide` and
-    `in_turn` raise.
+    Raises what `decide` and `projections.changes.carry_out` raise.
     """
 
-    async def attempt() -> tuple[StoredSweep, int]:
-        known = await get(ledger.pool, sweep_id)
-        if known is None:
-            raise NotFound(f"there is no sweep {sweep_id}")
-        recorded = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
-        if recorded is None:
-            events = decide(known.sweep)
-            if not events:
-                return known, (await ledger.head(known.ledger_id))[0]
-            recorded = await _append(ledger, known.ledger_id, sweep_id, known.sweep, events[0], request)
-        return await at_version(ledger, known.ledger_id, sweep_id, recorded.version), recorded.last
+    async def append(known: StoredSweep) -> Appended | None:
+        events = decide(known.sweep)
+        if not events:
+            return None
+        return await _append(ledger, known.ledger_id, sweep_id, known.sweep, events[0], request)
 
-    return await in_turn(ledger, sweep_id, attempt)
+    return await carry_out(ledger, sweep_id, request, get=get, append=append, at_version=at_version)
 
 
 async def _append(

@@ -13,7 +13,7 @@ from events.ledger import Appended, Ledger
 from events.organisation import WorkflowCreated, WorkflowEvent
 from events.sql import load
 from events.workflow import Workflow, evolve
-from projections.changes import in_turn
+from projections.changes import carry_out
 from projections.execute import Request, record
 from projections.runs import Reader
 from projections.tenancy import Rows
@@ -54,23 +54,16 @@ async def change(
 ) -> tuple[StoredWorkflow, int]:
     """Carry out a decision on a workflow, and return the workflow after it with its ledger position.
 
-    A named request that was recorded before gives the first answer again. Raises `NotFound`, and what `decide` and
-    `in_turn` raise.
+    Raises what `decide` and `projections.changes.carry_out` raise.
     """
 
-    async def attempt() -> tuple[StoredWorkflow, int]:
-        known = await get(ledger.pool, workflow_id)
-        if known is None:
-            raise NotFound(f"there is no workflow {workflow_id}")
-        recorded = await ledger.stored(known.ledger_id, request.event_id, request.body) if request.named else None
-        if recorded is None:
-            events = decide(known.workflow)
-            if not events:
-                return known, (await ledger.head(known.ledger_id))[0]
-            recorded = await _append(ledger, known.ledger_id, workflow_id, known.workflow, events, request)
-        return await at_version(ledger, known.ledger_id, workflow_id, recorded.version), recorded.last
+    async def append(known: StoredWorkflow) -> Appended | None:
+        events = decide(known.workflow)
+        if not events:
+            return None
+        return await _append(ledger, known.ledger_id, workflow_id, known.workflow, events, request)
 
-    return await in_turn(ledger, workflow_id, attempt)
+    return await carry_out(ledger, workflow_id, request, get=get, append=append, at_version=at_version)
 
 
 async def at_version(ledger: Ledger, ledger_id: UUID, workflow_id: UUID, version: int | None) -> StoredWorkflow:

@@ -1,4 +1,4 @@
-"""What a body may say where it said something else: values of an enumeration, tags of a union, fields of an object.
+"""What a body may say where it said something else, or nothing: values of an enumeration, tags of a union, fields.
 
 expected(NewAlert, "$.condition.side", "Invalid enum value 'over'")     # ["above", "below"]
 """
@@ -12,6 +12,7 @@ from msgspec import inspect
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
 _UNKNOWN_FIELD: Final = "Object contains unknown field"
 _INVALID: Final = re.compile(r"Invalid (enum )?value ")
+_MISSING: Final = re.compile(r"Object missing required field `([^`]+)`")
 
 
 def expected(body: Any, path: str, message: str) -> list[str]:
@@ -26,8 +27,13 @@ def expected(body: Any, path: str, message: str) -> list[str]:
             if isinstance(struct, inspect.StructType)
             for field in struct.fields
         ]
-    if not _INVALID.match(message):
-        return []
+    if missing := _MISSING.match(message):
+        return _choices(body, f"{path}.{missing[1]}")
+    return _choices(body, path) if _INVALID.match(message) else []
+
+
+def _choices(body: Any, path: str) -> list[str]:
+    """Return the values that an enumeration at a path has, or the tags of the unions whose tag stands there."""
     found = [value for one in _at(body, path) for value in _values(one)]
     parent, _, tag = path.rpartition(".")
     structs = (one for one in _at(body, parent) if isinstance(one, inspect.StructType))

@@ -51,9 +51,19 @@ def test_what_is_no_document_of_the_right_shape_is_refused(api: Api, body: bytes
             "$.condition.side",
             ["above", "below"],
         ),
+        (
+            {"name": "a", "condition": {"when": "threshold", "metric": "m", "value": 1}},
+            "$.condition",
+            ["above", "below"],
+        ),
+        (
+            {"name": "a", "condition": {"metric": "m"}},
+            "$.condition",
+            ["event", "status", "nan", "threshold", "no_improvement"],
+        ),
     ],
 )
-def test_what_a_field_can_say_is_told_where_it_said_something_else(
+def test_what_a_field_can_say_is_told_where_it_said_something_else_or_nothing(
     project: Project, body: Any, path: str, possible: list[str]
 ):
     problem = refused(project.api.post(f"/projects/{project.id}/alerts", json=body), 422)
