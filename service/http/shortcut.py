@@ -40,12 +40,12 @@ class Shortcut(msgspec.Struct, frozen=True):
 
 def shorten(app: Litestar) -> None:
     """Have requests to routes that are called directly find these first; the others go to the framework's router."""
-    shortcuts = dict(_shortcuts(app))
+    known = dict(shortcuts(app))
     errors: Any = app.asgi_handler  # makes answers of what is raised below it
     router: ASGIApp = errors.app
 
     async def route(scope: Any, receive: Receive, send: Send) -> None:
-        found = _find(shortcuts, scope) if scope["type"] == ScopeType.HTTP else None
+        found = _find(known, scope) if scope["type"] == ScopeType.HTTP else None
         if found is None:
             await router(scope, receive, send)
             return
@@ -70,7 +70,7 @@ def _find(shortcuts: Mapping[Key, Shortcut], scope: Any) -> tuple[Shortcut, str]
     return shortcut, parts[4]
 
 
-def _shortcuts(app: Litestar) -> Iterator[tuple[Key, Shortcut]]:
+def shortcuts(app: Litestar) -> Iterator[tuple[Key, Shortcut]]:
     """Yield the way to each route that is called directly, as far as its path has that shape."""
     for route in app.routes:
         shape = SHAPE.fullmatch(route.path_format)
@@ -81,10 +81,10 @@ def _shortcuts(app: Litestar) -> Iterator[tuple[Key, Shortcut]]:
             if direct not in handler.resolve_middleware():
                 continue
             for method in handler.http_methods - {"OPTIONS"}:
-                stack, known, _, _, template = app.asgi_router.handle_routing(
+                stack, routed, _, _, template = app.asgi_router.handle_routing(
                     f"/api/v1/{kind}/x/{rest}".rstrip("/"), method
                 )
                 yield (
                     (method, kind, rest),
-                    Shortcut(stack, known, template, parameter, known.resolve_exception_handlers()),
+                    Shortcut(stack, routed, template, parameter, routed.resolve_exception_handlers()),
                 )
