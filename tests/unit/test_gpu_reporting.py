@@ -57,7 +57,7 @@ async def test_a_call_is_repeated_until_it_is_answered() -> None:
             raise answer
         return f"{word} {answer}"
 
-    calls = Calls(1)
+    calls = Calls(1, seconds=10)
     assert await calls.until_answered(call, "it is") == "it is stored"
     assert (answers, calls.pending) == ([], 0)
     calls.close()
@@ -70,7 +70,7 @@ async def test_a_final_answer_is_not_asked_for_again() -> None:
         asked.append(1)
         raise tachograph.Conflict(409, {"state": "completed"})
 
-    calls = Calls(1)
+    calls = Calls(1, seconds=10)
     with pytest.raises(tachograph.Conflict):
         await calls.until_answered(call)
     assert len(asked) == 1

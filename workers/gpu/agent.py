@@ -30,7 +30,7 @@ from workers.gpu.environment import base_environment
 from workers.gpu.heartbeat import Heart
 from workers.gpu.machine import Machine
 from workers.gpu.records import Kill, RunDirectory, RunRecord, now_us
-from workers.gpu.reporting import ATTEMPT_SECONDS, Calls
+from workers.gpu.reporting import Calls
 from workers.gpu.settings import Settings, SettingsError, from_environment
 from workers.gpu.slots import SlotPool, visible_devices
 from workers.gpu.supervisor import Supervisor
@@ -58,7 +58,7 @@ class Agent:
         self._client = client
         self._pool = pool
         self._nats = nats
-        self.calls = Calls(8 + CALLS_PER_SLOT * len(pool.slots))
+        self.calls = Calls(8 + CALLS_PER_SLOT * len(pool.slots), settings.call_seconds)
         self._machine = Machine(
             self.calls,
             client,
@@ -280,7 +280,7 @@ def main() -> int:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = from_environment()
-        client = tachograph.Client(timeout_seconds=ATTEMPT_SECONDS, retry_seconds=ATTEMPT_SECONDS)
+        client = tachograph.Client(timeout_seconds=settings.call_seconds, retry_seconds=settings.call_seconds)
         lock = take_lock(settings.state)
     except (SettingsError, tachograph.NotConfigured) as error:
         sys.stderr.write(f"tachograph: {error}\n")

@@ -24,9 +24,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ATTEMPT_SECONDS: Final = 10.0
 BACKOFF_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-LOCKED_OUT_SECONDS: Final = 15.0
 REFUSALS_BORNE: Final = 3
 
 ACTIVE: Final = frozenset({"starting", "running", "stopping", "idle"})
@@ -50,9 +48,13 @@ class Refused(Exception):
 
 
 class Calls:
-    """Makes the SDK's blocking calls in threads of their own, so that a slow one holds up only its caller."""
+    """Makes the SDK's blocking calls in threads of their own, so that a slow one holds up only its caller.
 
-    def __init__(self, threads: int) -> None:
+    Each takes `seconds` at most, the SDK's own repetitions included.
+    """
+
+    def __init__(self, threads: int, seconds: float) -> None:
+        self.seconds = seconds
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="call")
         self.pending = 0
 
@@ -66,7 +68,8 @@ class Calls:
     async def until_answered(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Repeat a call until the server has answered; raises `tachograph.Problem` for an answer that is final.
 
-        A refused key is not final: an operator may put it right, and until then a run's facts are kept.
+        A refused key is not final: an operator may put it right, and until then a run's facts are kept. It is tried
+        again after as long as a call may take.
         """
         while True:
             try:
@@ -75,7 +78,7 @@ class Calls:
                 if not is_locked_out(problem):
                     raise
                 logger.warning("the worker's key is refused, trying on: %s", problem)
-            await asyncio.sleep(LOCKED_OUT_SECONDS)
+            await asyncio.sleep(self.seconds)
 
     async def until_accepted(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Repeat a call until the server has answered; raises `tachograph.Problem` for an answer that is final."""
@@ -251,8 +254,8 @@ class Conversation:
             self._own = tachograph.Client(
                 self._client.url,
                 self._record.token,
-                timeout_seconds=ATTEMPT_SECONDS,
-                retry_seconds=ATTEMPT_SECONDS,
+                timeout_seconds=self._calls.seconds,
+                retry_seconds=self._calls.seconds,
             )
         return self._own
 

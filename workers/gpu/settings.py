@@ -12,12 +12,15 @@ DEFAULT_KEPT_RUNS = 20
 DEFAULT_PREPARATION_SECONDS = 600.0
 DEFAULT_STOPPING_SECONDS = 600.0
 DEFAULT_METRICS_SECONDS = 10.0
-
+DEFAULT_CALL_SECONDS = 10.0
 
 PREPARATION_SECONDS = "TACHOGRAPH_WORKER_PREPARATION_SECONDS"
 """Beyond the server's `TACHOGRAPH_START_SECONDS`, 900 unless set, it fails the run itself."""
 
 STOPPING_SECONDS = "TACHOGRAPH_WORKER_STOPPING_SECONDS"
+
+CALL_SECONDS = "TACHOGRAPH_WORKER_CALL_SECONDS"
+"""How long one call of the server may take, its repetitions included, before the worker looks at it again."""
 
 
 class SettingsError(Exception):
@@ -38,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     preparation_seconds: float = DEFAULT_PREPARATION_SECONDS
     stopping_seconds: float = DEFAULT_STOPPING_SECONDS
     metrics_seconds: float = DEFAULT_METRICS_SECONDS
+    call_seconds: float = DEFAULT_CALL_SECONDS
 
     @property
     def runs(self) -> Path:
@@ -64,6 +68,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         preparation_seconds=_seconds(environment, PREPARATION_SECONDS, DEFAULT_PREPARATION_SECONDS),
         stopping_seconds=_seconds(environment, STOPPING_SECONDS, DEFAULT_STOPPING_SECONDS),
         metrics_seconds=_seconds(environment, "TACHOGRAPH_WORKER_METRICS_SECONDS", DEFAULT_METRICS_SECONDS),
+        call_seconds=_seconds(environment, CALL_SECONDS, DEFAULT_CALL_SECONDS),
     )
 
 

@@ -12,6 +12,7 @@ from tests.gate import Gate
 from tests.integration.gpu.system import Gates, System
 from workers.gpu.process import Shim
 from workers.gpu.records import RunDirectory
+from workers.gpu.settings import CALL_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def gates(system: System) -> Iterator[Gates]:
         behind = {
             "TACHOGRAPH_URL": system.stack.url.replace(str(system.stack.port), str(api.port)),
             "TACHOGRAPH_NATS_URL": nats_url.replace(str(nats_port), str(nats.port)),
+            CALL_SECONDS: "2",
         }
         with system.worker_with(**behind):
             yield Gates(api, nats)

@@ -11,18 +11,19 @@ from tests.api import until
 from tests.integration.gpu.system import COUNTING, Gates, System
 from workers.gpu.agent import CALLS_PER_SLOT
 from workers.gpu.process import processes_of
-from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
+from workers.gpu.settings import CALL_SECONDS, PREPARATION_SECONDS, STOPPING_SECONDS
 
 pytestmark = pytest.mark.slow
 
 QUICK = {"beat_seconds": 2.0, "unresponsive_seconds": 8.0, "crashed_seconds": 9.0}
-"""Shorter than the 10 s for which the worker waits for one answer."""
+"""Shorter than the 10 s for which the worker waits for one answer, where `PATIENT` is set."""
+PATIENT = {CALL_SECONDS: "10"}
 
 SLEEPING = "import time; print('up'); time.sleep(600)"
 
 
 def test_a_preparation_that_gets_no_answer_is_bounded(system: System, gates: Gates, model: str) -> None:
-    with system.worker_with(**{PREPARATION_SECONDS: "1.5"}):
+    with system.worker_with(**PATIENT, **{PREPARATION_SECONDS: "1.5"}):
         beside = sleeping(system)
         gates.api.freeze_at(b"/artifacts/base/w.bin")
         run = system.doubling(model)
@@ -36,7 +37,7 @@ def test_a_preparation_that_gets_no_answer_is_bounded(system: System, gates: Gat
 
 
 def test_outputs_that_nobody_takes_are_given_up(system: System, gates: Gates, model: str) -> None:
-    with system.worker_with(**{STOPPING_SECONDS: "1.5"}):
+    with system.worker_with(**PATIENT, **{STOPPING_SECONDS: "1.5"}):
         beside = sleeping(system)
         gates.api.freeze_at(b"PUT /api/v1/")
         run = system.doubling(model)

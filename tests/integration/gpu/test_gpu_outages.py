@@ -7,8 +7,8 @@ from tests.integration.gpu.system import Gates, System, crash
 from workers.gpu.process import processes_of
 from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS
 
-OUTLASTING = 9
-"""Attempts that take longer than the 10 s for which any other call is repeated before somebody looks at it again."""
+OUTLASTING = 6
+"""Attempts that take longer than the 2 s for which any other call is repeated before somebody looks at it again."""
 
 
 @pytest.mark.slow
