@@ -29,7 +29,7 @@ from projections.execute import Request, record
 from projections.firings import Firing
 from projections.subscriptions import Subscription
 from workers.crashpoints import crash_point
-from workers.deliveries import Deliveries
+from workers.deliveries import MAX_WAITING, Deliveries
 
 log = logging.getLogger("tachograph.alerter")
 
@@ -63,13 +63,18 @@ class Alerter:
         self._held = {letter.ledger_id: letter.position for letter in letters}
 
     async def step(self) -> int:
-        """Take a page of each ledger that is behind, and make the deliveries that are due; returns how much it was."""
+        """Take a page of each ledger that is behind, and begin the deliveries that are due; returns how much it was."""
         behind = await self._ledger.pool.fetch(load("events.sql", "behind"), READER)
         passed = sum([await self._take(row["ledger_id"], row["position"], row["head"]) for row in behind])
         return passed + await self._deliveries.step()
 
+    async def delivered(self) -> int:
+        """Wait until no delivery is under way; returns to how many webhooks some were."""
+        return await self._deliveries.idle()
+
     async def stop(self) -> None:
-        """Nothing is held."""
+        """Break off the deliveries that are under way."""
+        await self._deliveries.stop()
 
     async def _take(self, ledger_id: UUID, after: int, head: int) -> int:
         """Take a page of a ledger that ended at `head` when it was looked at; returns how many positions were passed.
@@ -280,6 +285,9 @@ class Alerter:
             [event.stream if event.type.startswith("run.") else None for _, event in sent],
             [event.type for _, event in sent],
         )
+        if sent:
+            hooks = list({hook.subscription_id for hook, _ in sent})
+            await connection.execute(load("projections.sql", "bound_deliveries"), hooks, MAX_WAITING)
 
 
 def _firing(

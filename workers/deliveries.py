@@ -1,7 +1,14 @@
-"""Deliveries to webhooks: those that are due are sent, signed, tried again with growing pauses, and given up."""
+"""Deliveries to webhooks: those that are due are sent, signed, tried again with growing pauses, and given up.
+
+Each webhook has a courier while something is due, so that one whose receiver hangs holds up its own deliveries
+alone, and no alert. Couriers are few: who was slow goes to the end of the queue.
+"""
 
 import asyncio
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -16,7 +23,13 @@ from projections.subscriptions import Delivery, Subscription
 from workers.crashpoints import crash_point
 from workers.webhooks import Answer, post
 
-DELIVERIES_AT_ONCE: Final = 8
+COURIERS: Final = 16
+DELIVERIES_AT_ONCE: Final = 4
+"""Of one webhook."""
+SLOW_SECONDS: Final = 1.0
+"""A courier whose deliveries took longer lets others go before it takes the next."""
+MAX_WAITING: Final = 10_000
+"""How many deliveries of a webhook may wait; past that the oldest fail."""
 ATTEMPTS: Final = 10
 BACKOFF_SECONDS: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0, 7_200.0)
 
@@ -27,21 +40,47 @@ class Deliveries:
     def __init__(self, ledger: Ledger, *, allow_private: bool) -> None:
         self._ledger = ledger
         self._allow_private = allow_private
+        self._couriers: dict[UUID, asyncio.Task[None]] = {}
+        self._served: dict[UUID, float] = {}
+        self._threads = ThreadPoolExecutor(COURIERS * DELIVERIES_AT_ONCE, thread_name_prefix="delivery")
 
     async def step(self) -> int:
-        """Send some of those that are due, at the same time; returns how many."""
-        rows = await self._ledger.pool.fetch(
-            "select * from operation.delivery where state = 'pending' and next_at <= clock_timestamp()"
-            " order by next_at limit $1",
-            DELIVERIES_AT_ONCE,
-        )
-        await asyncio.gather(*(self._deliver(as_struct(Delivery, row)) for row in rows))
-        if rows:
-            touched = list({row["webhook_id"] for row in rows})
-            await self._ledger.pool.execute(
-                load("projections.sql", "trim_deliveries"), touched, subscriptions.MAX_DELIVERIES
-            )
-        return len(rows)
+        """Have couriers set out for webhooks that are due; returns how many did. Raises what stopped one before."""
+        ended = [hook_id for hook_id, courier in self._couriers.items() if courier.done()]
+        for courier in [self._couriers.pop(hook_id) for hook_id in ended]:
+            courier.result()
+        rows = await self._ledger.pool.fetch(load("projections.sql", "webhooks_due"), list(self._couriers))
+        due = sorted((row["webhook_id"] for row in rows), key=lambda hook_id: self._served.get(hook_id, 0.0))
+        begun = due[: COURIERS - len(self._couriers)]
+        for hook_id in begun:
+            self._couriers[hook_id] = asyncio.create_task(self._serve(hook_id), name=f"courier-{hook_id}")
+        known = {*due, *self._couriers}
+        self._served = {hook_id: at for hook_id, at in self._served.items() if hook_id in known}
+        return len(begun)
+
+    async def idle(self) -> int:
+        """Wait until no courier is under way; returns how many were."""
+        if self._couriers:
+            await asyncio.wait(self._couriers.values())
+        return len(self._couriers)
+
+    async def stop(self) -> None:
+        """Break off; what was under way is sent again."""
+        couriers, self._couriers = self._couriers, {}
+        for courier in couriers.values():
+            courier.cancel()
+        await asyncio.gather(*couriers.values(), return_exceptions=True)
+
+    async def _serve(self, hook_id: UUID) -> None:
+        """Send a webhook what is due, some at the same time, until nothing is or it was slow."""
+        pool = self._ledger.pool
+        while rows := await pool.fetch(load("projections.sql", "deliveries_due"), hook_id, DELIVERIES_AT_ONCE):
+            began = time.monotonic()
+            await asyncio.gather(*(self._deliver(as_struct(Delivery, row)) for row in rows))
+            await pool.execute(load("projections.sql", "trim_deliveries"), [hook_id], subscriptions.MAX_DELIVERIES)
+            self._served[hook_id] = time.monotonic()
+            if self._served[hook_id] - began > SLOW_SECONDS:
+                return
 
     async def _deliver(self, delivery: Delivery) -> None:
         hook = await subscriptions.get(self._ledger.pool, delivery.webhook_id)
@@ -63,7 +102,7 @@ class Deliveries:
         )
 
     async def _send(self, hook: Subscription, delivery: Delivery) -> Answer:
-        return await asyncio.to_thread(
+        request = partial(
             post,
             hook.webhook().url,
             await self._body(delivery),
@@ -71,6 +110,7 @@ class Deliveries:
             {"Tachograph-Delivery": str(delivery.delivery_id)},
             allow_private=self._allow_private,
         )
+        return await asyncio.get_running_loop().run_in_executor(self._threads, request)
 
     async def _body(self, delivery: Delivery) -> bytes:
         """Return the event as it stands in the ledger now; an alert with its value, unless its run was deleted."""

@@ -27,6 +27,7 @@ from tests import servers
 from tests.api import SECONDS, eventually
 from tests.fault import messages
 from tests.fault.deaths import Stage
+from tests.integration.alerting import drain
 from tests.integration.telemetry import opened_world
 from tests.servers import Database, NatsServer
 from workers.alerter import Alerter
@@ -241,7 +242,7 @@ async def test_an_alert_fires_once_and_its_delivery_is_not_forgotten_when_the_al
         )  # fmt: skip
     ended = [await stage.run(ended=True) for _ in range(2)]
     await stage.dies("alerter", point)
-    await stage.caught_up(Alerter(world.ledger, allow_private=True))
+    await drain(Alerter(world.ledger, allow_private=True))
     fired = [one.event().run for one in await world.ledger.read(organisation, types=["alert.fired"])]
     assert sorted(fired) == sorted(ended)
     deliveries = await world.pool.fetch("select position, attempts, state from operation.delivery")

@@ -25,12 +25,16 @@ class Receiver:
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[int] = []
+        self.hangs = threading.Event()
+        self.goes_on = threading.Event()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.requests.append((dict(self.headers), body))
+                if receiver.hangs.is_set():
+                    receiver.goes_on.wait()
                 self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
                 self.send_header("Location", receiver.url)
                 self.send_header("Content-Length", "0")
@@ -49,6 +53,7 @@ class Receiver:
         try:
             yield self
         finally:
+            self.goes_on.set()
             self._server.shutdown()
             thread.join()
             self._server.server_close()
@@ -88,5 +93,5 @@ class Alerting:
 
 
 async def drain(alerter: Alerter) -> None:
-    while await alerter.step():
+    while await alerter.step() + await alerter.delivered():
         pass

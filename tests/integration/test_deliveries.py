@@ -1,13 +1,17 @@
 """Deliveries to webhooks: signed, tried again, bounded, and never to our own network."""
 
+import asyncio
 import hmac
 import json
 
 import pytest
 
+from events.alerts import EventHappens
 from projections import subscriptions
+from tests.api import SECONDS, eventually
 from tests.integration.alerting import Alerting, Receiver, drain
-from workers import deliveries
+from workers import alerter as alerts
+from workers import deliveries, webhooks
 from workers.alerter import Alerter
 from workers.deliveries import secret
 
@@ -80,3 +84,46 @@ async def test_the_log_is_bounded_and_leaves_with_its_run(
     await drain(alerter)
     log = await subscriptions.deliveries(world.pool, hook, 10)
     assert [one.type for one in log if one.run_id == run_id] == ["run.deleted"]
+
+
+async def test_a_receiver_that_hangs_holds_up_neither_alerts_nor_other_webhooks(
+    alerting: Alerting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patience in ("TIMEOUT_SECONDS", "TOTAL_SECONDS"):
+        monkeypatch.setattr(webhooks, patience, 10 * SECONDS)
+    world = alerting.world
+    await alerting.rule(EventHappens(types=("run.created",)))
+    alerter = Alerter(world.ledger, allow_private=True)
+    with Receiver().serving() as quick:
+        receiver.hangs.set()
+        await alerting.hook(receiver.url, "run.created")
+        await alerting.hook(quick.url, "run.created")
+        for runs in range(1, 4):
+            await world.started_run()
+
+            async def heard(runs: int = runs) -> bool:
+                await alerter.step()
+                return len(quick.requests) == len(await alerting.fired()) == runs
+
+            async with asyncio.timeout(SECONDS):
+                await eventually(heard, "the other webhook and the alert")
+        assert len(receiver.requests) == 1
+        receiver.goes_on.set()
+        await drain(alerter)
+        assert len(receiver.requests) == 3
+        await alerter.stop()
+
+
+async def test_of_what_a_webhook_does_not_take_the_oldest_fails(
+    alerting: Alerting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "MAX_WAITING", 3)
+    world = alerting.world
+    hook = await alerting.hook("http://127.0.0.1:1/", "run.created")
+    for _ in range(5):
+        await world.started_run()
+    await drain(Alerter(world.ledger, allow_private=True))
+    log = await subscriptions.deliveries(world.pool, hook, 10)
+    states = [one.state for one in sorted(log, key=lambda one: one.position)]
+    assert states == ["failed", "failed", "pending", "pending", "pending"]
+    assert {one.error for one in log if one.state == "failed"} == {"given up: over 3 deliveries of this webhook waited"}
