@@ -5,6 +5,7 @@ alone, and no alert. Couriers are few: who was slow goes to the end of the queue
 """
 
 import asyncio
+import logging
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,16 @@ from uuid import UUID
 import msgspec
 
 from events import cloudevents
+from events.commit import LOST_CONNECTION
 from events.database import as_struct
 from events.ledger import Ledger
 from events.sql import load
 from projections import firings, subscriptions
 from projections.subscriptions import Delivery, Subscription
 from workers.crashpoints import crash_point
-from workers.webhooks import Answer, post
+from workers.webhooks import Answer, post, printable
+
+log = logging.getLogger("tachograph.alerter")
 
 COURIERS: Final = 16
 DELIVERIES_AT_ONCE: Final = 4
@@ -87,7 +91,7 @@ class Deliveries:
         if hook is None or hook.removed_at is not None:
             answer, state = Answer(None, "the webhook was removed"), "failed"
         else:
-            answer = await self._send(hook, delivery)
+            answer = await self._attempt(hook, delivery)
             more = delivery.attempts + 1 < ATTEMPTS
             state = "delivered" if answer.delivered else "pending" if more else "failed"
         crash_point("alerter.after_delivery")
@@ -100,6 +104,16 @@ class Deliveries:
             answer.error,
             pause,
         )
+
+    async def _attempt(self, hook: Subscription, delivery: Delivery) -> Answer:
+        """Send once. One that cannot be sent at all has failed like any other, and holds up none of the others."""
+        try:
+            return await self._send(hook, delivery)
+        except LOST_CONNECTION:
+            raise
+        except Exception as error:
+            log.exception("delivery %s cannot be sent", delivery.delivery_id)
+            return Answer(None, printable(f"cannot be sent: {type(error).__name__}: {error}"))
 
     async def _send(self, hook: Subscription, delivery: Delivery) -> Answer:
         request = partial(

@@ -22,6 +22,8 @@ from events.errors import Unavailable
 log = logging.getLogger("tachograph.workers")
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_SECONDS: Final = 30.0
+"""Who failed again within this, and the pause before, has not been well in between, whatever steps it made."""
 LONG_STEP_SECONDS: Final = 60.0
 """After this long a step is said to be under way still: it may be much work, or wait for something that hangs."""
 
@@ -56,6 +58,8 @@ class Runner:
         self.stepped_at: datetime | None = None
         self._last_error: str | None = None
         self._step_began: float | None = None
+        self._strikes = 0
+        self._well_until = 0.0
         self._nudged = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -86,10 +90,9 @@ class Runner:
                 finally:
                     await self.role.stop()
             except Exception as error:
-                self.failures += 1
                 self.restarts += 1
                 self._last_error = f"{type(error).__name__}: {error}"
-                pause = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS)) - 1]
+                pause = self._strike()
                 log.error(
                     "%s failed (%d in a row); again in %.1f s: %s",
                     self.role.name,
@@ -99,6 +102,15 @@ class Runner:
                     exc_info=None if isinstance(error, AWAY) else error,
                 )
                 await self._wait(pause, nudges=False)
+
+    def _strike(self) -> float:
+        """Count a failure, and return how long to pause after it."""
+        now = time.monotonic()
+        self._strikes = 1 if now > self._well_until else self._strikes + 1
+        pause = BACKOFF_SECONDS[min(self._strikes, len(BACKOFF_SECONDS)) - 1]
+        self._well_until = now + pause + STEADY_SECONDS
+        self.failures = self._strikes
+        return pause
 
     async def _steps(self) -> None:
         while not self._stopping.is_set():

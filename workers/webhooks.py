@@ -70,8 +70,13 @@ def post(url: str, body: bytes, secret: bytes, headers: Mapping[str, str], *, al
             answer = connection.getresponse()
             answer.read(MAX_ANSWER_BYTES)
     except (OSError, HTTPException, ValueError) as error:
-        return Answer(None, f"{type(error).__name__}: {error}"[:300])
+        return Answer(None, printable(f"{type(error).__name__}: {error}"))
     return Answer(answer.status, None if 200 <= answer.status < 300 else f"answered {answer.status}")
+
+
+def printable(text: str) -> str:
+    """Return what can be stored and shown of a text that somebody else may have chosen."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:300])
 
 
 class PrivateAddress(OSError):

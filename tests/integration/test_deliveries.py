@@ -7,6 +7,7 @@ import json
 import pytest
 
 from events.alerts import EventHappens
+from events.ids import uuid7
 from projections import subscriptions
 from tests.api import SECONDS, eventually
 from tests.integration.alerting import Alerting, Receiver, drain
@@ -112,6 +113,39 @@ async def test_a_receiver_that_hangs_holds_up_neither_alerts_nor_other_webhooks(
         await drain(alerter)
         assert len(receiver.requests) == 3
         await alerter.stop()
+
+
+async def test_nothing_that_a_receiver_says_or_an_event_lacks_stops_the_others(
+    alerting: Alerting, receiver: Receiver
+) -> None:
+    world = alerting.world
+    alerter = Alerter(world.ledger, allow_private=True)
+    async with await asyncio.start_server(_nonsense, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        rude = await alerting.hook(f"http://127.0.0.1:{port}/", "run.created")
+        polite = await alerting.hook(receiver.url, "run.created")
+        await world.started_run()
+        await drain(alerter)
+        (delivery,) = await subscriptions.deliveries(world.pool, rude, 10)
+        assert (delivery.state, delivery.attempts) == ("pending", 1)
+        assert "BadStatusLine" in (delivery.error or "")
+        assert len(receiver.requests) == 1
+    await world.pool.execute(
+        "insert into operation.delivery (delivery_id, webhook_id, ledger_id, position, type, state)"
+        " values ($1, $2, $3, 1000000, 'run.created', 'pending')",
+        uuid7(), polite, world.ledger_id,
+    )  # fmt: skip
+    await world.started_run()
+    await drain(alerter)
+    log = await subscriptions.deliveries(world.pool, polite, 10)
+    assert sorted(one.state for one in log) == ["delivered", "delivered", "pending"]
+    assert any((one.error or "").startswith("cannot be sent: ") for one in log)
+
+
+async def _nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\x00\xff nonsense\r\n\r\n")
+    writer.close()
 
 
 async def test_of_what_a_webhook_does_not_take_the_oldest_fails(

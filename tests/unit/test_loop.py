@@ -103,6 +103,33 @@ async def test_a_failure_is_told_by_its_cause_and_so_is_its_end(
     assert caplog.text.count("Traceback") == tracebacks
 
 
+async def test_whoever_fails_every_other_step_is_not_tried_again_ever_faster(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "BACKOFF_SECONDS", (0.0, 0.0, 0.0, NEVER))
+    failures, enough = 0, asyncio.Event()
+
+    class Flickering(Steps):
+        async def step(self) -> int:
+            nonlocal failures
+            self.begun.put_nowait(1)
+            if self.begun.qsize() % 2:
+                return 1
+            failures += 1
+            if failures == 4:
+                enough.set()
+            raise ConnectionError("away")
+
+    role = Flickering()
+    role.gather_seconds = 0.0
+    runner = Runner(role)
+    running = asyncio.create_task(runner.run())
+    await enough.wait()
+    await asyncio.sleep(0)
+    assert runner.failures == 4
+    runner.stop()
+    await running
+    assert failures == 4
+
+
 async def test_a_step_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loop, "LONG_STEP_SECONDS", 0.0)
     ending = asyncio.Event()
