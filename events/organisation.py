@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from events.types import Event, Limits, Resources, StartCommand, Value, Volume
+from events.types import Event, Limits, Resources, Role, StartCommand, Value, Volume
 
 
 class ProjectCreated(Event, frozen=True, tag="project.created"):
@@ -100,12 +100,26 @@ class PlanChanged(Event, frozen=True, tag="plan.changed"):
 
 
 class KeyIssued(Event, frozen=True, tag="key.issued"):
-    """An API key was made; only its SHA-256 is known to us."""
+    """An API key was made; only its SHA-256 is known to us.
+
+    Without `projects` it is for all of the organisation, also for those to come.
+    """
 
     key_id: UUID
     label: str
     prefix: str
     sha256: bytes
+    role: Role = Role.ADMIN
+    projects: tuple[UUID, ...] | None = None
+    expires_at: datetime | None = None
+
+
+class KeyChanged(Event, frozen=True, tag="key.changed"):
+    """What an API key is called from now on, and until when it opens anything."""
+
+    key_id: UUID
+    label: str
+    expires_at: datetime | None = None
 
 
 class KeyRevoked(Event, frozen=True, tag="key.revoked"):
@@ -162,6 +176,7 @@ OrganisationEvent = (
     OrganisationCreated
     | PlanChanged
     | KeyIssued
+    | KeyChanged
     | KeyRevoked
     | WorkerRegistered
     | WorkerLost

@@ -35,6 +35,15 @@ class Mode(StrEnum):
     TRACKED = "tracked"
 
 
+class Role(StrEnum):
+    """What an API key is for; which routes that opens is said by each route."""
+
+    VIEWER = "viewer"
+    MEMBER = "member"
+    ADMIN = "admin"
+    WORKER = "worker"
+
+
 class Cause(StrEnum):
     """Why a run ended, in clear; the sentence to it is in the payload."""
 

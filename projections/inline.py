@@ -19,6 +19,7 @@ from events.commit import InlineRow
 from events.errors import CorruptHistory
 from events.ledger import SURVIVES_ERASURE, Fact
 from events.organisation import (
+    KeyChanged,
     KeyIssued,
     KeyRevoked,
     OrganisationCreated,
@@ -69,7 +70,7 @@ from events.transitions import TRANSITIONS
 from events.types import Cause, Mode, Origin, Rate
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import billing, runs, subscriptions, sweeps, tenancy, workflows
+from projections import api_keys, billing, runs, subscriptions, sweeps, tenancy, workflows
 from projections.apply import Connection, present
 
 _NOBODY: Final = UUID(int=0)
@@ -182,10 +183,9 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Fact)
         case OrganisationCreated():
             return tenancy.organisation_row(version=version, name=event.name, max_active_runs=event.max_active_runs)
         case KeyIssued():
-            return tenancy.key_row(event, issued_at=at.isoformat())
-        case KeyRevoked():
-            await connection.execute("update api_key set revoked_at = $2 where key_id = $1", event.key_id, at)
-            return {}
+            return api_keys.row(api_keys.issued(ledger_id, event, at))
+        case KeyChanged() | KeyRevoked():
+            return api_keys.row(api_keys.evolve(await api_keys.get(connection, ledger_id, event.key_id), event, at))
         case PlanChanged():
             known = await tenancy.organisation(connection, ledger_id)
             return tenancy.organisation_row(

@@ -33,10 +33,15 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def of_organisation(
-    reader: Reader, organisation_id: UUID, *, runs: Collection[UUID] | None = None, limit: int = MAX_SHOWN
+    reader: Reader,
+    organisation_id: UUID,
+    *,
+    runs: Collection[UUID] | None = None,
+    only: Collection[UUID] | None = None,
+    limit: int = MAX_SHOWN,
 ) -> list[Waiting]:
-    """Return an organisation's queue in order, or where some of its runs stand in it."""
-    rows = await reader.fetch(load("projections.sql", "read_queue"), organisation_id, runs, limit)
+    """Return an organisation's queue in order, or of it some runs, or those of `only` some projects."""
+    rows = await reader.fetch(load("projections.sql", "read_queue"), organisation_id, runs, limit, only)
     return [as_struct(Waiting, row) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Organisations, API keys, workers and projects: inline projections and their queries."""
+"""Organisations, workers and projects: inline projections and their queries."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ import msgspec
 
 from events.commit import InlineRow
 from events.database import as_struct
-from events.organisation import KeyIssued, Slot, WorkerRegistered
+from events.organisation import Slot, WorkerRegistered
 from events.types import Limits
 from projections.runs import Reader
 
@@ -47,12 +47,6 @@ def organisation_row(
         limits=limits,
         kill_when_exhausted=kill_when_exhausted,
     )
-
-
-def key_row(issued: KeyIssued, *, issued_at: str = "infinity", revoked_at: str | None = None) -> Rows:
-    """Return the row of an API key."""
-    columns = msgspec.structs.asdict(issued)
-    return _row("project_key", **columns, issued_at=issued_at, revoked_at=revoked_at)
 
 
 def worker_row(registered: WorkerRegistered, *, version: int, at: str = "infinity", lost_at: str | None = None) -> Rows:
@@ -115,13 +109,6 @@ class Organisation(msgspec.Struct, frozen=True):
     kill_when_exhausted: bool
 
 
-class ApiKey(msgspec.Struct, frozen=True):
-    """An API key that is in force."""
-
-    key_id: UUID
-    organisation_id: UUID
-
-
 class Project(msgspec.Struct, frozen=True):
     """A project; its id is its ledger's id."""
 
@@ -170,14 +157,6 @@ def _project(row: asyncpg.Record) -> Project:
     return as_struct(Project, {**row, "limits": _limits(row["limits"])})
 
 
-async def api_key(reader: Reader, sha256: bytes) -> ApiKey | None:
-    """Return the key in force with this hash."""
-    row = await reader.fetchrow(
-        "select key_id, organisation_id from api_key where sha256 = $1 and revoked_at is null", sha256
-    )
-    return None if row is None else as_struct(ApiKey, row)
-
-
 async def project(reader: Reader, organisation_id: UUID, name_or_id: str) -> Project | None:
     """Return an organisation's project by its id or its name."""
     try:
@@ -215,13 +194,17 @@ async def limited_projects(reader: Reader, organisation_id: UUID) -> list[Projec
     return [_project(row) for row in rows]
 
 
-async def projects(reader: Reader, organisation_id: UUID, after: str, limit: int) -> list[Project]:
-    """Return an organisation's projects by name, after a name."""
+async def projects(
+    reader: Reader, organisation_id: UUID, after: str, limit: int, only: Collection[UUID] | None = None
+) -> list[Project]:
+    """Return an organisation's projects by name, after a name; of `only` these, where that is given."""
     rows = await reader.fetch(
-        "select * from project where organisation_id = $1 and name > $2 order by name limit $3",
+        "select * from project where organisation_id = $1 and name > $2"
+        " and ($4::uuid[] is null or project_id = any($4)) order by name limit $3",
         organisation_id,
         after,
         limit,
+        None if only is None else list(only),
     )
     return [_project(row) for row in rows]
 

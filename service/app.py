@@ -23,6 +23,7 @@ from service.http.options import options
 from service.http.requests import TypedRequest
 from service.http.shortcut import shorten
 from service.http.stopping import told
+from service.keys import listen
 from service.observability import counted
 from service.problems import HANDLERS
 from service.routes import (
@@ -37,6 +38,7 @@ from service.routes import (
     history,
     imports,
     ingest,
+    keys,
     listing,
     projects,
     query,
@@ -70,6 +72,7 @@ def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> L
         app.state.service = service
         transport = asyncio.create_task(_transport(service), name="transport")
         importing = asyncio.create_task(service.imports.run(), name="imports")
+        listening = asyncio.create_task(listen(service.keys, settings.database_url, service.keys_changed), name="keys")
         tidying = asyncio.create_task(keep_tidy(pool, service.archive), name="tidying")
         try:
             yield
@@ -79,7 +82,8 @@ def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> L
             transport.cancel()
             importing.cancel()
             tidying.cancel()
-            await asyncio.gather(transport, importing, tidying, return_exceptions=True)
+            listening.cancel()
+            await asyncio.gather(transport, importing, tidying, listening, return_exceptions=True)
             await service.queries.close()
             await service.ledger.drained()
             if service.nats is not None:
@@ -113,6 +117,7 @@ def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> L
             dead_letters.ROUTES,
             alerts.ROUTES,
             quotas.ROUTES,
+            keys.ROUTES,
             billing.ROUTES,
             usage.ROUTES,
             query.ROUTES,

@@ -1,5 +1,6 @@
 """What the API accepts: one Struct a request body, with its bounds. Unknown fields are refused by name."""
 
+from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -7,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from events.organisation import Slot
-from events.types import Cause, Failure, Limits, Mode
+from events.types import Cause, Failure, Limits, Mode, Role
 from service.patterns import EXTERNAL_ID, LINE, NAME, PROJECT_NAME, TAG
 from service.recipes import (
     Argument,
@@ -307,6 +308,22 @@ class Ended(Body, frozen=True, tag_field="report", tag="ended"):
 
 
 Report = Preparing | Started | Stopping | Idle | Requeue | Ended
+
+
+class NewKey(Body, frozen=True):
+    """An API key; `projects` (ids or names) confine it to these, and without `expires_at` it never expires."""
+
+    name: Name
+    role: Role
+    projects: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=100)] | None = None
+    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+class ChangedKey(Body, frozen=True):
+    """What a key is called, and until when it opens anything (null: for ever); what is left out stays."""
+
+    name: Name | msgspec.UnsetType = msgspec.UNSET
+    expires_at: Annotated[datetime, Meta(tz=True)] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class NewWorker(Body, frozen=True):

@@ -35,11 +35,13 @@ from projections.storage import artifact_limits
 from projections.storage.objects import SILENT_SECONDS, ObjectStore
 from projections.storage.uploads import Uploads
 from projections.tenancy import Project
-from service.auth import Forbidden, Keys, Principal
+from service.access import Forbidden
+from service.actors import Actors
 from service.glance import Glance, backlog, standing
 from service.http.requests import header
 from service.imports.jobs import Apart, Jobs
 from service.ingest import admission
+from service.keys import Keys, Principal
 from service.liveness import ApiBeats
 from service.problems import Gone, Invalid
 from service.resources import (
@@ -72,6 +74,7 @@ class Service:
         self.nats: Client | None = None
         self.ledger = self.tails.ledger = Ledger(pool, keyring, nudge=self.tails.grown)
         self.keys = Keys(pool, keyring.derive("run-token"))
+        self.actors = Actors(self.ledger)
         self.beats = ApiBeats()
         self.admission = admission.Admission(admission.from_environment())
         self.objects = ObjectStore.at(settings.object_store, silent_seconds=SILENT_SECONDS)
@@ -91,10 +94,16 @@ class Service:
         self._addresses: dict[str, tuple[UUID, UUID]] = {}
         self._projects: dict[str, tuple[UUID, UUID]] = {}
 
+    def keys_changed(self) -> None:
+        """A key was changed or revoked: look at all again, and see whether who follows still may."""
+        self.keys.forget()
+        self.actors.forget()
+        self.tails.wake_all()
+
     async def project(self, http: Http, name_or_id: str) -> Project:
         """Return the caller's project. Raises `NotFound`."""
         project = await tenancy.project(self.pool, http.user.organisation_id, name_or_id)
-        if project is None:
+        if project is None or not http.user.sees(project.project_id):
             raise NotFound(f"there is no project {name_or_id!r}")
         return project
 
@@ -104,7 +113,7 @@ class Service:
         Raises `NotFound`.
         """
         known = self._projects.get(name_or_id)
-        if known is not None and known[0] == http.user.organisation_id:
+        if known is not None and known[0] == http.user.organisation_id and http.user.sees(known[1]):
             return known[1]
         project = await self.project(http, name_or_id)
         if name_or_id == str(project.project_id):  # names move on, ids do not
@@ -113,20 +122,17 @@ class Service:
             self._projects[name_or_id] = (project.organisation_id, project.project_id)
         return project.project_id
 
-    async def run(
-        self, http: Http, run: str, *, program: bool = False, deleted: bool = False, to_decide: bool = False
-    ) -> StoredRun:
+    async def run(self, http: Http, run: str, *, deleted: bool = False, to_decide: bool = False) -> StoredRun:
         """Return the caller's run, by id or as `ext:<project>:<external_id>`.
 
-        `program` routes are open to the run's own token. `to_decide`, it may be what this process saw last: whoever
-        decides on that appends with its version. Raises `NotFound`, `Forbidden`, and `Gone` for a deleted
-        run unless it is asked for.
+        `to_decide`, it may be what this process saw last: whoever decides on that appends with its version. Raises
+        `NotFound`, `Forbidden` for a token of another run, and `Gone` for a deleted run unless it is asked for.
         """
         stored = await self._find(http, run, to_decide=to_decide)
-        if stored is None or await self.organisation(stored.ledger_id) != http.user.organisation_id:
+        if stored is None or not await self.sees(http, stored.ledger_id):
             raise NotFound(f"there is no run {run!r}")
-        if http.user.run_id is not None and (http.user.run_id != stored.run_id or not program):
-            raise Forbidden("a run token opens only its own run, and only what a program needs")
+        if http.user.run_id not in (None, stored.run_id):
+            raise Forbidden("a run token opens only its own run", role=http.user.role)
         if stored.run.status is Status.DELETED and not deleted:
             raise Gone(
                 as_json(await self.tombstone(stored)),
@@ -146,15 +152,14 @@ class Service:
         """Return a run's ledger and id for its program, without reading its state: appends check that themselves."""
         known = self._addresses.get(run)
         if known is None:
-            stored = await self.run(http, run, program=True)
+            stored = await self.run(http, run)
             known = (stored.ledger_id, stored.run_id)
             if not run.startswith("ext:"):  # names move on, ids do not
                 if len(self._addresses) >= CACHED_ADDRESSES:
                     self._addresses.clear()
                 self._addresses[run] = known
             return known
-        owner = await self.organisation(known[0])
-        if owner != http.user.organisation_id or http.user.run_id not in (None, known[1]):
+        if not await self.sees(http, known[0]) or http.user.run_id not in (None, known[1]):
             raise NotFound(f"there is no run {run!r}")
         return known
 
@@ -170,6 +175,11 @@ class Service:
             raise NotFound(f"there is no run {run!r}: an id, or ext:<project>:<external id>") from None
         seen: StoredRun | None = self.ledger.recent.get(run_id) if to_decide else None
         return seen or await runs.get(self.pool, run_id)
+
+    async def sees(self, http: Http, ledger_id: UUID) -> bool:
+        """Whether a project is of the caller's organisation, and not hidden from the caller."""
+        user = http.user
+        return await self.organisation(ledger_id) == user.organisation_id and user.sees(ledger_id)
 
     async def organisation(self, ledger_id: UUID) -> UUID | None:
         """Return whose ledger it is."""

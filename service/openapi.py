@@ -18,6 +18,7 @@ from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.routes import HTTPRoute
 
 from service import VERSION
+from service.access import IDENTITY, Need, in_order, needed
 from service.http.msgpack import FILES
 
 JSON: Final = "application/json"
@@ -56,6 +57,8 @@ class Problem(msgspec.Struct, frozen=True):
     state: str | None = None
     asked: str | None = None
     allowed: list[str] | None = None
+    role: str | None = None
+    needs: list[str] | None = None
     tombstone: dict[str, Any] | None = None
 
 
@@ -127,14 +130,14 @@ def complete(app: Litestar) -> dict[str, Any]:
         schema.pop("default", None)  # a field's, put here when the field comes before any other use of its type
     document["components"] |= {"securitySchemes": SECURITY, "responses": {"Problem": PROBLEM}}
     document["security"] = [{name: []} for name in SECURITY]
-    public = set(_public(app))
+    needs = dict(_needs(app))
     for path, operations in document["paths"].items():
         for method in METHODS & operations.keys():
-            _complete(operations[method], path, method, public=path in public)
+            _complete(operations[method], path, method, needs[path, method])
     return document
 
 
-def _complete(operation: dict[str, Any], path: str, method: str, *, public: bool) -> None:
+def _complete(operation: dict[str, Any], path: str, method: str, need: Need | None) -> None:
     operation["summary"], _, more = operation.pop("description").rstrip(".").partition(".\n\n")
     if more:
         operation["description"] = more + "."
@@ -142,8 +145,16 @@ def _complete(operation: dict[str, Any], path: str, method: str, *, public: bool
     responses.pop("400", None)  # the framework's, in a form that ours do not have
     if "204" in responses:
         responses["204"].pop("content", None)
-    if public:
+    if need is None:
         operation["security"] = []
+    else:
+        operation["x-roles"] = in_order(need.roles)
+        responses["401"] = _problem("The credential is missing, unknown, expired or revoked")
+        if need.roles < IDENTITY.roles or need.whole:
+            whole = ", of a key that is not confined to projects" if need.whole else ""
+            responses["403"] = _problem(f"This takes the role {' or '.join(in_order(need.roles))}{whole}")
+    if "{" in path:
+        responses["404"] = _problem("It is not there, or not the caller's to see")
     if method == "post" and not path.endswith(KEYLESS):
         operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
         for code in responses.keys() & {"200", "201", "202"}:
@@ -155,11 +166,17 @@ def _complete(operation: dict[str, Any], path: str, method: str, *, public: bool
     responses["default"] = {"$ref": "#/components/responses/Problem"}
 
 
-def _public(app: Litestar) -> Iterator[str]:
-    """Yield the paths that are open to everybody."""
+def _needs(app: Litestar) -> Iterator[tuple[tuple[str, str], Need | None]]:
+    """Yield what each path and method was declared to need."""
     for route in app.routes:
-        if isinstance(route, HTTPRoute) and any(one.opt.get("exclude_from_auth") for one in route.route_handlers):
-            yield route.path_format
+        if isinstance(route, HTTPRoute) and not route.path_format.startswith(str(CONFIG.path)):
+            for handler in route.route_handlers:
+                for method in handler.http_methods - {"OPTIONS"}:
+                    yield (route.path_format, method.lower()), needed(handler)
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {**PROBLEM, "description": description}
 
 
 _BYTES: Final = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))

@@ -49,7 +49,7 @@ async def run_then(
     try:
         then, counted = await past.run_at(service.ledger, stored.ledger_id, stored.run_id, moment)
     except Erased:
-        await service.run(request, str(stored.run_id), program=True)  # deleted meanwhile: says what is left
+        await service.run(request, str(stored.run_id))  # deleted meanwhile: says what is left
         raise
     return then, moment, _shown(then, counted, moment)
 

@@ -36,7 +36,7 @@ from projections.search.tokens import FilterError
 from projections.storage.artifact_limits import QuotaExceeded
 from projections.storage.objects import StoreFull
 from projections.storage.upload_writer import UploadCut, WrongDigest
-from service.auth import Forbidden
+from service.access import Forbidden
 from service.expected import expected
 from service.http.requests import TypedRequest
 from service.ingest.admission import RateLimited
@@ -165,6 +165,8 @@ def _refused(_: Request[Any, Any, Any], error: LedgerError) -> Response[bytes]:
                 members["violated-policies"] = [error.policy]
         case Unavailable():
             headers = {"Retry-After": "1"}
+        case Forbidden():
+            members = {"role": error.role, "needs": error.needs or None}
         case CorruptHistory():
             log.critical("corrupt history: %s", error)
         case _:

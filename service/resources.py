@@ -17,6 +17,7 @@ from events.types import (
     Failure,
     Liveness,
     Resources,
+    Role,
     StartCommand,
     Status,
     StoreReceipt,
@@ -24,6 +25,7 @@ from events.types import (
     Volume,
     WorkflowRef,
 )
+from projections.api_keys import ApiKey
 from projections.queue import Waiting
 from projections.runs import StoredRun
 from projections.tenancy import Project, Worker
@@ -183,6 +185,37 @@ class WorkflowResource(msgspec.Struct, frozen=True, kw_only=True):
     retries: int
     archived: bool
     created_at: datetime
+
+
+class KeyResource(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key, without its secret; `last_used_at` is right to about a minute."""
+
+    id: UUID
+    name: str
+    prefix: str
+    role: Role
+    projects: list[UUID] | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    version: int
+
+
+def key_resource(key: ApiKey, used_at: datetime | None) -> KeyResource:
+    """Return a key as the API shows it."""
+    return KeyResource(
+        id=key.key_id,
+        name=key.label,
+        prefix=key.prefix,
+        role=key.role,
+        projects=None if key.projects is None else sorted(key.projects),
+        created_at=key.issued_at,
+        expires_at=key.expires_at,
+        revoked_at=key.revoked_at,
+        last_used_at=used_at,
+        version=key.version,
+    )
 
 
 class WorkerResource(msgspec.Struct, frozen=True, kw_only=True):

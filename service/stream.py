@@ -10,6 +10,7 @@ import msgspec
 from litestar.response.sse import ServerSentEventMessage
 
 from service.context import Service
+from service.keys import Principal
 from service.tails import LOOK_SECONDS, PAGE_EVENTS, Told, told
 
 PING_SECONDS: Final = 15.0
@@ -23,6 +24,8 @@ class Wanted(msgspec.Struct, frozen=True):
     ledger_id: UUID
     stream: UUID | None
     types: Sequence[str] | None
+    principal: Principal
+    """Who follows; as long as it may."""
 
 
 async def follow(service: Service, wanted: Wanted, after: int) -> AsyncGenerator[ServerSentEventMessage]:
@@ -40,7 +43,7 @@ async def follow(service: Service, wanted: Wanted, after: int) -> AsyncGenerator
 
 async def _history(service: Service, wanted: Wanted, after: int, up_to: int) -> AsyncIterator[Told]:
     """Yield what lies between two positions."""
-    while after < up_to and not service.stopping.is_set():
+    while after < up_to and not service.stopping.is_set() and await service.keys.still(wanted.principal):
         page = await service.ledger.read(
             wanted.ledger_id, after=after, up_to=up_to, limit=PAGE_EVENTS, types=wanted.types, stream=wanted.stream
         )
@@ -58,19 +61,26 @@ async def _live(service: Service, wanted: Wanted, after: int) -> AsyncGenerator[
             yield _message(event)
         last = max(after, follower.begins)
         while not service.stopping.is_set():
-            for event in await follower.take(LOOK_SECONDS):
+            events = await follower.take(LOOK_SECONDS)
+            if not await service.keys.still(wanted.principal):
+                yield _cut("the key was revoked, or has expired", last)
+                return
+            for event in events:
                 if event.position > last:
                     yield _message(event)
                     last, said = event.position, time.monotonic()
             if follower.reason is not None:
-                cut = {"reason": follower.reason, "last_event_id": last}
-                yield ServerSentEventMessage(event="cut", data=_json.encode(cut))
+                yield _cut(follower.reason, last)
                 return
             if time.monotonic() - said > PING_SECONDS:
                 yield ServerSentEventMessage(comment="ping", data=None)
                 said = time.monotonic()
     finally:
         service.tails.leave(wanted.ledger_id, follower)
+
+
+def _cut(reason: str, last: int) -> ServerSentEventMessage:
+    return ServerSentEventMessage(event="cut", data=_json.encode({"reason": reason, "last_event_id": last}))
 
 
 def _message(event: Told) -> ServerSentEventMessage:

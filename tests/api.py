@@ -19,9 +19,9 @@ from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.organisation import KeyIssued, OrganisationCreated
-from projections import tenancy
+from projections import api_keys, tenancy
 from projections.execute import asked_by, record
-from service.auth import key_of
+from service.keys import key_of
 from stack import Process
 from stack.home import Home
 from stack.ports import free_port
@@ -136,7 +136,16 @@ class Project:
 class Api:
     """A running service with a client of its first API key."""
 
-    def __init__(self, url: str, key: str, home: Path, database: Database, processes: Mapping[str, Process]) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        home: Path,
+        database: Database,
+        processes: Mapping[str, Process],
+        environment: Mapping[str, str],
+    ) -> None:
+        self.environment = environment
         self.url = url
         self.key = key
         self.home = home
@@ -189,7 +198,7 @@ def serving(
             log = home.logs / f"{name}.log"
             processes[name] = Process(name, command, environment=variables, log=log, warden=warden)
             processes[name].start()
-        api = Api(f"http://127.0.0.1:{port}", key, home.path, database, processes)
+        api = Api(f"http://127.0.0.1:{port}", key, home.path, database, processes, variables)
         with api.client:
             until(lambda: _is_ready(api, processes["service"]), "the service is ready")
             yield api
@@ -198,6 +207,25 @@ def serving(
             process.stop(10)
         warden.close()
         asyncio.run(servers.drop_database(postgres, database))
+
+
+@contextmanager
+def replica(api: Api) -> Iterator[Api]:
+    """Run another service on the same database."""
+    port = free_port()
+    environment = {**api.environment, "TACHOGRAPH_PORT": str(port)}
+    warden = Warden()
+    log = api.home / "logs" / f"replica-{port}.log"
+    process = Process("replica", [sys.executable, "-m", "service"], environment=environment, log=log, warden=warden)
+    try:
+        process.start()
+        other = Api(f"http://127.0.0.1:{port}", api.key, api.home, api.database, {"service": process}, environment)
+        with other.client:
+            until(lambda: _is_ready(other, process), "the replica is ready")
+            yield other
+    finally:
+        process.stop(10)
+        warden.close()
 
 
 def _environment(
@@ -230,7 +258,7 @@ async def _tenant(database: Database, master_key: Path) -> str:
         await ledger.open(organisation_id, organisation_id, "organisation")
         for stream, event, inline in (
             (organisation_id, created, row),
-            (issued.key_id, issued, tenancy.key_row(issued)),
+            (issued.key_id, issued, api_keys.row(api_keys.issued(organisation_id, issued))),
         ):
             await record(
                 ledger,

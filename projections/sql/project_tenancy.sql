@@ -18,18 +18,27 @@ create or replace function projection.project_organisation(
                    excluded.limits, excluded.kill_when_exhausted)
 $$;
 
+-- A key that was changed or revoked is told to whoever remembers it (see service/keys.py), once this has committed.
 create or replace function projection.project_key(
     p_ledger_id uuid, p_recorded_at timestamptz, p_position bigint[], p_rows jsonb
 ) returns void language sql as $$
-    insert into api_key
-    select r.key_id, p_ledger_id, r.label, r.prefix, decode(r.sha256, 'base64'),
-           coalesce(nullif(r.issued_at, 'infinity'), p_recorded_at),
-           case r.revoked_at when 'infinity' then p_recorded_at else r.revoked_at end
+    insert into api_key (
+        key_id, organisation_id, version, label, prefix, sha256, role, projects, issued_at, expires_at, revoked_at)
+    select r.key_id, p_ledger_id, coalesce(r.version, 1), r.label, r.prefix, decode(r.sha256, 'base64'),
+           coalesce(r.role, 'admin'), r.projects, coalesce(nullif(r.issued_at, 'infinity'), p_recorded_at),
+           r.expires_at, case r.revoked_at when 'infinity' then p_recorded_at else r.revoked_at end
     from jsonb_to_recordset(p_rows) as x(event integer, row jsonb),
          jsonb_to_record(x.row) as r(
-             key_id uuid, label text, prefix text, sha256 text, issued_at timestamptz, revoked_at timestamptz)
+             key_id uuid, version integer, label text, prefix text, sha256 text, role text, projects uuid[],
+             issued_at timestamptz, expires_at timestamptz, revoked_at timestamptz)
     where p_position[x.event] is not null
-    on conflict (key_id) do update set revoked_at = excluded.revoked_at
+    on conflict (key_id) do update
+        set (version, label, expires_at, revoked_at)
+            = row (excluded.version, excluded.label, excluded.expires_at, excluded.revoked_at);
+
+    select pg_notify('tachograph_key', x.row ->> 'key_id')
+    from jsonb_to_recordset(p_rows) as x(event integer, row jsonb)
+    where p_position[x.event] is not null and (x.row ->> 'version')::integer > 1
 $$;
 
 create or replace function projection.project_worker(

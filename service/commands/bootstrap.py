@@ -16,10 +16,10 @@ from events.keys import Keyring
 from events.ledger import Ledger
 from events.organisation import KeyIssued, OrganisationCreated
 from events.settings import Settings, SettingsError, from_environment
-from projections import tenancy
+from projections import api_keys, tenancy
 from projections.execute import asked_by, record
-from service.auth import KEY_PREFIX, key_of
 from service.commands.migrate import migrate
+from service.keys import SHOWN, key_of
 
 ORGANISATION: Final[UUID] = derived("organisation", "default")
 ACTOR: Final = "system:bootstrap"
@@ -68,19 +68,10 @@ async def first_key(pool: asyncpg.Pool, keyring: Keyring) -> str | None:
             request=replace(asked_by(ACTOR), event_id=derived(ORGANISATION, "created")),
         )
     key, digest = key_of(keyring.derive("first key"))
-    issued = KeyIssued(
-        key_id=derived("first key", digest.hex()), label="first key", prefix=key[: len(KEY_PREFIX) + 4], sha256=digest
-    )
+    issued = KeyIssued(key_id=derived("first key", digest.hex()), label="first key", prefix=key[:SHOWN], sha256=digest)
     known = await pool.fetchrow("select revoked_at from api_key where key_id = $1", issued.key_id)
     if known is not None:
         return key if known["revoked_at"] is None else None
-    await record(
-        ledger,
-        ledger_id=ORGANISATION,
-        stream=issued.key_id,
-        expected_version=0,
-        events=[issued],
-        inline=tenancy.key_row(issued),
-        request=replace(asked_by(ACTOR), event_id=derived(issued.key_id, "issued"), body=digest),
-    )
+    request = replace(asked_by(ACTOR), event_id=derived(issued.key_id, "issued"), body=digest)
+    await api_keys.issue(ledger, ORGANISATION, issued, request)
     return key

@@ -29,6 +29,7 @@ FUNCTIONS: Final = (
     ("projections.sql", "project_demand"),
     ("projections.sql", "project_sweep"),
     ("projections.sql", "check_quota"),
+    ("projections.sql", "check_admin"),
     ("projections.sql", "check_sweep"),
     ("projections.sql", "rewrite"),
 )

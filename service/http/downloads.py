@@ -9,9 +9,11 @@ from typing import Final
 from litestar.response import Stream
 
 from events.errors import Busy
+from service.access import Forbidden
 from service.artifact_names import disposition
 from service.context import Http, Service
 from service.http.endings import at_end
+from service.keys import Principal
 
 log = logging.getLogger("tachograph.service")
 
@@ -41,6 +43,12 @@ def enter(service: Service, actor: str) -> Callable[[], None]:
     return leave
 
 
+async def check_key(service: Service, principal: Principal) -> None:
+    """Break an answer off whose key opens nothing any more. Raises `Forbidden`."""
+    if not await service.keys.still(principal):
+        raise Forbidden("the key was revoked, or has expired")
+
+
 @contextmanager
 def patience(where: str) -> Iterator[None]:
     """Cut this task off if a client takes longer than `STALL_SECONDS` for the chunk that is yielded in here."""
@@ -61,16 +69,19 @@ def _cut(task: "asyncio.Task[object]", where: str) -> None:
 def download(request: Http, service: Service, chunks: AsyncGenerator[bytes], media_type: str, name: str) -> Stream:
     """Answer with a file as it is made. What fails on the way breaks the connection: half a file never looks whole."""
     leave = enter(service, request.user.actor)
-    paced = _paced(service.stopping, chunks, name)
+    paced = _paced(service, request.user, chunks, name)
     at_end(request.scope, paced, leave)
     headers = {"Content-Disposition": disposition(name), "Cache-Control": "private, no-store"}
     return Stream(paced, media_type=media_type, headers=headers)
 
 
-async def _paced(stopping: asyncio.Event, chunks: AsyncGenerator[bytes], name: str) -> AsyncGenerator[bytes]:
+async def _paced(
+    service: Service, principal: Principal, chunks: AsyncGenerator[bytes], name: str
+) -> AsyncGenerator[bytes]:
     async with aclosing(chunks):
         async for chunk in chunks:
-            if stopping.is_set():
+            if service.stopping.is_set():
                 raise Busy("the service is stopping")
+            await check_key(service, principal)
             with patience(name):
                 yield chunk

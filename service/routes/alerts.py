@@ -23,6 +23,7 @@ from projections.execute import record
 from projections.firings import Firing
 from projections.subscriptions import Delivery, Kind, Subscription
 from projections.tenancy import Project
+from service.access import READ, WRITE
 from service.alert_conditions import check_address, check_condition, check_types
 from service.bodies import Name
 from service.context import Http, Service
@@ -198,7 +199,7 @@ def _fired(kept: Firing) -> FiringResource:
     )
 
 
-@post("/projects/{project:str}/alerts", status_code=201)
+@post("/projects/{project:str}/alerts", needs=WRITE, status_code=201)
 async def create_alert(
     request: Http, data: JSONBody[NewAlert], service: Service, project: str
 ) -> Response[AlertResource]:
@@ -213,20 +214,20 @@ async def create_alert(
     return Response(resource, status_code=201, headers={"Tachograph-Position": str(position)})
 
 
-@get("/projects/{project:str}/alerts")
+@get("/projects/{project:str}/alerts", needs=READ)
 async def list_alerts(request: Http, service: Service, project: str) -> list[AlertResource]:
     """A project's rules, oldest first."""
     known = await service.project(request, project)
     return [_alert(one) for one in await subscriptions.of_project(service.pool, known.project_id, "alert_rule")]
 
 
-@delete("/projects/{project:str}/alerts/{alert:uuid}", status_code=204)
+@delete("/projects/{project:str}/alerts/{alert:uuid}", needs=WRITE, status_code=204)
 async def remove_alert(request: Http, service: Service, project: str, alert: UUID) -> Response[None]:
     """Remove a rule."""
     return await _remove(request, service, await _known(request, service, project, alert, "alert_rule", removed=True))
 
 
-@get("/projects/{project:str}/alerts/fired")
+@get("/projects/{project:str}/alerts/fired", needs=READ)
 async def list_fired(
     request: Http,
     service: Service,
@@ -250,7 +251,7 @@ async def list_fired(
     return page(request, [_fired(one) for one in found], limit, lambda last: sealed(_Place(last.at, last.id)))
 
 
-@post("/projects/{project:str}/webhooks", status_code=201)
+@post("/projects/{project:str}/webhooks", needs=WRITE, status_code=201)
 async def create_webhook(
     request: Http, data: JSONBody[NewWebhook], service: Service, project: str
 ) -> Response[WebhookResource]:
@@ -264,7 +265,7 @@ async def create_webhook(
     return Response(resource, status_code=201, headers={"Tachograph-Position": str(position)})
 
 
-@get("/projects/{project:str}/webhooks")
+@get("/projects/{project:str}/webhooks", needs=READ)
 async def list_webhooks(request: Http, service: Service, project: str) -> list[WebhookResource]:
     """A project's webhooks, oldest first."""
     known = await service.project(request, project)
@@ -273,7 +274,7 @@ async def list_webhooks(request: Http, service: Service, project: str) -> list[W
     return [WebhookResource(identity, hook.url, hook.types, in_force=hook.in_force) for identity, hook in hooks]
 
 
-@patch("/projects/{project:str}/webhooks/{webhook:uuid}")
+@patch("/projects/{project:str}/webhooks/{webhook:uuid}", needs=WRITE)
 async def change_webhook(
     request: Http, data: JSONBody[ChangedWebhook], service: Service, project: str, webhook: UUID
 ) -> Response[WebhookResource]:
@@ -300,13 +301,13 @@ async def change_webhook(
     return Response(resource, headers={"Tachograph-Position": str(appended.position)})
 
 
-@delete("/projects/{project:str}/webhooks/{webhook:uuid}", status_code=204)
+@delete("/projects/{project:str}/webhooks/{webhook:uuid}", needs=WRITE, status_code=204)
 async def remove_webhook(request: Http, service: Service, project: str, webhook: UUID) -> Response[None]:
     """Send nothing more to an address."""
     return await _remove(request, service, await _known(request, service, project, webhook, "webhook", removed=True))
 
 
-@post("/projects/{project:str}/webhooks/{webhook:uuid}/test", status_code=202)
+@post("/projects/{project:str}/webhooks/{webhook:uuid}/test", needs=WRITE, status_code=202)
 async def test_webhook(request: Http, service: Service, project: str, webhook: UUID) -> Delivery:
     """Send a test event; the log of deliveries tells what came of it."""
     found = await _known(request, service, project, webhook, "webhook")
@@ -320,7 +321,7 @@ async def test_webhook(request: Http, service: Service, project: str, webhook: U
     return await subscriptions.deliver_test(service.pool, uuid7(), found.subscription_id, found.organisation_id)
 
 
-@get("/projects/{project:str}/webhooks/{webhook:uuid}/deliveries")
+@get("/projects/{project:str}/webhooks/{webhook:uuid}/deliveries", needs=READ)
 async def list_deliveries(request: Http, service: Service, project: str, webhook: UUID, limit: Size = 100) -> Listed:
     """What was sent, newest first: attempts, and what was answered last."""
     found = await _known(request, service, project, webhook, "webhook")

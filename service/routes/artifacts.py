@@ -16,6 +16,7 @@ from events.errors import NotFound
 from projections.storage import artifacts
 from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import UploadCut, Wanted
+from service.access import READ_FILES, READ_OWN_FILES, WRITE_FILES
 from service.artifact_names import announced_sha256, clean_media_type, clean_name, digest_header, disposition
 from service.context import Http, Service
 from service.http import ranges
@@ -61,6 +62,7 @@ def resource(artifact: Artifact) -> ArtifactResource:
 
 @put(
     "/runs/{run:str}/artifacts/{name:path}",
+    needs=WRITE_FILES,
     status_code=201,
     responses={200: ResponseSpec(ArtifactResource, description="It was there already", generate_examples=False)},
     operation_class=described(takes={BYTES: None}),
@@ -72,7 +74,7 @@ async def save_artifact(
 
     `Repr-Digest: sha-256=:…:` is checked. The same content and description again changes nothing (200, not 201).
     """
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     wanted = Wanted(
         name=clean_name(name),
         kind=kind,
@@ -88,7 +90,7 @@ async def save_artifact(
     return Response(resource(artifact), status_code=201 if new else 200, headers=_headers(artifact))
 
 
-@get("/runs/{run:str}/artifacts")
+@get("/runs/{run:str}/artifacts", needs=READ_OWN_FILES)
 async def list_artifacts(
     request: Http,
     service: Service,
@@ -100,7 +102,7 @@ async def list_artifacts(
     cursor: str | None = None,
 ) -> Response[Page[ArtifactResource]]:
     """A run's artifacts by name: the newest of each name, or with `versions` all of them, newest first."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     place = opened(cursor, _Place) if cursor else None
     found = await artifacts.listed(
         service.pool,
@@ -117,13 +119,14 @@ async def list_artifacts(
 
 @route(
     "/runs/{run:str}/artifacts/{name:path}",
+    needs=READ_OWN_FILES,
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     operation_class=_FILE,
     responses=_PARTS,
 )
 async def read_artifact(request: Http, service: Service, run: str, name: str) -> Response[Any]:
     """The newest file of this name: whole, or the `Range` that is asked for."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     clean = clean_name(name)
     artifact = await artifacts.by_name(service.pool, stored.ledger_id, stored.run_id, clean)
     if artifact is None:
@@ -132,14 +135,18 @@ async def read_artifact(request: Http, service: Service, run: str, name: str) ->
 
 
 @route(
-    "/artifacts/{artifact:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD], operation_class=_FILE, responses=_PARTS
+    "/artifacts/{artifact:uuid}",
+    needs=READ_FILES,
+    http_method=[HttpMethod.GET, HttpMethod.HEAD],
+    operation_class=_FILE,
+    responses=_PARTS,
 )
 async def read_artifact_by_id(request: Http, service: Service, artifact: UUID) -> Response[Any]:
     """A file by its `artifact_id`, also one that a newer of its name has followed."""
     found = await artifacts.by_id(service.pool, request.user.organisation_id, artifact)
-    if found is None:
+    if found is None or not request.user.sees(found.ledger_id):
         raise NotFound("there is no such artifact")
-    await service.run(request, str(found.run_id), program=True)  # raises where that was deleted
+    await service.run(request, str(found.run_id))  # raises where that was deleted
     return await _answer(request, service, found)
 
 

@@ -32,6 +32,7 @@ from projections import billing, runs, tenancy
 from projections.claims import claim
 from projections.execute import execute
 from projections.tenancy import Worker
+from service.access import LOG, WORK, WRITE
 from service.bodies import (
     ClaimBody,
     Ended,
@@ -84,7 +85,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     kill_requested: bool
 
 
-@post("/runs/{run:str}/start", status_code=200)
+@post("/runs/{run:str}/start", needs=WRITE, status_code=200)
 async def start_run(request: Http, data: JSONBody[StartBody], service: Service, run: str) -> Response[RunResource]:
     """The user's own process starts a tracked run, or takes it over as a new attempt."""
     stored = await service.run(request, run)
@@ -100,10 +101,10 @@ async def start_run(request: Http, data: JSONBody[StartBody], service: Service, 
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/heartbeat", status_code=200)
+@post("/runs/{run:str}/heartbeat", needs=LOG, status_code=200)
 async def heartbeat(request: Http, data: JSONBody[HeartbeatBody], service: Service, run: str) -> HeartbeatAnswer:
     """An attempt lives; it is told whether to stop."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     state = stored.run
     if data.epoch != state.epoch:
         raise Fenced(
@@ -125,10 +126,10 @@ async def heartbeat(request: Http, data: JSONBody[HeartbeatBody], service: Servi
     return HeartbeatAnswer(state.epoch, kill is not None, kill.cause if kill else None)
 
 
-@post("/runs/{run:str}/finish", status_code=200)
+@post("/runs/{run:str}/finish", needs=LOG, status_code=200)
 async def finish_run(request: Http, data: JSONBody[FinishBody], service: Service, run: str) -> Response[RunResource]:
     """A process says how its run ended, and the last batch that each source sent."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     command = EndRun(
         epoch=data.epoch,
         status=Status(data.status),
@@ -141,7 +142,7 @@ async def finish_run(request: Http, data: JSONBody[FinishBody], service: Service
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/progress", status_code=200)
+@post("/runs/{run:str}/progress", needs=LOG, status_code=200)
 async def report_progress(
     request: Http, data: JSONBody[ProgressBody], service: Service, run: str
 ) -> Response[RunResource]:
@@ -149,24 +150,24 @@ async def report_progress(
     for name in ("done", "total"):
         if (getattr(data, name) or 0) > MAX_PROGRESS:
             raise Invalid(f"`{name}` is {MAX_PROGRESS:g} at most", path=f"$.{name}", limit=MAX_PROGRESS)
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     command = ReportProgress(epoch=data.epoch, done=data.done, total=data.total, unit=data.unit)
     asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/primary-metric", status_code=200)
+@post("/runs/{run:str}/primary-metric", needs=LOG, status_code=200)
 async def set_primary_metric(
     request: Http, data: JSONBody[PrimaryMetricBody], service: Service, run: str
 ) -> Response[RunResource]:
     """Name the metric that tells the best point."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     command = SetPrimaryMetric(name=data.name, mode=data.mode)
     asked = await service.asked(request, stored.run_id)
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/claim", status_code=200)
+@post("/runs/{run:str}/claim", needs=WORK, status_code=200)
 async def claim_run(request: Http, data: JSONBody[ClaimBody], service: Service, run: str) -> Claimed:
     """A GPU worker takes a queued run; the same claim again is answered the same."""
     stored = await service.run(request, run)
@@ -227,7 +228,7 @@ def _check_slots(slots: tuple[str, ...], worker: Worker, resources: Resources) -
     return tuple(owned[slot] for slot in slots)
 
 
-@post("/runs/{run:str}/report", status_code=200)
+@post("/runs/{run:str}/report", needs=WORK, status_code=200)
 async def report(request: Http, data: JSONBody[Report], service: Service, run: str) -> Response[RunResource]:
     """A GPU worker says what its process does."""
     stored = await service.run(request, run)

@@ -13,6 +13,7 @@ from litestar.params import JSONBody
 
 from events.heads import SignedHead, Signer
 from projections.verification import Places, Report, audit
+from service.access import READ, READ_ALL
 from service.context import Http, Service
 
 
@@ -45,7 +46,7 @@ class VerifyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: SignedHead | None = None
 
 
-@get("/projects/{project:str}/audit")
+@get("/projects/{project:str}/audit", needs=READ)
 async def audit_head(request: Http, service: Service, project: str) -> Head:
     """The head of a project's ledger, signed."""
     known = await service.project(request, project)
@@ -53,7 +54,7 @@ async def audit_head(request: Http, service: Service, project: str) -> Head:
     return Head(known.project_id, head.position, head.chain, public_key, head)
 
 
-@get("/organisation/audit")
+@get("/organisation/audit", needs=READ_ALL)
 async def organisation_head(request: Http, service: Service) -> OrganisationHead:
     """The head of the organisation's own ledger, signed."""
     organisation_id = request.user.organisation_id
@@ -61,7 +62,7 @@ async def organisation_head(request: Http, service: Service) -> OrganisationHead
     return OrganisationHead(organisation_id, head.position, head.chain, public_key, head)
 
 
-@post("/projects/{project:str}/audit/verify", status_code=200)
+@post("/projects/{project:str}/audit/verify", needs=READ, status_code=200)
 async def verify_project(
     request: Http, service: Service, project: str, data: JSONBody[VerifyBody | None] = None
 ) -> Response[Report]:
@@ -70,7 +71,7 @@ async def verify_project(
     return Response(await _verified(service, known.project_id, data))
 
 
-@post("/organisation/audit/verify", status_code=200)
+@post("/organisation/audit/verify", needs=READ_ALL, status_code=200)
 async def verify_organisation(
     request: Http, service: Service, data: JSONBody[VerifyBody | None] = None
 ) -> Response[Report]:

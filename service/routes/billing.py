@@ -20,6 +20,7 @@ from events.billing import (
 from events.types import Status
 from projections import billing, usage
 from projections.billing import Entry
+from service.access import ADMINISTER, READ, READ_ALL
 from service.context import Http, Service
 from service.paging import Page, Size, numbered, page
 from service.problems import Invalid
@@ -66,13 +67,13 @@ class AccountResource(msgspec.Struct, frozen=True):
     balance_micro: int | None
 
 
-@get("/organisation/rate-card")
+@get("/organisation/rate-card", needs=READ)
 async def get_rate_card(request: Http, service: Service) -> RateCardResource:
     """The rate card in force."""
     return _card(await billing.account(service.pool, request.user.organisation_id))
 
 
-@put("/organisation/rate-card")
+@put("/organisation/rate-card", needs=ADMINISTER)
 async def set_rate_card(request: Http, data: JSONBody[RateCardBody], service: Service) -> Response[RateCardResource]:
     """Put another card in force, for runs that start from now on; running ones keep theirs."""
     event = _card_event(data)
@@ -83,7 +84,7 @@ async def set_rate_card(request: Http, data: JSONBody[RateCardBody], service: Se
     return Response(_card(known), headers={"Tachograph-Position": str(appended.position)})
 
 
-@get("/organisation/credits")
+@get("/organisation/credits", needs=READ_ALL)
 async def get_account(request: Http, service: Service) -> AccountResource:
     """What was granted, what is consumed by now, and what is left."""
     organisation_id = request.user.organisation_id
@@ -95,7 +96,7 @@ async def get_account(request: Http, service: Service) -> AccountResource:
     )
 
 
-@post("/organisation/credits", status_code=201)
+@post("/organisation/credits", needs=ADMINISTER, status_code=201)
 async def enter_credits(request: Http, data: JSONBody[EntryBody], service: Service) -> Response[Entry]:
     """Grant credits, or adjust what was granted."""
     _check_entry(data)
@@ -109,7 +110,7 @@ async def enter_credits(request: Http, data: JSONBody[EntryBody], service: Servi
     return Response(entry, status_code=201, headers={"Tachograph-Position": str(appended.position)})
 
 
-@get("/organisation/credits/entries")
+@get("/organisation/credits/entries", needs=READ_ALL)
 async def list_entries(request: Http, service: Service, limit: Size = 100, cursor: str = "") -> Response[Page[Entry]]:
     """Grants, adjustments and rate cards, in order."""
     after = numbered(cursor)

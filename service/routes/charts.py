@@ -22,6 +22,7 @@ from projections.runs import StoredRun
 from projections.search import filters, listing
 from projections.search.fields import Metric
 from projections.search.tokens import FilterError
+from service.access import READ, READ_OWN
 from service.charts import caching
 from service.charts.answers import ChartAnswer, GroupChartAnswer, of_groups, of_runs
 from service.charts.formats import MEDIA_TYPES, encoded
@@ -38,15 +39,16 @@ def _answers(kind: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
     return {200: ResponseSpec(kind, description="The curves", generate_examples=False), 304: unchanged}
 
 
-@get("/runs/{run:str}/chart", responses=_answers(ChartAnswer), operation_class=CURVES)
+@get("/runs/{run:str}/chart", needs=READ_OWN, responses=_answers(ChartAnswer), operation_class=CURVES)
 async def chart(request: Http, service: Service, run: str, asked: Asked) -> Response[bytes]:
     """Curves with true extremes: every point where there are few, else min, max, first, last and mean per bucket."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     return await _curves(request, service, [stored], asked)
 
 
 @get(
     "/projects/{project:str}/chart",
+    needs=READ,
     responses=_answers(ChartAnswer),
     operation_class=CURVES,
     dependencies={"selected": Provide(selected)},
@@ -74,6 +76,7 @@ async def _curves(request: Http, service: Service, runs: list[StoredRun], asked:
 
 @get(
     "/projects/{project:str}/chart/groups",
+    needs=READ,
     responses=_answers(GroupChartAnswer),
     operation_class=CURVES,
     dependencies={"selected": Provide(selected)},

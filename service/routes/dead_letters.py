@@ -10,6 +10,7 @@ from events import cloudevents
 from events.errors import CorruptHistory, NotFound
 from projections import dead_letters
 from projections.dead_letters import DeadLetter
+from service.access import ADMINISTER, READ
 from service.context import Http, Service
 from service.paging import Page, Size, opened, page, sealed
 from service.problems import Invalid
@@ -34,7 +35,7 @@ class Explained(msgspec.Struct, frozen=True):
     unreadable: str | None
 
 
-@get("/projects/{project:str}/dead-letters")
+@get("/projects/{project:str}/dead-letters", needs=READ)
 async def list_dead_letters(
     request: Http, service: Service, project: str, states: States = WAITING, limit: Size = 100, cursor: str = ""
 ) -> Response[Page[DeadLetter]]:
@@ -49,7 +50,7 @@ async def list_dead_letters(
     return page(request, found, limit, lambda last: sealed(_Place(last.position, last.reader)))
 
 
-@get("/projects/{project:str}/dead-letters/{reader:str}/{position:int}")
+@get("/projects/{project:str}/dead-letters/{reader:str}/{position:int}", needs=READ)
 async def explain_dead_letter(
     request: Http, service: Service, project: str, reader: str, position: int
 ) -> Response[Explained]:
@@ -70,13 +71,13 @@ async def explain_dead_letter(
     return Response(Explained(letter, waits, event, unreadable))
 
 
-@post("/projects/{project:str}/dead-letters/{reader:str}/{position:int}/retry", status_code=200)
+@post("/projects/{project:str}/dead-letters/{reader:str}/{position:int}/retry", needs=ADMINISTER, status_code=200)
 async def retry_dead_letter(request: Http, service: Service, project: str, reader: str, position: int) -> DeadLetter:
     """Try it again now, instead of when its turn comes."""
     return await _decide(request, service, project, reader, position, "retry")
 
 
-@post("/projects/{project:str}/dead-letters/{reader:str}/{position:int}/discard", status_code=200)
+@post("/projects/{project:str}/dead-letters/{reader:str}/{position:int}/discard", needs=ADMINISTER, status_code=200)
 async def discard_dead_letter(request: Http, service: Service, project: str, reader: str, position: int) -> DeadLetter:
     """Let this reader go on without the event; the ledger keeps it, and the decision stays on record."""
     return await _decide(request, service, project, reader, position, "discarded")

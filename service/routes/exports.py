@@ -18,6 +18,7 @@ from projections.exported import SCHEMAS, Table, Wanted, exported
 from projections.pack.packer import Packer
 from projections.pack.packer import Wanted as Archive
 from projections.tenancy import Project
+from service.access import READ
 from service.commands.export import SOFTWARE
 from service.context import Http, Service
 from service.http.downloads import download
@@ -42,7 +43,7 @@ _ARCHIVE: Final = described(answers=(ARCHIVE_MEDIA_TYPE,))
 _DOWNLOAD: Final = described(answers=tuple(MEDIA_TYPES.values()))
 
 
-@get("/runs/{run:str}/export", operation_class=_DOWNLOAD)
+@get("/runs/{run:str}/export", needs=READ, operation_class=_DOWNLOAD)
 async def export_run(
     request: Http, service: Service, run: str, table: Of = "metrics", form: As = "csv", metric: Metrics = None
 ) -> Stream:
@@ -61,7 +62,7 @@ async def export_run(
     return download(request, service, chunks, MEDIA_TYPES[form], f"{stored.run.name}-{table}.{form}")
 
 
-@get("/projects/{project:str}/export", operation_class=_DOWNLOAD)
+@get("/projects/{project:str}/export", needs=READ, operation_class=_DOWNLOAD)
 async def export_project(
     request: Http, service: Service, project: str, table: Of = "metrics", form: As = "csv", metric: Metrics = None
 ) -> Stream:
@@ -73,7 +74,7 @@ async def export_project(
     return download(request, service, chunks, MEDIA_TYPES[form], f"{known.name}-{table}.{form}")
 
 
-@get("/runs/{run:str}/export/archive", operation_class=_ARCHIVE)
+@get("/runs/{run:str}/export/archive", needs=READ, operation_class=_ARCHIVE)
 async def archive_of_run(request: Http, service: Service, run: str, artifacts: Contents = False) -> Stream:  # noqa: FBT002
     """A run as an archive (ZIP) of Parquet and JSON that `python -m service import` brings into another project."""
     stored = await service.run(request, run)
@@ -81,7 +82,7 @@ async def archive_of_run(request: Http, service: Service, run: str, artifacts: C
     return await _archive(request, service, project, stored.run_id, stored.run.name, contents=artifacts)
 
 
-@get("/projects/{project:str}/export/archive", operation_class=_ARCHIVE)
+@get("/projects/{project:str}/export/archive", needs=READ, operation_class=_ARCHIVE)
 async def archive_of_project(request: Http, service: Service, project: str, artifacts: Contents = False) -> Stream:  # noqa: FBT002
     """The same of all runs of a project that are not deleted."""
     known = await service.project(request, project)

@@ -18,6 +18,7 @@ from events.ids import derived, uuid7
 from projections import import_jobs
 from projections.import_jobs import ImportJob, State
 from projections.storage import artifacts
+from service.access import READ, WRITE
 from service.context import Http, Service, idempotency_key
 from service.imports.jobs import report_of
 from service.imports.report import Outcomes
@@ -59,7 +60,7 @@ class _Place(msgspec.Struct):
     import_id: UUID
 
 
-@post("/projects/{project:str}/imports", status_code=201)
+@post("/projects/{project:str}/imports", needs=WRITE, status_code=201)
 async def open_import(
     request: Http, data: JSONBody[NewImport], service: Service, project: str
 ) -> Response[ImportResource]:
@@ -83,6 +84,7 @@ async def open_import(
 
 @patch(
     "/projects/{project:str}/imports/{import_id:uuid}",
+    needs=WRITE,
     responses={202: ResponseSpec(ImportResource, description="All is there; it begins", generate_examples=False)},
     operation_class=described(takes={BYTES: None}),
 )
@@ -105,13 +107,13 @@ async def continue_import(request: Http, service: Service, project: str, import_
     return await _answer(service, await _job(request, service, project, import_id), status=202)
 
 
-@route("/projects/{project:str}/imports/{import_id:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+@route("/projects/{project:str}/imports/{import_id:uuid}", needs=READ, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def get_import(request: Http, service: Service, project: str, import_id: UUID) -> Response[Any]:
     """How far an import is: `Upload-Offset` and the state, and in the end the report."""
     return await _answer(service, await _job(request, service, project, import_id), {"Cache-Control": "no-store"})
 
 
-@get("/projects/{project:str}/imports")
+@get("/projects/{project:str}/imports", needs=READ)
 async def list_imports(
     request: Http, service: Service, project: str, limit: Size = 100, cursor: str = ""
 ) -> Response[Page[ImportResource]]:
@@ -125,7 +127,7 @@ async def list_imports(
     return linked(request, [_resource(job) for job in found[:limit]], following)
 
 
-@delete("/projects/{project:str}/imports/{import_id:uuid}", status_code=204)
+@delete("/projects/{project:str}/imports/{import_id:uuid}", needs=WRITE, status_code=204)
 async def remove_import(request: Http, service: Service, project: str, import_id: UUID) -> None:
     """Give an import up, or forget its report; runs that it brought here stay."""
     job = await _job(request, service, project, import_id)

@@ -20,6 +20,7 @@ from events.errors import Erased, Fenced, NotFound, TooLarge
 from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
+from service.access import LOG
 from service.context import Http, Service
 from service.http.direct import direct, raise_again
 from service.http.encodings import inflated
@@ -84,7 +85,7 @@ def _document(media_type: str) -> str:
     return media_type
 
 
-@post("/runs/{run:str}/metrics", status_code=202, operation_class=METRICS_BODY)
+@post("/runs/{run:str}/metrics", needs=LOG, status_code=202, operation_class=METRICS_BODY)
 async def log_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of points; durable when answered, the same again is answered the same.
 
@@ -94,13 +95,13 @@ async def log_metrics(request: Http, service: Service, run: str) -> Response[Acc
     return await _record(request, service, run, METRICS, _metrics)
 
 
-@post("/runs/{run:str}/system-metrics", status_code=202, operation_class=METRICS_BODY)
+@post("/runs/{run:str}/system-metrics", needs=LOG, status_code=202, operation_class=METRICS_BODY)
 async def log_system_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
     return await _record(request, service, run, SYSTEM_METRICS, _metrics)
 
 
-@post("/runs/{run:str}/logs", status_code=202, operation_class=LOGS_BODY)
+@post("/runs/{run:str}/logs", needs=LOG, status_code=202, operation_class=LOGS_BODY)
 async def write_logs(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a batch of log lines; durable when answered, the same again is answered the same.
 
@@ -166,10 +167,10 @@ async def _append(request: Http, service: Service, run: str, proposal: Proposal)
     try:
         return await service.ledger.append(proposal)
     except (NotFound, Erased):
-        await service.run(request, run, program=True)  # says what is left of a deleted run
+        await service.run(request, run)  # says what is left of a deleted run
         raise
     except Fenced as fenced:
-        latest = (await service.run(request, run, program=True)).run
+        latest = (await service.run(request, run)).run
         raise Fenced(str(fenced), state=latest.status, asked="log", allowed=actions(latest)) from fenced
 
 

@@ -21,6 +21,7 @@ from projections.search.filters import And, Compare, Filter
 from projections.search.ordering import NEWEST_FIRST, kinds, parse_sort, split
 from projections.search.statements import Group, Key, Query
 from projections.search.tokens import FilterError
+from service.access import READ
 from service.context import Http, Service
 from service.paging import Page, Size, Vocabulary, foreign, linked, opened, sealed
 from service.past import PastRuns, runs_then
@@ -48,7 +49,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     runs: int = 0
 
 
-@get("/projects/{project:str}/runs")
+@get("/projects/{project:str}/runs", needs=READ)
 async def list_runs(
     request: Http,
     service: Service,

@@ -12,6 +12,7 @@ from events.organisation import (
 )
 from projections import tenancy
 from projections.execute import record
+from service.access import ADMINISTER, READ, WRITE_ALL
 from service.bodies import ChangedProject, NewProject
 from service.context import Http, Service
 from service.paging import Page, Size, page
@@ -24,7 +25,7 @@ def _at(position: int) -> dict[str, str]:
     return {"Tachograph-Position": str(position)}
 
 
-@post("/projects", status_code=201)
+@post("/projects", needs=WRITE_ALL, status_code=201)
 async def create_project(request: Http, data: JSONBody[NewProject], service: Service) -> Response[ProjectResource]:
     """Open a project and its ledger."""
     no_id(data.name)
@@ -51,16 +52,16 @@ async def create_project(request: Http, data: JSONBody[NewProject], service: Ser
     return Response(resource, status_code=201, headers=_at(appended.position))
 
 
-@get("/projects")
+@get("/projects", needs=READ)
 async def list_projects(
     request: Http, service: Service, limit: Size = 100, cursor: str = ""
 ) -> Response[Page[ProjectResource]]:
     """The projects by name."""
-    found = await tenancy.projects(service.pool, request.user.organisation_id, cursor, limit + 1)
+    found = await tenancy.projects(service.pool, request.user.organisation_id, cursor, limit + 1, request.user.projects)
     return page(request, [project_resource(one) for one in found], limit, lambda last: last.name)
 
 
-@get("/projects/{project:str}")
+@get("/projects/{project:str}", needs=READ)
 async def get_project(
     request: Http, service: Service, project: str, at: str | None = None
 ) -> Response[ProjectResource]:
@@ -72,7 +73,7 @@ async def get_project(
     return Response(project_resource(then), headers=_at(moment.position))
 
 
-@patch("/projects/{project:str}")
+@patch("/projects/{project:str}", needs=ADMINISTER)
 async def change_project(
     request: Http, data: JSONBody[ChangedProject], service: Service, project: str
 ) -> Response[ProjectResource]:

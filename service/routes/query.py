@@ -12,6 +12,7 @@ from litestar.params import JSONBody, QueryParameter
 
 from projections.query.limits import Limits
 from projections.query.results import Format
+from service.access import READ
 from service.context import Http, Service
 from service.openapi import described
 
@@ -50,6 +51,7 @@ class Table(msgspec.Struct, frozen=True):
 
 @post(
     "/projects/{project:str}/query",
+    needs=READ,
     status_code=200,
     responses={200: ResponseSpec(Table, description="The answer", generate_examples=False)},
     operation_class=described(answers=tuple(MEDIA_TYPES.values())),

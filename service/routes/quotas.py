@@ -15,6 +15,7 @@ from events.types import Limits, Resources
 from projections import queue, runs, tenancy, usage
 from projections.execute import record
 from projections.tenancy import UNLIMITED
+from service.access import ADMINISTER, READ, READ_ALL
 from service.bodies import MAX_LIMIT, Limit, PlanBody
 from service.context import Http, Service
 from service.resources import WaitingResource, waiting_resource
@@ -95,14 +96,20 @@ class QueueAnswer(msgspec.Struct, frozen=True):
     queue: list[QueuedRun]
 
 
-@get("/usage")
+@get("/usage", needs=READ)
 async def get_usage(request: Http, service: Service) -> UsageAnswer:
-    """Credits, quotas, accelerators in use, and how many runs wait."""
-    pool, organisation_id = service.pool, request.user.organisation_id
-    rows = await usage.by_workflow(pool, organisation_id, datetime.now(UTC))
+    """Credits, quotas, accelerators in use, and how many runs wait; for a key that is confined, of its projects."""
+    pool, organisation_id, only = service.pool, request.user.organisation_id, request.user.projects
+    rows = [
+        row
+        for row in await usage.by_workflow(pool, organisation_id, datetime.now(UTC))
+        if request.user.sees(row.ledger_id)
+    ]
     organisation = await tenancy.organisation(pool, organisation_id)
     held: dict[UUID | None, Counter[str | None]] = {None: Counter()}
     for row in await pool.fetch(load("projections.sql", "slots_held_of"), organisation_id):
+        if not request.user.sees(row["ledger_id"]):
+            continue
         for counts in (None, row["ledger_id"]):
             held.setdefault(counts, Counter())[row["kind"]] += row["held"]
     slots = Counter(
@@ -111,11 +118,13 @@ async def get_usage(request: Http, service: Service) -> UsageAnswer:
         if not worker.lost_at
         for slot in worker.slots
     )
-    quotas = [
-        *_quotas("plan", None, organisation.plan_limits, held[None]),
-        *_quotas("organisation", None, organisation.limits, held[None]),
-    ]
+    quotas = []
+    if only is None:  # who does not see all that is in use does not see how much of these is
+        quotas += _quotas("plan", None, organisation.plan_limits, held[None])
+        quotas += _quotas("organisation", None, organisation.limits, held[None])
     for project in await tenancy.limited_projects(pool, organisation_id):
+        if not request.user.sees(project.project_id):
+            continue
         quotas += _quotas("project", project.project_id, project.limits, held.get(project.project_id, Counter()))
     of_runs = [quota.limit for quota in quotas if quota.accelerator is None and quota.project_id is None]
     kinds = sorted({*slots, *(kind for kind in held[None] if kind is not None)})
@@ -130,7 +139,10 @@ async def get_usage(request: Http, service: Service) -> UsageAnswer:
         ],
         active_runs=held[None][None],
         queued_runs=await pool.fetchval(
-            "select count(*) from demand where organisation_id = $1 and waiting", organisation_id
+            "select count(*) from demand where organisation_id = $1 and waiting"
+            " and ($2::uuid[] is null or ledger_id = any($2))",
+            organisation_id,
+            only,
         ),
         limit_active_runs=min(of_runs, default=MAX_LIMIT),
         slots=slots.total(),
@@ -157,10 +169,12 @@ def _quotas(scope: str, project_id: UUID | None, limits: Limits, held: Counter[s
     ]
 
 
-@get("/queue")
+@get("/queue", needs=READ)
 async def get_queue(request: Http, service: Service, limit: Limit = 100) -> QueueAnswer:
     """The organisation's runs that wait for a worker, in order, each with its position and reason."""
-    found = await queue.of_organisation(service.pool, request.user.organisation_id, limit=limit)
+    found = await queue.of_organisation(
+        service.pool, request.user.organisation_id, limit=limit, only=request.user.projects
+    )
     stored = await runs.by_ids(service.pool, [one.run_id for one in found])
     shown = []
     for one in found:
@@ -181,13 +195,13 @@ async def get_queue(request: Http, service: Service, limit: Limit = 100) -> Queu
     return QueueAnswer(shown)
 
 
-@get("/organisation/plan")
+@get("/organisation/plan", needs=READ_ALL)
 async def get_plan(request: Http, service: Service) -> Plan:
     """The plan and its limits."""
     return _plan(await tenancy.organisation(service.pool, request.user.organisation_id))
 
 
-@put("/organisation/plan")
+@put("/organisation/plan", needs=ADMINISTER)
 async def change_plan(request: Http, data: JSONBody[PlanBody], service: Service) -> Response[Plan]:
     """Set the plan and its limits, from now on: what is running goes on."""
     organisation_id = request.user.organisation_id

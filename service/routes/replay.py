@@ -1,6 +1,5 @@
 """A history told again as newline-delimited JSON, telemetry from Parquet included."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Final
@@ -14,11 +13,13 @@ from litestar.response import Stream
 from events.errors import LedgerError
 from projections.archive.restore import Restorer
 from projections.replay import Replay
+from service.access import READ
 from service.commands import timeline
 from service.commands.replay import resolve, types_of
 from service.context import Http, Service
-from service.http.downloads import enter, patience
+from service.http.downloads import check_key, enter, patience
 from service.http.endings import at_end
+from service.keys import Principal
 from service.openapi import described
 
 MEDIA_TYPE: Final = "application/x-ndjson"
@@ -35,7 +36,7 @@ Until = Annotated[str | None, Parameter(description="last position, or a time (R
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
 
 
-@get("/runs/{run:str}/replay", operation_class=_LINES)
+@get("/runs/{run:str}/replay", needs=READ, operation_class=_LINES)
 async def replay_run(
     request: Http,
     service: Service,
@@ -53,7 +54,7 @@ async def replay_run(
     return await _stream(request, service, stored.ledger_id, stored.run_id, start, after, until, types)
 
 
-@get("/projects/{project:str}/replay", operation_class=_LINES)
+@get("/projects/{project:str}/replay", needs=READ, operation_class=_LINES)
 async def replay_project(
     request: Http,
     service: Service,
@@ -84,12 +85,12 @@ async def _stream(
     restorer = Restorer(service.archive, window_rows=WINDOW_ROWS, cache_bytes=CACHE_BYTES)
     replay = Replay(service.ledger, restorer, wanted)
     leave = enter(service, request.user.actor)
-    chunks = _chunks(service.stopping, replay)
+    chunks = _chunks(service, request.user, replay)
     at_end(request.scope, chunks, leave)
     return Stream(chunks, media_type=MEDIA_TYPE)
 
 
-async def _chunks(stopping: asyncio.Event, replay: Replay) -> AsyncGenerator[bytes]:
+async def _chunks(service: Service, principal: Principal, replay: Replay) -> AsyncGenerator[bytes]:
     """Yield lines, many at a time; an error in mid-stream is the last line."""
     lines = bytearray()
     try:
@@ -100,8 +101,9 @@ async def _chunks(stopping: asyncio.Event, replay: Replay) -> AsyncGenerator[byt
                     with patience(f"its replay at position {replay.position}"):
                         yield bytes(lines)
                     lines.clear()
-                    if stopping.is_set():
+                    if service.stopping.is_set():
                         return
+                    await check_key(service, principal)
         end = {"position": replay.position, "told": replay.told, "restored": replay.restored, "erased": replay.erased}
         yield bytes(lines) + _json.encode({"end": end}) + b"\n"
     except LedgerError as error:

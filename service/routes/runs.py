@@ -19,6 +19,7 @@ from projections.execute import answered_before, execute
 from projections.new_runs import open_run
 from projections.past import Moment
 from projections.runs import StoredRun
+from service.access import LOG, READ, READ_OWN, WRITE
 from service.bodies import (
     ArchiveBody,
     CloseBody,
@@ -37,10 +38,11 @@ from service.past import run_then
 from service.resources import RunResource, Tombstone
 from service.runs import creation
 from service.runs.deletion import DeletionResource, deletion, refuse_active
+from service.runs.references import check_seen
 from service.runs.reproduction import reproduced, reproductions, workflow_name
 
 
-@post("/projects/{project:str}/runs", status_code=201)
+@post("/projects/{project:str}/runs", needs=WRITE, status_code=201)
 async def create_run(request: Http, data: JSONBody[NewRun], service: Service, project: str) -> Response[RunResource]:
     """Create a run: managed when there is a command to start, else tracked."""
     project_id = await service.project_id(request, project)
@@ -51,13 +53,16 @@ async def create_run(request: Http, data: JSONBody[NewRun], service: Service, pr
         return await service.answer(answered, status=201)
     workflow = await creation.offered(service.pool, project_id, data.workflow) if data.workflow else None
     created = creation.created(data, workflow)
+    await check_seen(
+        request, service, code=created.code, dataset=created.dataset, import_volumes=created.import_volumes
+    )
     outcome = await open_run(
         service.ledger, project_id, run_id, created, asked, workflow=workflow.workflow.name if workflow else None
     )
     return await service.answer(outcome, status=201)
 
 
-@get("/projects/{project:str}/runs/by-name")
+@get("/projects/{project:str}/runs/by-name", needs=READ)
 async def get_run_by_name(
     request: Http, service: Service, project: str, name: str, vocabulary: Vocabulary = None
 ) -> Response[RunResource]:
@@ -71,7 +76,7 @@ async def get_run_by_name(
     return await _whole(service, stored, resource, words)
 
 
-@get("/runs/{run:str}")
+@get("/runs/{run:str}", needs=READ_OWN)
 async def get_run(
     request: Http, service: Service, run: str, at: str | None = None, vocabulary: Vocabulary = None
 ) -> Response[RunResource]:
@@ -80,7 +85,7 @@ async def get_run(
     `as` says its status in another system's words.
     """
     words = vocabularies.vocabulary(vocabulary)
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     if at is None:
         (resource,) = await service.shown([stored])
         return await _whole(service, stored, resource, words)
@@ -121,7 +126,7 @@ async def _synced(service: Service, stored: StoredRun, up_to: int = MAX_POSITION
     return all(came.get(source, 0) >= last for source, last in stored.run.last_seq.items())
 
 
-@post("/runs/{run:str}/reproduce", status_code=201, operation_class=described(optional=True))
+@post("/runs/{run:str}/reproduce", needs=WRITE, status_code=201, operation_class=described(optional=True))
 async def reproduce_run(
     request: Http, service: Service, run: str, data: JSONBody[ReproduceBody] = ReproduceBody()
 ) -> Response[RunResource]:
@@ -132,25 +137,29 @@ async def reproduce_run(
     answered = await answered_before(service.ledger, original.ledger_id, run_id, asked)
     if answered is not None:  # what it reproduces may be another by now
         return await service.answer(answered, status=201)
-    created = await reproduced(service, request.user.organisation_id, original, data)
+    created = await reproduced(service, request, original, data)
     outcome = await open_run(
         service.ledger, original.ledger_id, run_id, created, asked, workflow=await workflow_name(service, original)
     )
     return await service.answer(outcome, status=201)
 
 
-@get("/runs/{run:str}/transitions")
+@get("/runs/{run:str}/transitions", needs=READ)
 async def get_transitions(request: Http, service: Service, run: str) -> dict[str, list[dict[str, Any]]]:
-    """A run's status history: from, to, cause, actor, time; it outlives a deletion."""
+    """A run's status history: from, to, cause, actor, what that was called, time; it outlives a deletion."""
     stored = await service.run(request, run, deleted=True)
     history = await runs.transitions(service.pool, stored.ledger_id, stored.run_id)
-    return {"transitions": history}
+    named = [
+        move | {"actor_name": await service.actors.name(request.user.organisation_id, move["actor"], move["at"])}
+        for move in history
+    ]
+    return {"transitions": named}
 
 
-@patch("/runs/{run:str}")
+@patch("/runs/{run:str}", needs=LOG)
 async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, run: str) -> Response[RunResource]:
     """Change tags, notes, alias, configuration or summary."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     if data.name not in (msgspec.UNSET, stored.run.name):
         raise Rejected(
             "a run keeps its name; `alias` is a label that can change, and a workflow's new name goes to its next runs",
@@ -166,7 +175,7 @@ async def edit_run(request: Http, data: JSONBody[EditBody], service: Service, ru
     return await service.answer(outcome)
 
 
-@post("/runs/{run:str}/archive", status_code=200, operation_class=described(optional=True))
+@post("/runs/{run:str}/archive", needs=WRITE, status_code=200, operation_class=described(optional=True))
 async def archive_run(
     request: Http, service: Service, run: str, data: JSONBody[ArchiveBody] = ArchiveBody()
 ) -> Response[RunResource]:
@@ -177,7 +186,7 @@ async def archive_run(
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/kill", status_code=200, operation_class=described(optional=True))
+@post("/runs/{run:str}/kill", needs=WRITE, status_code=200, operation_class=described(optional=True))
 async def kill_run(
     request: Http, service: Service, run: str, data: JSONBody[KillBody] = KillBody()
 ) -> Response[RunResource]:
@@ -188,7 +197,7 @@ async def kill_run(
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@post("/runs/{run:str}/close", status_code=200)
+@post("/runs/{run:str}/close", needs=WRITE, status_code=200)
 async def close_run(request: Http, data: JSONBody[CloseBody], service: Service, run: str) -> Response[RunResource]:
     """End a run now, by an operator's word: nothing is waited for, and its process is refused from here on."""
     stored = await service.run(request, run)
@@ -197,13 +206,13 @@ async def close_run(request: Http, data: JSONBody[CloseBody], service: Service, 
     return await service.answer(await execute(service.ledger, stored.ledger_id, stored.run_id, command, asked))
 
 
-@get("/runs/{run:str}/deletion")
+@get("/runs/{run:str}/deletion", needs=READ)
 async def get_deletion(request: Http, service: Service, run: str) -> DeletionResource:
     """What deleting the run would take for good, and the requests that save its model, metrics and settings before."""
     return await deletion(service, await service.run(request, run))
 
 
-@delete("/runs/{run:str}", status_code=200, operation_class=described(optional=True))
+@delete("/runs/{run:str}", needs=WRITE, status_code=200, operation_class=described(optional=True))
 async def delete_run(
     request: Http, service: Service, run: str, data: JSONBody[DeleteBody] = DeleteBody()
 ) -> Response[Tombstone]:

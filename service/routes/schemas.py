@@ -6,19 +6,20 @@ import msgspec
 from litestar import Response, Router, get
 
 from events.errors import NotFound
+from service.access import NOTHING
 from service.commands.migrate import ROOT
 
 OPENAPI: Final = msgspec.Raw((ROOT / "schemas" / "openapi.json").read_bytes())
 SCHEMAS: Final = {path.name: path.read_bytes() for path in (ROOT / "schemas" / "events").glob("*.json")}
 
 
-@get("/schema/openapi.json", exclude_from_auth=True, tags=["system"], media_type="application/vnd.oai.openapi+json")
+@get("/schema/openapi.json", needs=NOTHING, tags=["system"], media_type="application/vnd.oai.openapi+json")
 async def openapi() -> msgspec.Raw:
     """This description."""
     return OPENAPI
 
 
-@get("/schema/events", exclude_from_auth=True, tags=["system"])
+@get("/schema/events", needs=NOTHING, tags=["system"])
 async def event_schemas() -> dict[str, list[str]]:
     """What can happen: each type of event, with the paths of the schemas of its versions."""
     listed: dict[str, list[str]] = {}
@@ -27,7 +28,7 @@ async def event_schemas() -> dict[str, list[str]]:
     return listed
 
 
-@get("/schema/events/{name:str}", exclude_from_auth=True, tags=["system"], media_type="application/schema+json")
+@get("/schema/events/{name:str}", needs=NOTHING, tags=["system"], media_type="application/schema+json")
 async def event_schema(name: str) -> Response[bytes]:
     """The JSON Schema of an event's data, `<type>.v<version>.json`."""
     if name not in SCHEMAS:

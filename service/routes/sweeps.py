@@ -13,9 +13,11 @@ from events.ids import derived
 from events.sweep import decide
 from projections import sweeps
 from projections.sweeps import StoredSweep
+from service.access import READ, WRITE
 from service.context import Http, Service
 from service.paging import Page, Size, linked, numbered, opened, page, sealed
 from service.runs.creation import offered
+from service.runs.references import check_seen
 from service.sweeps import NewSweep, SweepResource, TrialResource, searched, sweep_resource, trial_resource
 
 
@@ -40,7 +42,7 @@ async def _answer(service: Service, outcome: tuple[StoredSweep, int], status: in
     return Response(resource, status_code=status, headers={"Tachograph-Position": str(position)})
 
 
-@post("/projects/{project:str}/sweeps", status_code=201)
+@post("/projects/{project:str}/sweeps", needs=WRITE, status_code=201)
 async def create_sweep(
     request: Http, data: JSONBody[NewSweep], service: Service, project: str
 ) -> Response[SweepResource]:
@@ -56,11 +58,13 @@ async def create_sweep(
         stored = await sweeps.at_version(service.ledger, known.project_id, sweep_id, before.version)
         return await _answer(service, (stored, before.last), 201)
     workflow = await offered(service.pool, known.project_id, data.workflow)
+    recipe = workflow.workflow
+    await check_seen(request, service, code=recipe.code, dataset=recipe.dataset, import_volumes=recipe.import_volumes)
     created = searched(data, workflow, seed=sweep_id.int & 0xFFFFFFFF)
     return await _answer(service, await sweeps.create(service.ledger, known.project_id, sweep_id, created, asked), 201)
 
 
-@get("/projects/{project:str}/sweeps")
+@get("/projects/{project:str}/sweeps", needs=READ)
 async def list_sweeps(
     request: Http, service: Service, project: str, limit: Size = 100, cursor: str = ""
 ) -> Response[Page[SweepResource]]:
@@ -75,7 +79,7 @@ async def list_sweeps(
     return linked(request, [sweep_resource(one, counts[one.sweep_id]) for one in shown], following)
 
 
-@get("/sweeps/{sweep:uuid}")
+@get("/sweeps/{sweep:uuid}", needs=READ)
 async def get_sweep(request: Http, service: Service, sweep: UUID) -> SweepResource:
     """A sweep, with how many trials stand where, and the best of them."""
     stored = await _sweep(service, request, sweep)
@@ -83,7 +87,7 @@ async def get_sweep(request: Http, service: Service, sweep: UUID) -> SweepResour
     return sweep_resource(stored, counts[sweep], await sweeps.best(service.pool, stored))
 
 
-@get("/sweeps/{sweep:uuid}/trials")
+@get("/sweeps/{sweep:uuid}/trials", needs=READ)
 async def list_trials(
     request: Http, service: Service, sweep: UUID, limit: Size = 100, cursor: str = ""
 ) -> Response[Page[TrialResource]]:
@@ -100,25 +104,25 @@ async def _asked(action: str, request: Http, service: Service, sweep_id: UUID) -
     return await _answer(service, outcome)
 
 
-@post("/sweeps/{sweep:uuid}/pause", status_code=200)
+@post("/sweeps/{sweep:uuid}/pause", needs=WRITE, status_code=200)
 async def pause_sweep(request: Http, service: Service, sweep: UUID) -> Response[SweepResource]:
     """Make no runs until the sweep is resumed; those that there are go on."""
     return await _asked("pause", request, service, sweep)
 
 
-@post("/sweeps/{sweep:uuid}/resume", status_code=200)
+@post("/sweeps/{sweep:uuid}/resume", needs=WRITE, status_code=200)
 async def resume_sweep(request: Http, service: Service, sweep: UUID) -> Response[SweepResource]:
     """Make runs again."""
     return await _asked("resume", request, service, sweep)
 
 
-@post("/sweeps/{sweep:uuid}/stop", status_code=200)
+@post("/sweeps/{sweep:uuid}/stop", needs=WRITE, status_code=200)
 async def stop_sweep(request: Http, service: Service, sweep: UUID) -> Response[SweepResource]:
     """Make no more runs, for good; those that there are go on to their end."""
     return await _asked("stop", request, service, sweep)
 
 
-@post("/sweeps/{sweep:uuid}/cancel", status_code=200)
+@post("/sweeps/{sweep:uuid}/cancel", needs=WRITE, status_code=200)
 async def cancel_sweep(request: Http, service: Service, sweep: UUID) -> Response[SweepResource]:
     """Make no more runs, for good, and kill those that have not ended (cause `sweep_cancelled`)."""
     return await _asked("cancel", request, service, sweep)

@@ -10,23 +10,25 @@ from litestar import Response, Router, get
 from nats.errors import Error as NatsError
 
 from events.commit import LOST_CONNECTION
-from projections import health
+from projections import api_keys, health, tenancy
 from projections.incidents import Incident
 from projections.storage.objects import StoreUnavailable
+from service.access import IDENTITY, NOTHING, READ_ALL
 from service.context import Http, Service
 from service.glance import Standing
 from service.observability import exposition, incidents_told, roles_told
+from service.resources import KeyResource, key_resource
 
 ROLES: Final = ("relay", "projector", "archiver", "scheduler", "monitor", "sweeper", "alerter", "heads")
 
 
-@get("/healthz", exclude_from_auth=True, tags=["system"])
+@get("/healthz", needs=NOTHING, tags=["system"])
 async def healthz() -> dict[str, str]:
     """The process is alive."""
     return {"status": "alive"}
 
 
-@get("/readyz", exclude_from_auth=True, tags=["system"])
+@get("/readyz", needs=NOTHING, tags=["system"])
 async def readyz(service: Service) -> Response[dict[str, Any]]:
     """Whether requests can be served, with reasons. Without NATS, object store or a role we are ready, and say so."""
     postgres, objects = await asyncio.gather(_postgres(service), _objects(service))
@@ -73,7 +75,7 @@ async def _objects(service: Service) -> str:
     return "ok"
 
 
-@get("/metrics", media_type="text/plain; version=0.0.4", tags=["system"])
+@get("/metrics", needs=READ_ALL, media_type="text/plain; version=0.0.4", tags=["system"])
 async def prometheus(service: Service) -> bytes:
     """The process's figures in Prometheus' text format, and those of the roles."""
     try:
@@ -85,18 +87,41 @@ async def prometheus(service: Service) -> bytes:
     return exposition(service)
 
 
+class ProjectName(msgspec.Struct, frozen=True):
+    """A project and what it is called."""
+
+    id: UUID
+    name: str
+
+
 class Me(msgspec.Struct, frozen=True):
     """Who the credential belongs to."""
 
     actor: str
     organisation_id: UUID
     run_id: UUID | None
+    role: str
+    organisation: str
+    projects: list[ProjectName] | None
+    key: KeyResource | None
 
 
-@get("/me", tags=["system"])
-async def me(request: Http) -> Me:
-    """Who am I."""
-    return Me(request.user.actor, request.user.organisation_id, request.user.run_id)
+@get("/me", needs=IDENTITY, tags=["system"])
+async def me(request: Http, service: Service) -> Me:
+    """Who am I: the key, its role, and the projects that it is confined to (null: none)."""
+    user = request.user
+    organisation = await tenancy.organisation(service.pool, user.organisation_id)
+    confined = None if user.projects is None else await tenancy.projects_by_id(service.pool, user.projects)
+    key = None if user.key_id is None else await api_keys.get(service.pool, user.organisation_id, user.key_id)
+    return Me(
+        actor=user.actor,
+        organisation_id=user.organisation_id,
+        run_id=user.run_id,
+        role=user.role,
+        organisation=organisation.name,
+        projects=None if confined is None else [ProjectName(one.project_id, one.name) for one in confined],
+        key=None if key is None else key_resource(key, await api_keys.used_at(service.pool, key.key_id)),
+    )
 
 
 ROOT = Router(path="", route_handlers=[healthz, readyz, prometheus])

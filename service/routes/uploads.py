@@ -17,6 +17,7 @@ from events.ids import derived, uuid7
 from projections.storage import artifacts
 from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import Upload, Wanted
+from service.access import WRITE_FILES
 from service.artifact_names import clean_media_type, clean_name
 from service.context import Http, Service, idempotency_key
 from service.openapi import BYTES, described
@@ -57,10 +58,10 @@ class NewUpload(Body, frozen=True):
     sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
 
 
-@post("/runs/{run:str}/uploads", status_code=201)
+@post("/runs/{run:str}/uploads", needs=WRITE_FILES, status_code=201)
 async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service, run: str) -> Response[UploadResource]:
     """Open an upload: its pieces go to `Location` by PATCH."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     wanted = Wanted(
         name=clean_name(data.name, "$.name"),
         kind=data.kind,
@@ -78,6 +79,7 @@ async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service
 
 @patch(
     "/runs/{run:str}/uploads/{upload:uuid}",
+    needs=WRITE_FILES,
     responses={201: ResponseSpec(UploadResource, description="All is there, and saved", generate_examples=False)},
     operation_class=described(takes={BYTES: None}),
 )
@@ -86,7 +88,7 @@ async def continue_upload(request: Http, service: Service, run: str, upload: UUI
 
     The answer says what is durable; the last piece saves the artifact (201). After a cut, ask where to go on.
     """
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     offset = upload_offset(request)
     found = await service.uploads.find(stored, upload)
     if found is None:
@@ -100,20 +102,20 @@ async def continue_upload(request: Http, service: Service, run: str, upload: UUI
     return _saved(artifact, upload, status=201)
 
 
-@route("/runs/{run:str}/uploads/{upload:uuid}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+@route("/runs/{run:str}/uploads/{upload:uuid}", needs=WRITE_FILES, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def get_upload(request: Http, service: Service, run: str, upload: UUID) -> Response[Any]:
     """How far an upload is: `Upload-Offset`, and in the body."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     found = await service.uploads.find(stored, upload)
     if found is not None:
         return _uploaded(found, {"Cache-Control": "no-store"})
     return _saved(await _saved_of(service, stored.ledger_id, stored.run_id, upload))
 
 
-@delete("/runs/{run:str}/uploads/{upload:uuid}", status_code=204)
+@delete("/runs/{run:str}/uploads/{upload:uuid}", needs=WRITE_FILES, status_code=204)
 async def cancel_upload(request: Http, service: Service, run: str, upload: UUID) -> None:
     """Give an upload up; what came of it is removed."""
-    stored = await service.run(request, run, program=True)
+    stored = await service.run(request, run)
     found = await service.uploads.find(stored, upload)
     if found is not None:
         await service.uploads.discard(found)

@@ -11,6 +11,7 @@ from litestar.params import Parameter, QueryParameter
 from events.errors import TooLarge
 from projections import usage
 from projections.usage import RunUsage
+from service.access import READ
 from service.context import Http, Service
 from service.openapi import described
 from service.paging import Page, Size, page
@@ -44,7 +45,7 @@ class DayUsage(msgspec.Struct, frozen=True):
 By = Annotated[Literal["run", "workflow", "project", "organisation", "day"], Parameter(description="what to add up by")]
 
 
-@get("/usage/credits", operation_class=described(answers=tuple(MEDIA_TYPES.values())))
+@get("/usage/credits", needs=READ, operation_class=described(answers=tuple(MEDIA_TYPES.values())))
 async def credit_usage(
     request: Http,
     service: Service,
@@ -62,6 +63,8 @@ async def credit_usage(
         raise Invalid(f"days go with by=day, not with by={by}", path="from" if first else "to")
     if by == "day" and workflow:
         raise Invalid("days are added up over whole projects", path="workflow")
+    if project is None and request.user.projects is not None:
+        raise Invalid("this key is confined to projects: name the one that is asked about", path="project")
     known = await service.project(request, project) if project else None
     scope = _Scope(request.user.organisation_id, known.project_id if known else None, workflow)
     if by == "run":

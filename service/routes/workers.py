@@ -12,13 +12,14 @@ from events.organisation import WorkerDrained, WorkerRegistered, WorkerResumed
 from projections import tenancy
 from projections.execute import record
 from projections.tenancy import Rows, Worker
+from service.access import ADMINISTER, SEE_WORKERS, WORK
 from service.bodies import DrainBody, NewWorker
 from service.context import Http, Service
 from service.paging import Page
 from service.resources import WorkerResource, worker_resource
 
 
-@post("/workers", status_code=201)
+@post("/workers", needs=WORK, status_code=201)
 async def register_worker(request: Http, data: JSONBody[NewWorker], service: Service) -> Response[WorkerResource]:
     """A GPU worker introduces itself; the same name is the same worker, with the hardware it has now."""
     organisation_id = request.user.organisation_id
@@ -33,14 +34,14 @@ async def register_worker(request: Http, data: JSONBody[NewWorker], service: Ser
     return _answer(stored, appended, 201)
 
 
-@get("/workers")
+@get("/workers", needs=SEE_WORKERS)
 async def list_workers(request: Http, service: Service) -> Page[WorkerResource]:
     """The organisation's GPU workers by name."""
     found = await tenancy.workers(service.pool, request.user.organisation_id)
     return Page([worker_resource(worker) for worker in found], None)
 
 
-@post("/workers/{worker:uuid}/drain", status_code=200)
+@post("/workers/{worker:uuid}/drain", needs=ADMINISTER, status_code=200)
 async def drain_worker(
     request: Http, service: Service, worker: UUID, data: JSONBody[DrainBody] = DrainBody()
 ) -> Response[WorkerResource]:
@@ -54,7 +55,7 @@ async def drain_worker(
     return _answer(await _worker(request, service, worker), appended, 200)
 
 
-@post("/workers/{worker:uuid}/resume", status_code=200)
+@post("/workers/{worker:uuid}/resume", needs=ADMINISTER, status_code=200)
 async def resume_worker(request: Http, service: Service, worker: UUID) -> Response[WorkerResource]:
     """Give a drained worker runs again."""
     known = await _worker(request, service, worker)

@@ -15,6 +15,7 @@ from events.ids import derived
 from events.organisation import WorkflowCreated
 from projections import workflows
 from projections.workflows import StoredWorkflow
+from service.access import READ, WRITE
 from service.bodies import ArchiveBody, WorkflowBody
 from service.context import Http, Service
 from service.openapi import described
@@ -23,6 +24,7 @@ from service.problems import Invalid
 from service.recipes import checked
 from service.resources import WorkflowResource, workflow_resource
 from service.runs.names import no_id
+from service.runs.references import check_seen
 
 
 def _answer(outcome: tuple[StoredWorkflow, int], status: int = 200) -> Response[WorkflowResource]:
@@ -37,7 +39,7 @@ def _given(data: WorkflowBody) -> dict[str, Any]:
     return checked({name: value for name, value in asdict(data).items() if value is not msgspec.UNSET})
 
 
-@post("/projects/{project:str}/workflows", status_code=201)
+@post("/projects/{project:str}/workflows", needs=WRITE, status_code=201)
 async def create_workflow(
     request: Http, data: JSONBody[WorkflowBody], service: Service, project: str
 ) -> Response[WorkflowResource]:
@@ -50,10 +52,13 @@ async def create_workflow(
         raise Rejected(f"there is a workflow named {data.name!r} already", state="exists", asked="create")
     workflow_id = derived(asked.event_id, "workflow")
     created = WorkflowCreated(**_given(data))
+    await check_seen(
+        request, service, code=created.code, dataset=created.dataset, import_volumes=created.import_volumes
+    )
     return _answer(await workflows.create(service.ledger, known.project_id, workflow_id, created, asked), 201)
 
 
-@get("/projects/{project:str}/workflows")
+@get("/projects/{project:str}/workflows", needs=READ)
 async def list_workflows(
     request: Http,
     service: Service,
@@ -77,7 +82,7 @@ async def _workflow(service: Service, request: Http, workflow_id: UUID) -> Store
     return stored
 
 
-@get("/workflows/{workflow:uuid}")
+@get("/workflows/{workflow:uuid}", needs=READ)
 async def get_workflow(request: Http, service: Service, workflow: UUID, version: int | None = None) -> WorkflowResource:
     """One workflow, now or at a version, such as a run says that it was made from."""
     stored = await _workflow(service, request, workflow)
@@ -88,18 +93,22 @@ async def get_workflow(request: Http, service: Service, workflow: UUID, version:
     return workflow_resource(stored)
 
 
-@patch("/workflows/{workflow:uuid}")
+@patch("/workflows/{workflow:uuid}", needs=WRITE)
 async def change_workflow(
     request: Http, data: JSONBody[WorkflowBody], service: Service, workflow: UUID
 ) -> Response[WorkflowResource]:
     """Change a workflow for future runs: a rename, a new version of the recipe, or both."""
     await _workflow(service, request, workflow)
     asked = await service.asked(request, workflow)
-    decide = partial(recipes.change, given=_given(data))
+    given = _given(data)
+    await check_seen(
+        request, service, **{name: given[name] for name in ("code", "dataset", "import_volumes") if name in given}
+    )
+    decide = partial(recipes.change, given=given)
     return _answer(await workflows.change(service.ledger, workflow, decide, asked))
 
 
-@post("/workflows/{workflow:uuid}/archive", status_code=200, operation_class=described(optional=True))
+@post("/workflows/{workflow:uuid}/archive", needs=WRITE, status_code=200, operation_class=described(optional=True))
 async def archive_workflow(
     request: Http, service: Service, workflow: UUID, data: JSONBody[ArchiveBody] = ArchiveBody()
 ) -> Response[WorkflowResource]:

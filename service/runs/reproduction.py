@@ -1,6 +1,5 @@
 """A run done again: of the same configuration, dataset and code, but for changes, which are written down."""
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -19,11 +18,12 @@ from projections import runs, workflows
 from projections.runs import PENDING, StoredRun
 from projections.storage import artifacts
 from service.bodies import ReproduceBody
-from service.context import Service
+from service.context import Http, Service
 from service.problems import Invalid
 from service.recipes import checked
 from service.runs.creation import FOR_A_WORKER
 from service.runs.names import clean_path
+from service.runs.references import artifacts_of
 
 MAX_CHAIN: Final = 100
 MAX_CHANGES: Final = 1_000
@@ -33,12 +33,11 @@ _CONFIGURATION: Final = (
     *("path", "tags", "config", "command", "commands", "environment", "secrets", "resources", "import_volumes"),
     *("export_volumes", "protection", "estimate_seconds", "liveness", "dataset", "retries", "priority"),
 )
-_OF_A_RUN: Final = re.compile(r"artifact:([0-9a-fA-F-]{36})/(.+)")
 _OWN: Final = frozenset({"name", "external_id", "alias", "notes"})
 """What names and describes one run alone; it is neither taken over nor a change."""
 
 
-async def reproduced(service: Service, organisation_id: UUID, original: StoredRun, data: ReproduceBody) -> RunCreated:
+async def reproduced(service: Service, http: Http, original: StoredRun, data: ReproduceBody) -> RunCreated:
     """Return the creation of a run that does the original again. Raises `Invalid`, `Erased`, `Rejected`."""
     run = original.run
     length = await service.pool.fetchval(
@@ -71,7 +70,7 @@ async def reproduced(service: Service, organisation_id: UUID, original: StoredRu
     ]
     if len(changes) > MAX_CHANGES:
         raise Invalid(f"over {MAX_CHANGES} values would be changed", limit=MAX_CHANGES)
-    await _still_there(service, organisation_id, created)
+    await _still_there(service, http, created)
     return replace(created, changes=tuple(changes))
 
 
@@ -129,27 +128,21 @@ def _member(key: str) -> str:
     return f".{key}" if key.isidentifier() else f"[{msgspec.json.encode(key).decode()}]"
 
 
-async def _still_there(service: Service, organisation_id: UUID, created: RunCreated) -> None:
+async def _still_there(service: Service, http: Http, created: RunCreated) -> None:
     """Refuse a reproduction whose code or data went with the run that had it. Raises `Erased`, `Invalid`."""
-    references = {"code": created.code, "dataset": created.dataset}
-    for index, volume in enumerate(created.import_volumes):
-        references[f"import_volumes[{index}].place"] = volume.place
-    for field, reference in references.items():
-        found = _OF_A_RUN.match(reference or "")
-        if found is None:
-            continue
-        stored = await runs.get(service.pool, UUID(found[1]))
-        if stored is None or await service.organisation(stored.ledger_id) != organisation_id:
-            raise Invalid(f"there is no run {found[1]}, of which {reference!r} is", path=f"$.{field}")
+    for field, reference, run, name in artifacts_of(created.code, created.dataset, created.import_volumes):
+        stored = await runs.get(service.pool, UUID(run))
+        if stored is None or not await service.sees(http, stored.ledger_id):
+            raise Invalid(f"there is no run {run}, of which {reference!r} is", path=f"$.{field}")
         if stored.run.status is Status.DELETED:
             raise Erased(
-                f"{field} {reference!r} went for good when run {found[1]} was deleted; give another `{field}`",
+                f"{field} {reference!r} went for good when run {run} was deleted; give another `{field}`",
                 state=stored.run.status,
                 asked="reproduce",
                 allowed=("create",),
             )
-        if await artifacts.by_name(service.pool, stored.ledger_id, stored.run_id, found[2]) is None:
-            raise Invalid(f"run {found[1]} has no artifact {found[2]!r}", path=f"$.{field}")
+        if await artifacts.by_name(service.pool, stored.ledger_id, stored.run_id, name) is None:
+            raise Invalid(f"run {run} has no artifact {name!r}", path=f"$.{field}")
 
 
 async def reproductions(

@@ -20,7 +20,7 @@ from events.types import Status
 from events.verification import verify
 from events.workflow import Workflow
 from events.workflow import evolve as evolve_workflow
-from projections import runs, tenancy, usage, workflows
+from projections import api_keys, runs, tenancy, usage, workflows
 from projections.apply import Connection, advance, checkpoint
 from projections.credits import Credits, of_runs
 from projections.metrics import Metrics, summaries
@@ -320,8 +320,17 @@ async def test_tenants_are_rebuilt(project: Project, database: Database) -> None
     await tenant.ledger.open(organisation_id, organisation_id, "organisation")
     opened = organisation.OrganisationCreated(name="o")
     await tenant.note(organisation_id, 0, [opened], tenancy.organisation_row(version=1, name="o", max_active_runs=5))
-    key = organisation.KeyIssued(key_id=uuid7(), label="k", prefix="tg_1", sha256=bytes(32))
-    await tenant.note(key.key_id, 0, [key], tenancy.key_row(key))
+    key = organisation.KeyIssued(
+        key_id=uuid7(), label="k", prefix="tg_1", sha256=bytes(32), role=t.Role.VIEWER, projects=(project.ledger_id,)
+    )
+    known = api_keys.issued(organisation_id, key)
+    await tenant.note(key.key_id, 0, [key], api_keys.row(known))
+    for change in (
+        organisation.KeyChanged(key_id=key.key_id, label="other", expires_at=datetime.now(UTC)),
+        organisation.KeyRevoked(key_id=key.key_id),
+    ):
+        version, known = known.version, api_keys.evolve(await api_keys.get(pool, organisation_id, key.key_id), change)
+        await tenant.note(key.key_id, version, [change], api_keys.row(known))
     worker = organisation.WorkerRegistered(
         worker=uuid7(), name="w", host={"cpus": 2}, slots=(organisation.Slot(id="cpu:0"),)
     )

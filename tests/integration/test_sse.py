@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from service import stream, tails
+from service.keys import Keys, Principal
 from tests.api import SECONDS, Api, Json, Project, accepted, refused, serving, until
 from tests.integration.telemetry import World
 from tests.servers import NatsServer, PostgresServer
@@ -189,9 +190,11 @@ async def test_a_quiet_stream_says_that_it_is_alive(world: World, monkeypatch: p
     monkeypatch.setattr(stream, "LOOK_SECONDS", 0.01)
     feeds = tails.Tails()
     feeds.ledger = world.ledger
-    service: Any = SimpleNamespace(ledger=world.ledger, tails=feeds, stopping=asyncio.Event())
+    keys = Keys(world.pool, b"")
+    service: Any = SimpleNamespace(ledger=world.ledger, tails=feeds, stopping=asyncio.Event(), keys=keys)
+    follower = Principal(actor="test", organisation_id=world.ledger_id, role="viewer")
     head, _ = await world.ledger.head(world.ledger_id)
-    events = stream.follow(service, stream.Wanted(world.ledger_id, None, None), head)
+    events = stream.follow(service, stream.Wanted(world.ledger_id, None, None, follower), head)
     async with asyncio.timeout(SECONDS):
         said = [await anext(events) for _ in range(3)]
         await world.started_run()

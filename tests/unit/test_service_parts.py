@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from service import auth
-from service.auth import Keys
+from service.keys import Keys
 from service.problems import Invalid
 from service.recipes import check_environment
 
@@ -39,7 +39,7 @@ async def test_an_altered_foreign_or_expired_token_opens_nothing(monkeypatch: py
     assert await keys.principal("tgr_") is None
     assert await keys.principal("tgr_é") is None
     assert await Keys(NoKeys(), b"x" * 32).principal(token) is None
-    monkeypatch.setattr(auth, "TOKEN_SECONDS", -1)
+    monkeypatch.setattr("service.keys.TOKEN_SECONDS", -1)
     assert await keys.principal(keys.run_token(uuid4(), uuid4(), 1)) is None
 
 
