@@ -12,6 +12,8 @@ From the ledger to elsewhere
     projector         asynchronous projections
     archiver          telemetry -> Parquet
     archive_policy    when, how large, how long
+    archive_tail      what is not yet in Parquet
+    archive_files     a file becomes part of the record
     merger            small files -> large ones
     partitions        tables of telemetry by the hour
     heads             signed heads -> files

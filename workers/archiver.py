@@ -1,10 +1,8 @@
 """The archiver: telemetry from Postgres to Parquet, and what follows from it (merges, partitions, orphans, purges).
 
-It tails every ledger by position without payloads and keeps, for each run and kind, how much waits since
-when. The stored cursor never passes what is not yet in Parquet, so after any death the tail begins early
-enough; what is in Parquet already is seen in the run's own state and passed over. A file counts once
-`run.telemetry_archived` is recorded; the decision refuses positions that are archived already, and a
-deleted run.
+What waits is told by a `Tail` over every ledger, which may tell of telemetry that is in Parquet already: that is seen
+in the run's own state, and passed over. A file counts once `run.telemetry_archived` is recorded; the decision refuses
+positions that are archived already, and a deleted run.
 """
 
 import asyncio
@@ -18,18 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
-import msgspec
 from nats.js import JetStreamContext
 
-from events.codec import EVENT_TYPES
 from events.commands import RecordArchive
-from events.errors import Erased, Rejected
+from events.errors import Erased
 from events.ids import uuid7
 from events.ledger import Ledger
-from events.run_events import RunTelemetryArchived
 from events.sql import load
-from events.transitions import ENDED, TRANSITIONS
 from events.types import Status
 from projections import runs
 from projections.archive import manifest, parquet
@@ -37,10 +30,11 @@ from projections.archive.bucket import ArchiveUnavailable
 from projections.archive.sorting import Sorting
 from projections.archive.stores import Store, with_room
 from projections.archive.writing import Files, MetricsWriter, write_logs
-from projections.execute import asked_by, execute
 from projections.storage.objects import ObjectStore, StoreUnavailable
 from workers import artifact_sweep, partitions
+from workers.archive_files import ACTOR, described, put_on_record
 from workers.archive_policy import Policy, from_environment
+from workers.archive_tail import Key, Tail, Waiting
 from workers.crashpoints import crash_point
 from workers.merger import Merger
 from workers.outage import Outage
@@ -48,34 +42,10 @@ from workers.purge import Purge
 
 log = logging.getLogger("tachograph.archiver")
 
-ACTOR: Final = "system:archiver"
-READER: Final = "archiver"
-TAIL_EVENTS: Final = 5_000
 READ_BATCHES: Final = 32
 SWEEP_FILES: Final = 1_000
 REMOVAL_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
-
-_ENDS: Final = frozenset(
-    name
-    for name, event in EVENT_TYPES.items()
-    for (_, kind), to in TRANSITIONS.items()
-    if kind is event and to in ENDED
-)
-_RETURNS: Final = frozenset({"run.started", "run.recovered"})
-
-
-class Waiting(msgspec.Struct):
-    """Telemetry of one run and kind that is not yet in Parquet, as far as the tail has seen."""
-
-    first: int
-    last: int
-    bytes: int
-    since: datetime
-
-
-Key = tuple[UUID, UUID, str]
-"""Ledger, run, kind."""
 
 Batches = list[tuple[int, Any]]
 """Positions with the columnar batches (`MetricColumns` or `LogColumns`, by kind) that stand there."""
@@ -105,12 +75,9 @@ class Archiver:
         self._policy = policy or from_environment()
         self._now = now
         self._clock = clock
-        self._merger = Merger(ledger, store, self._policy, ACTOR)
+        self._merger = Merger(ledger, store, self._policy)
         self._purge = Purge(ledger, store, objects, jetstream, ACTOR)
-        self._tail: dict[UUID, int] = {}
-        self._cursors: dict[UUID, int] = {}
-        self._waiting: dict[Key, Waiting] = {}
-        self._ended: set[UUID] = set()
+        self._tail = Tail(ledger.pool)
         self._failures: dict[UUID, tuple[int, float]] = {}
         self._grown: set[Key] = set()
         self._outage = Outage(clock)
@@ -119,9 +86,8 @@ class Archiver:
     async def start(self) -> None:
         """Begin from the stored cursors; partitions first."""
         self._store.root.mkdir(parents=True, exist_ok=True)
-        for memory in (self._tail, self._cursors, self._waiting, self._failures):
-            memory.clear()
-        self._ended.clear()
+        self._tail.restart()
+        self._failures.clear()
         self._next_tail = self._next_removal = 0.0
         await partitions.create(self._ledger.pool)
         await self._unless_away(self.sweep)
@@ -140,15 +106,15 @@ class Archiver:
             self._next_upkeep = self._clock() + self._policy.upkeep_seconds
             await self.upkeep()
         if self._clock() >= self._next_tail:
-            passed, more = await self._follow()
+            passed, more = await self._tail.follow()
             if not more:
                 self._next_tail = self._clock() + self._policy.tail_seconds
             done += passed
             done += await self._purge.step(self._guarded, self._may_try)
-        for key in [key for key, waiting in self._waiting.items() if self._is_due(key, waiting)]:
+        for key in [key for key, waiting in self._tail.waiting.items() if self._is_due(key, waiting)]:
             if self._outage.is_over:
                 done += await self._guarded(key[1], self._archive(key))
-        await self._move_cursors()
+        await self._tail.move_cursors()
         done += await self._unless_away(self._merge)
         if self._clock() >= self._next_removal:
             self._next_removal = self._clock() + min(REMOVAL_SECONDS, self._policy.linger_seconds)
@@ -224,63 +190,17 @@ class Archiver:
             removed += len(rows)
         return removed
 
-    # --- what waits -------------------------------------------------------------------------------------
-
-    async def _follow(self) -> tuple[int, bool]:
-        """Read on in every ledger that has grown; returns how many events, and whether there are more."""
-        passed, more = 0, False
-        for row in await self._ledger.pool.fetch(load("events.sql", "behind"), READER):
-            ledger_id = row["ledger_id"]
-            after = self._tail.setdefault(ledger_id, row["position"])
-            self._cursors.setdefault(ledger_id, row["position"])
-            if after >= row["head"]:
-                continue
-            tail = await self._ledger.pool.fetch(
-                load("projections.sql", "telemetry_tail"), ledger_id, after, TAIL_EVENTS
-            )
-            for event in tail:
-                self._note(ledger_id, event)
-                self._tail[ledger_id] = event["position"]
-            passed += len(tail)
-            more = more or len(tail) == TAIL_EVENTS
-        return passed, more
-
-    def _note(self, ledger_id: UUID, event: asyncpg.Record) -> None:
-        run_id, position = event["stream"], event["position"]
-        kind = manifest.KIND_OF.get(event["type"])
-        if kind is not None:
-            waiting = self._waiting.get((ledger_id, run_id, kind))
-            if waiting is None:
-                waiting = Waiting(position, position, 0, event["recorded_at"])
-                self._waiting[ledger_id, run_id, kind] = waiting
-            waiting.last = position
-            waiting.bytes += event["bytes"]
-        elif event["type"] in _ENDS:
-            self._ended.add(run_id)
-        elif event["type"] in _RETURNS:
-            self._ended.discard(run_id)
+    # --- what is due ----------------------------------------------------------------------------------
 
     def _may_try(self, run_id: UUID) -> bool:
         return self._clock() >= self._failures.get(run_id, (0, 0.0))[1]
 
     def _is_due(self, key: Key, waiting: Waiting) -> bool:
         return self._may_try(key[1]) and (
-            key[1] in self._ended
+            self._tail.has_ended(key[1])
             or waiting.bytes >= self._policy.hot_bytes
             or (self._now() - waiting.since).total_seconds() >= self._policy.age_seconds
         )
-
-    async def _move_cursors(self) -> None:
-        """Store how far each ledger needs not be read again: to what waits longest, or to the tail's end."""
-        floors = dict(self._tail)
-        for (ledger_id, _, _), waiting in self._waiting.items():
-            floors[ledger_id] = min(floors[ledger_id], waiting.first - 1)
-        for ledger_id, position in floors.items():
-            if position > self._cursors[ledger_id]:
-                await self._ledger.pool.execute(load("events.sql", "move_cursor"), READER, ledger_id, position)
-                crash_point("archiver.after_move_cursor")
-                self._cursors[ledger_id] = position
-        self._ended &= {run_id for _, run_id, _ in self._waiting}
 
     async def _guarded(self, run_id: UUID, work: Awaitable[int]) -> int:
         """Do one run's work; its failure is said, holds up nobody else, and is tried again after a pause."""
@@ -304,10 +224,10 @@ class Archiver:
     async def _archive(self, key: Key) -> int:
         """Archive what waits of a run and kind, or as much as a file takes; returns how many batches."""
         _, run_id, kind = key
-        waiting = self._waiting[key]
+        waiting = self._tail.waiting[key]
         stored = await runs.get(self._ledger.pool, run_id)
         if stored is None or stored.run.status is Status.DELETED:
-            del self._waiting[key]
+            del self._tail.waiting[key]
             return 0
         after = stored.run.archived_through.get(kind, 0)
         try:
@@ -317,13 +237,13 @@ class Archiver:
         if not batches:
             if after < waiting.last:
                 log.error("run %s: %s up to %d are gone, and no file has them", run_id, kind, waiting.last)
-            del self._waiting[key]
+            del self._tail.waiting[key]
             return 0
         if not await self._write(key, batches):
             return 0
         self._grown.add(key)
         if whole:
-            del self._waiting[key]
+            del self._tail.waiting[key]
         else:
             waiting.first = batches[-1][0] + 1
             waiting.bytes = max(0, waiting.bytes - size)
@@ -361,23 +281,9 @@ class Archiver:
         crash_point("archiver.after_write")
         await asyncio.to_thread(self._store.publish, files)
         crash_point("archiver.after_rename")
-        archived = RunTelemetryArchived(
-            segment=segment,
-            kind=kind,
-            path=relative,
-            rows=files.data.rows,
-            first_position=batches[0][0],
-            last_position=batches[-1][0],
-            sha256=files.data.sha256,
-            bytes=files.data.bytes,
-            levels=files.level_file(self._store.root),
-        )
-        try:
-            await execute(self._ledger, ledger_id, run_id, RecordArchive(archived=archived), asked_by(ACTOR))
-        except Rejected as refusal:
-            log.info("run %s: %s; removing %s", run_id, refusal, relative)
-            await asyncio.to_thread(self._store.remove, files.paths(self._store.root))
-            crash_point("archiver.after_refusal")
+        archived = described(files, self._store, kind, segment, relative, batches[0][0], batches[-1][0])
+        command = RecordArchive(archived=archived)
+        if not await put_on_record(self._ledger, self._store, ledger_id, run_id, command, files):
             return False
         crash_point("archiver.after_manifest")
         return True

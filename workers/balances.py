@@ -1,4 +1,4 @@
-"""Whose credits are used up, looked up once a second however often it is asked."""
+"""Which organisations have used up their credits, looked up at most once a second."""
 
 from datetime import UTC, datetime
 from typing import Final

@@ -1,6 +1,6 @@
-"""One active copy of each role, any number standing by: a Postgres advisory lock on a connection of its own.
+"""Leader election: of each role one copy is active and any number stand by, by a Postgres advisory lock.
 
-The lock saves work; correctness never rests on it.
+The lock is held on a connection of its own. It saves work; correctness never rests on it.
 """
 
 from typing import Final

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from events.commands import RecordMerge
-from events.errors import CorruptHistory, Erased, NotFound, Rejected
+from events.errors import CorruptHistory, Erased, NotFound
 from events.ids import uuid7
 from events.ledger import Ledger
-from events.run_events import RunTelemetryArchived
 from events.sql import load
 from events.transitions import ENDED
 from projections import runs
@@ -25,7 +26,7 @@ from projections.archive.merging import merge_logs, merge_metrics
 from projections.archive.parquet import File
 from projections.archive.stores import Store, with_room
 from projections.archive.writing import Files
-from projections.execute import asked_by, execute
+from workers.archive_files import described, put_on_record
 from workers.archive_policy import Policy, to_merge
 from workers.crashpoints import crash_point
 
@@ -38,11 +39,10 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class Merger:
     """Keeps the files of runs few."""
 
-    def __init__(self, ledger: Ledger, store: Store, policy: Policy, actor: str) -> None:
+    def __init__(self, ledger: Ledger, store: Store, policy: Policy) -> None:
         self._ledger = ledger
         self._store = store
         self._policy = policy
-        self._actor = actor
         self._removed_to = _LONG_AGO
 
     async def scattered(self) -> list[tuple[UUID, UUID, str]]:
@@ -71,25 +71,11 @@ class Merger:
         crash_point("archiver.after_merge_write")
         await asyncio.to_thread(self._store.publish, written)
         crash_point("archiver.after_merge_rename")
-        archived = RunTelemetryArchived(
-            segment=segment,
-            kind=kind,
-            path=relative,
-            rows=written.data.rows,
-            first_position=chosen[0].first_position,
-            last_position=chosen[-1].last_position,
-            sha256=written.data.sha256,
-            bytes=written.data.bytes,
-            levels=written.level_file(self._store.root),
-            replaces=tuple(file.segment_id for file in chosen),
-        )
-        command = RecordMerge(archived=archived, merges=stored.run.merges.get(kind, 0))
-        try:
-            await execute(self._ledger, ledger_id, run_id, command, asked_by(self._actor))
-        except Rejected as refusal:
-            log.info("run %s: %s; removing %s", run_id, refusal, relative)
-            await asyncio.to_thread(self._store.remove, written.paths(self._store.root))
-            crash_point("archiver.after_refusal")
+        first, last = chosen[0].first_position, chosen[-1].last_position
+        merged = described(written, self._store, kind, segment, relative, first, last)
+        merged = replace(merged, replaces=tuple(file.segment_id for file in chosen))
+        command = RecordMerge(archived=merged, merges=stored.run.merges.get(kind, 0))
+        if not await put_on_record(self._ledger, self._store, ledger_id, run_id, command, written):
             return 0
         crash_point("archiver.after_merge")
         return len(chosen)

@@ -1,4 +1,4 @@
-"""An object store that is away, as a role sees it: tried again soon, then less often, and said each time."""
+"""Backoff for a role whose object store does not answer: tried again soon, then less often, and logged each time."""
 
 import logging
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Which queued run goes to which worker, and why the others wait. Pure.
 
-Runs are looked at in their order. One that must wait for slots or for a quota keeps them for itself: later runs that
-would take them wait behind it, so that a large run is never starved by small ones. A run that nothing could ever serve
-as things are (no worker has such accelerators, a limit is below what it takes) keeps nothing.
+Runs are looked at in the order of the queue. A run that must wait for slots or for a quota reserves them: later runs
+that would take them wait behind it, so that small runs never starve a large one. A run that nothing could ever serve as
+things are (no worker has such accelerators, a limit is below what it takes) reserves nothing.
 """
 
 from collections import Counter

@@ -23,7 +23,8 @@ from tests.api import SECONDS
 from tests.integration.telemetry import ACTOR, AT_ONCE, MASTER_KEY, World, drained
 from tests.servers import Database, NatsServer
 from workers.archive_policy import Policy, from_environment
-from workers.archiver import READER, Archiver
+from workers.archive_tail import READER
+from workers.archiver import Archiver
 
 NAN, INF = float("nan"), float("inf")
 LATER = Policy(age_seconds=3600, tail_seconds=0, hot_bytes=1 << 30)
