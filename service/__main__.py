@@ -38,6 +38,9 @@ def main(arguments: list[str]) -> int:
                 from service.server import serve  # noqa: PLC0415
 
                 return serve(from_environment())
+            case ["-h" | "--help"]:
+                print(_help())
+                return 0
             case [command, *options] if command in COMMANDS:
                 status: int = import_module(f"service.commands.{COMMANDS[command]}").main(options)
                 return status
@@ -47,6 +50,14 @@ def main(arguments: list[str]) -> int:
     except (SettingsError, MigrationError, LedgerError, OSError, asyncpg.PostgresError, tachograph.Error) as error:
         print(f"tachograph: {error}", file=sys.stderr)
         return 2
+
+
+def _help() -> str:
+    """Return the usage with a line for each command: what its module says of itself."""
+    described = {name: import_module(f"service.commands.{module}").__doc__ or "" for name, module in COMMANDS.items()}
+    lines = {name: text.split("\n\n")[0].replace("\n", " ").rpartition("`: ")[2] for name, text in described.items()}
+    listed = "\n".join(f"  {name:<10} {text}" for name, text in lines.items())
+    return f"{USAGE}\n\nWithout a command it serves the HTTP API. COMMAND --help says more of one.\n\n{listed}"
 
 
 if __name__ == "__main__":

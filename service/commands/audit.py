@@ -1,4 +1,4 @@
-"""`python -m service verify --project P`: everything that can be checked of a history, on the command line.
+"""`python -m service verify --project P`: check that nothing recorded was changed, and that all made from it agrees.
 
 `--organisation O` verifies an organisation's own: its plan, credits, API keys, workers, alert rules and webhooks.
 

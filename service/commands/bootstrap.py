@@ -1,4 +1,4 @@
-"""The first start: migrations, the default organisation, and the first API key, each recorded as an event."""
+"""The first start: migrate the database, make the default organisation and the first API key, recorded as events."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`python -m service export --project P [--run R] [-o FILE]`: runs as an archive to keep, or to import elsewhere.
+"""`python -m service export --project P [--run R] [-o FILE]`: write runs to an archive.
 
 The file has its name once it is whole. An export that was cut off begins anew: nothing of it is kept.
 Exit status: 0 exported, 2 it could not be.

@@ -1,4 +1,4 @@
-"""`python -m service import PATH --project P`: runs that ended elsewhere, brought here.
+"""`python -m service import PATH --project P`: bring runs here: an archive, TensorBoard, MLflow, Neptune.
 
 Exit status: 0 all of it is here, 1 something was refused (and is named), 2 nothing could be read or reached.
 """

@@ -1,4 +1,4 @@
-"""`python -m service rebuild NAME | --all`: projections done again from the ledger, compared, and put in place.
+"""`python -m service rebuild NAME | --all`: compute projections again from the ledger, compare, put in place.
 
 Exit status: 0 rebuilt is what was live, 1 something differed (and is right now, unless `--compare`), 2 it failed.
 """

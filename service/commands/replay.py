@@ -1,4 +1,4 @@
-"""`python -m service replay --project P [--run R]`: what happened, told again from Postgres and Parquet.
+"""`python -m service replay --project P [--run R]`: tell a history again, event by event.
 
 Exit status: 0 told (or published), 1 the events do not add up to the run's live state, 2 it could not be told.
 """

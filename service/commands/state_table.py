@@ -91,7 +91,7 @@ def document() -> str:
     parts = [
         "# The run's state machine",
         "",
-        "Generated from `events/run.py`, `events/decisions.py` and `events/vocabulary.py` by",
+        "Generated from `events/transitions.py`, `events/decisions.py` and `events/vocabulary.py` by",
         "`python -m service schemas`; `make check` holds it.",
         "",
         "## What an event does",
