@@ -51,5 +51,6 @@ The transport, and what every process needs
     cloudevents       events as CloudEvents
     database          the connection pool
     settings          environment variables
+    complaints        what goes wrong again and again, logged once
     garbage           how the garbage collector is set
 """

@@ -1,7 +1,7 @@
-"""Data keys: one AES-256 key a stream, stored wrapped under the master key, cached while in use.
+"""Envelope encryption: one AES-256 data key a stream, stored wrapped under the master key, cached while in use.
 
-Destroying a stream's row destroys its payloads wherever copies of them lie. Source: docs/decisions/0010-erasure.md,
-RFC 3394 (key wrap), NIST SP 800-38D (GCM).
+Deleting a stream's row of keys destroys its payloads wherever copies of them lie (crypto-shredding). Source:
+docs/decisions/0010-erasure.md, RFC 3394 (key wrap), NIST SP 800-38D (GCM).
 """
 
 import hmac

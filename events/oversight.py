@@ -1,4 +1,4 @@
-"""What those who watch over runs decide: the monitor, the scheduler, an operator. Pure; a part of `decisions`."""
+"""What the monitor, the scheduler and an operator decide about runs. Pure; a part of `decisions`."""
 
 from typing import assert_never
 

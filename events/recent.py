@@ -1,6 +1,6 @@
-"""What this process saw last of each stream, so that it need not ask again: a hint, never the truth.
+"""A cache of the states that this process saw last, so that a command need not read first: a hint, never the truth.
 
-Whoever decides on what stands here appends with its version, and the ledger refuses what has become old.
+Whoever decides on a cached state appends with its version, and the ledger refuses a version that is no longer current.
 """
 
 from collections import OrderedDict

@@ -1,8 +1,9 @@
-"""Is what comes under a known id the request that came first? Pure.
+"""Idempotency: is a request that comes under a known id the one that came first? Pure.
 
-Of a lifecycle request a digest under its first event's salt lies with the payload, and goes with it. A batch's payload
-leaves Postgres when it is archived, so its digest is made under the run's key: it stays as long as that key does, and
-says nothing to who does not hold it. Source: docs/decisions/0005-commitments.md.
+Requests are compared by digests. The digest of a lifecycle request is made under the salt of its first event, lies with
+the payload, and is erased with it. The payload of a batch of telemetry leaves Postgres when it is archived, so the
+digest of its request is made under the run's key: it stays as long as the key, and tells nothing to anybody without it.
+Source: docs/decisions/0005-commitments.md.
 """
 
 from events.codec import request_digest

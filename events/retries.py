@@ -1,4 +1,4 @@
-"""Runs that are followed by another one of the same configuration, because they asked for it. Pure."""
+"""Retries: whether a run that ended is followed by another one of the same configuration, and which. Pure."""
 
 from typing import Final
 from uuid import UUID

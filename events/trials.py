@@ -1,4 +1,4 @@
-"""A sweep's trials: which run each is, and how its parameters come to its command. Pure."""
+"""The runs of a sweep: each trial's id, name and parameters, and how these reach the command. Pure."""
 
 import re
 from collections.abc import Mapping

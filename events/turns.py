@@ -1,7 +1,7 @@
-"""Callers of one process that would change the same stream take turns, first come first served.
+"""A queue for each stream: callers of one process that would change the same one take turns, first come first served.
 
-The ledger refuses whoever decided on an old version, so what is recorded is right without turns; they keep many who
-come at once from refusing one another again and again. Other processes are not waited for.
+Correctness does not need it: the ledger refuses a decision on an old version (optimistic concurrency). Without turns,
+though, many callers at once would refuse one another again and again. Other processes are not waited for.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What an append made of each proposal of its group, and what that means to who proposed it."""
+"""What became of each proposal of a group: a database answer as the result or the error of one caller."""
 
 from collections.abc import Sequence
 from itertools import repeat

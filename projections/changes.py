@@ -1,4 +1,4 @@
-"""A change of a stream that is no run: read its state, decide, append, and all of it again when somebody was faster."""
+"""Commands on streams that are no runs: read the state, decide, append; again if another process was faster."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar

@@ -1,7 +1,7 @@
-"""A worker's claim of a run, within the quotas: its append checks them under the organisation's row lock.
+"""A worker's claim of a run: the append checks the quotas in the same transaction, under the organisation's row lock.
 
-See `sql/check_quota.sql`. Claims that are refused there cost the group of appends that they came with a second try, so
-whoever can see beforehand that there is no room (the scheduler) does not order the start.
+The check is `sql/check_quota.sql`. When it refuses a claim, the appends that were grouped with it are made a second
+time, so the scheduler orders no start for which it sees no room.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""A command, carried out: read the state, decide, append, and decide again when somebody was faster."""
+"""Commands on runs: read the state, decide, append; again if another process was faster (optimistic concurrency)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -73,36 +73,30 @@ async def execute(
     faster `ATTEMPTS` times, `Busy` when its turn at the run does not come.
     """
     async with ledger.turns.of(run_id):
-        return await _in_turn(ledger, ledger_id, run_id, command, request, guard or {})
-
-
-async def _in_turn(
-    ledger: Ledger, ledger_id: UUID, run_id: UUID, command: RunCommand, request: Request, guard: Rows
-) -> Outcome:
-    remembered: StoredRun | None = ledger.recent.get(run_id)
-    unseen = isinstance(command, CreateRun)  # most likely nothing is there; if there is, the append says so
-    for attempt in range(ATTEMPTS):
-        known = remembered
-        if known is None and not unseen:
-            known = await runs.get(ledger.pool, run_id)
-            answered = await answered_before(ledger, ledger_id, run_id, request)
-            if answered is not None:  # asked after the state was read, which may be what this very request led to
-                return answered
-        try:
-            outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known, guard)
-        except VersionConflict:
-            outcome = None
-        except (Rejected, TooLarge):
-            if remembered is None:
-                raise
-            outcome = None  # perhaps only because others changed the run since
-        if outcome is not None and (remembered is None or outcome.run.version != remembered.run.version):
-            return outcome
-        remembered, unseen = None, False
-        ledger.recent.forget(run_id)
-        if attempt > 1:  # another process is faster, as it need not read first: let it come to the end of its queue
-            await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 0.001 * 2**attempt))
-    raise VersionConflict(f"others changed this run {ATTEMPTS} times meanwhile")
+        remembered: StoredRun | None = ledger.recent.get(run_id)
+        unseen = isinstance(command, CreateRun)  # most likely nothing is there; if there is, the append says so
+        for attempt in range(ATTEMPTS):
+            known = remembered
+            if known is None and not unseen:
+                known = await runs.get(ledger.pool, run_id)
+                answered = await answered_before(ledger, ledger_id, run_id, request)
+                if answered is not None:  # asked after the state was read, which may be what this very request led to
+                    return answered
+            try:
+                outcome = await _carry_out(ledger, ledger_id, run_id, command, request, known, guard or {})
+            except VersionConflict:
+                outcome = None
+            except (Rejected, TooLarge):
+                if remembered is None:
+                    raise
+                outcome = None  # perhaps only because others changed the run since
+            if outcome is not None and (remembered is None or outcome.run.version != remembered.run.version):
+                return outcome
+            remembered, unseen = None, False
+            ledger.recent.forget(run_id)
+            if attempt > 1:  # another process is faster, as it need not read first: let it come to the end of its queue
+                await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 0.001 * 2**attempt))
+        raise VersionConflict(f"others changed this run {ATTEMPTS} times meanwhile")
 
 
 async def _carry_out(

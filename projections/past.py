@@ -1,4 +1,4 @@
-"""The past, told by the ledger: a run, a project, or a project's runs, as of a moment.
+"""Time travel: a run, a project, or a project's runs, as they were at a moment of the past.
 
     moment = Moment(position=4711, at=...)                      # what had happened, and the time to look at it from
     run, counted = await run_at(ledger, ledger_id, run_id, moment)

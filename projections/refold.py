@@ -1,4 +1,4 @@
-"""Are projections what their events say? Each stream of a ledger folded afresh and compared with its rows.
+"""Checks projections against their events: each stream of a ledger is folded afresh, and compared with its rows.
 
 A page of streams at a time: live rows are read in one short snapshot, the events up to the versions that they had then
 are folded into temporary tables by the code that rebuilds, and the two are compared column by column. Besides inline

@@ -1,4 +1,4 @@
-"""Is JetStream's copy what Postgres says? Its messages of a ledger, read in order beside the ledger's own events.
+"""Checks JetStream's copy: the messages of a ledger, read in order beside the ledger's own events.
 
 A message may repeat, but none may differ or be made up, and none may lack between the first one kept and the relay's
 cursor, nor one so young that it cannot have gone by itself. What Postgres does not hold any more (archived batches,

@@ -9,6 +9,7 @@ The process
     auth              API keys and run tokens
     problems          errors -> HTTP, one table
     observability     /metrics
+    glance            is Postgres there? answered without waiting for it
     openapi           the generated description
     commands/         `python -m service …`
 

@@ -1,4 +1,4 @@
-"""Where in a body msgspec refused something, with the keys of objects that it leaves out of its paths.
+"""Where in a body msgspec refused something: its JSON path, with the keys that msgspec leaves out.
 
 place(NewSweep, b'{"parameters": {"lr": {"min": "a"}}}', "Expected … at `$.parameters[...].min`")  # $.parameters.lr.min
 """

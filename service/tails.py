@@ -1,6 +1,7 @@
-"""Who waits for a ledger to grow: nudged by our own appends and by what NATS says of the others'.
+"""Fan-out: however many clients follow a ledger, one task reads it as it grows.
 
-However many clients follow a ledger, one task reads it as it grows and hands each event, encoded once, to all of them.
+It hands each event, encoded once, to all of them. It is woken by this process's own appends, and by what NATS says of
+those of others.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Whether a store answers: whoever found it away spares the others to find the same."""
+"""A circuit breaker for a store that may be away: who finds it so spares the others the wait.
+
+The pause is as long as it took to find out; then one caller at a time asks again, while the others are refused at once.
+"""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Who may send how much: bytes of telemetry under way in this process, and a rate for each key.
+"""Admission control and rate limits: bytes of telemetry under way in this process, and a rate for each key.
 
     with service.admission.admitted(key, length) as admission: ...   # or Overloaded, RateLimited: 429 and Retry-After
 

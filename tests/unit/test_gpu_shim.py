@@ -146,7 +146,11 @@ sys.stdin.read()
 
 
 def test_the_shim_outlives_a_launcher_that_is_killed_and_tells_the_next_one_the_true_exit(run: Launched) -> None:
-    command = [PYTHON, "-c", "import sys, time; print('a', flush=True); time.sleep(0.7); print('b'); sys.exit(9)"]
+    mark = run.directory.path / "go"
+    program = (
+        f"import os, sys, time\nwhile not os.path.exists({str(mark)!r}): time.sleep(0.02)\nprint('b'); sys.exit(9)"
+    )
+    command = [PYTHON, "-c", f"print('a', flush=True)\n{program}"]
     root = Path(__file__).parents[2]
     source = LAUNCHER.format(root=str(root), path=str(run.directory.path), command=command, run_id=run.run_id)
     with subprocess.Popen([PYTHON, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
@@ -157,6 +161,7 @@ def test_the_shim_outlives_a_launcher_that_is_killed_and_tells_the_next_one_the_
     assert successor.lives()
     with pytest.raises(LaunchFailed, match="already"):
         successor.launch([Command(tuple(command))], {})
+    mark.touch()
     until(lambda: not successor.lives(), "the shim is gone")
     ended = run.directory.exit()
     assert ended is not None
