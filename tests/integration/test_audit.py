@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from events import cloudevents
 from events.heads import Signer
 from events.ids import uuid7
 from projections import transport
@@ -57,6 +58,15 @@ async def test_after_a_purge_the_rest_is_verified(audited: Audited) -> None:
     assert report.files == 1  # of the run that is still there
     purged = await world.ledger.read_stream(world.ledger_id, audited.archived, up_to=1)
     subject = f"tachograph.events.{world.ledger_id}.{audited.archived}.run.created"
+    bare = cloudevents.message(purged[0])
+    await audited.jetstream.publish(subject, bare[1], headers=bare[2] | {"Nats-Msg-Id": str(purged[0].event_id)})
+    assert (await audited.report()).first_bad is None
+    altered = json.dumps(json.loads(bare[1]) | {"actor": "key:other"}).encode()
+    await audited.jetstream.publish(subject, altered, headers={**bare[2], "Nats-Msg-Id": str(uuid7())})
+    position, reason = await audited.bad()
+    assert (position, "Nats-Msg-Id, body" in reason) == (purged[0].position, True)
+    altered_at = (await audited.jetstream.stream_info("EVENTS")).state.last_seq
+    await audited.jetstream.delete_msg("EVENTS", altered_at)
     await audited.jetstream.publish(subject, b"no JSON", headers={"ce-position": str(purged[0].position)})
     assert await audited.bad() == (purged[0].position, "JetStream still holds what a purge was to erase")
 
@@ -205,6 +215,19 @@ async def test_messages_are_compared_whatever_the_cursor_says(audited: Audited) 
     subject = f"tachograph.events.{audited.world.ledger_id}.{audited.running}.run.completed"
     await audited.jetstream.publish(subject, json.dumps({"position": 10_000}).encode())
     assert "no event of the ledger" in (await audited.bad())[1]
+
+
+async def test_the_attributes_of_an_archived_batch_are_compared(audited: Audited) -> None:
+    subject = f"tachograph.telemetry.{audited.world.ledger_id}.{audited.archived}.>"
+    last = await audited.jetstream.get_last_msg("TELEMETRY", subject)
+    await audited.tamper(f"delete from ledger.telemetry where stream = '{audited.archived}'")  # as its partition goes
+    assert (await audited.report()).first_bad is None
+    headers = {name: value for name, value in last.headers.items() if not name.startswith("Nats-Expected")}
+    await audited.jetstream.delete_msg("TELEMETRY", last.seq)
+    await audited.jetstream.publish(
+        last.subject, last.data, headers=headers | {"ce-actor": "key:other", "Nats-Msg-Id": str(uuid7())}
+    )
+    assert "differs from the ledger in Nats-Msg-Id, ce-actor" in (await audited.bad())[1]
 
 
 async def test_an_attribute_that_no_event_has_is_named(audited: Audited) -> None:
