@@ -17,7 +17,7 @@ from typing import Final
 import uvloop
 from rich.console import Console
 
-from bench import p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, picture, report, results, scaling
+from bench import p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15, picture, report, results, scaling
 from bench.harness import Result, Void
 from bench.probes import probe
 from bench.results import Section
@@ -44,6 +44,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "P12": p12.run,
     "P13": p13.run,
     "P14": p14.run,
+    "P15": p15.run,
     "SCALING": scaling.run,
 }
 AS_THE_SERVICE: Final = frozenset({"P4"})
