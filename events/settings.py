@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -67,7 +68,7 @@ def from_environment() -> Settings:
         archive_cache=Path(os.environ.get("TACHOGRAPH_ARCHIVE_CACHE") or home / "archive-cache"),
         archive_cache_bytes=numbers(_Cache, "TACHOGRAPH_ARCHIVE_CACHE").bytes,
         object_store=os.environ.get("TACHOGRAPH_OBJECT_STORE") or str(home / "objects"),
-        start_seconds=_seconds("TACHOGRAPH_START_SECONDS", DEFAULT_START_SECONDS),
+        start_seconds=seconds("TACHOGRAPH_START_SECONDS", DEFAULT_START_SECONDS),
     )
 
 
@@ -93,17 +94,18 @@ def numbers(kind: type[T], prefix: str) -> T:
     return kind(**given)
 
 
-def _seconds(name: str, default: float) -> float:
-    value = os.environ.get(name)
+def seconds(name: str, default: float, environment: Mapping[str, str] = os.environ) -> float:
+    """Return a number of seconds, as the variable says, or the default. Raises `SettingsError`."""
+    value = environment.get(name)
     if not value:
         return default
     try:
-        seconds = float(value)
+        found = float(value)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+        found = 0.0
+    if not 0 < found < math.inf:
         raise SettingsError(f"{name} is {value!r}, not a number of seconds above 0")
-    return seconds
+    return found
 
 
 def _required(name: str) -> str:

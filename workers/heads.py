@@ -22,7 +22,7 @@ import msgspec
 
 from events.heads import HeadRefused, SignedHead, Signer, check_heads, read_heads
 from events.ledger import Ledger
-from events.settings import SettingsError
+from events.settings import seconds
 from projections.storage import stored_heads
 from projections.storage.objects import ObjectStore, StoreFull, StoreUnavailable
 
@@ -35,14 +35,7 @@ _TAIL_BYTES: Final = 4_096
 
 def every_seconds() -> float:
     """Return how often heads are exported: `TACHOGRAPH_HEADS_SECONDS`. Raises `SettingsError`."""
-    given = os.environ.get("TACHOGRAPH_HEADS_SECONDS", str(EXPORT_SECONDS))
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise SettingsError(f"TACHOGRAPH_HEADS_SECONDS is a number above zero, not {given!r}")
-    return seconds
+    return seconds("TACHOGRAPH_HEADS_SECONDS", EXPORT_SECONDS)
 
 
 class Heads:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from events.settings import SettingsError
 from workers.gpu.environment import MissingSecret, base_environment, identity, program_environment, resolve_secrets
-from workers.gpu.settings import SettingsError, from_environment
+from workers.gpu.settings import from_environment
 
 OWN = {
     "PATH": "/usr/bin",

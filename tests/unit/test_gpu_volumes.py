@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import tachograph
+from events.settings import SettingsError
 from workers.gpu.records import RunDirectory, Volume
-from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS, SettingsError, from_environment
+from workers.gpu.settings import PREPARATION_SECONDS, STOPPING_SECONDS, from_environment
 from workers.gpu.volumes import Interrupted, Patience, Places, VolumeFailed
 
 

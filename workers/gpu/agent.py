@@ -23,6 +23,7 @@ import tachograph
 from events.accelerators import CPU
 from events.beats import Beat, Order
 from events.complaints import Complaints
+from events.settings import SettingsError
 from workers.gpu import accelerators, records
 from workers.gpu.answers import is_locked_out, is_passing
 from workers.gpu.commands import Commands
@@ -31,7 +32,7 @@ from workers.gpu.heartbeat import Heart
 from workers.gpu.machine import Machine
 from workers.gpu.records import Kill, RunDirectory, RunRecord, now_us
 from workers.gpu.reporting import Calls
-from workers.gpu.settings import Settings, SettingsError, from_environment
+from workers.gpu.settings import Settings, from_environment
 from workers.gpu.slots import SlotPool, visible_devices
 from workers.gpu.supervisor import Supervisor
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from events.settings import SettingsError, seconds
+
 DEFAULT_KEPT_RUNS = 20
 DEFAULT_PREPARATION_SECONDS = 600.0
 DEFAULT_STOPPING_SECONDS = 600.0
@@ -21,10 +23,6 @@ STOPPING_SECONDS = "TACHOGRAPH_WORKER_STOPPING_SECONDS"
 
 CALL_SECONDS = "TACHOGRAPH_WORKER_CALL_SECONDS"
 """How long one call of the server may take, its repetitions included, before the worker looks at it again."""
-
-
-class SettingsError(Exception):
-    """A variable is missing or makes no sense; the message names it."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,24 +63,11 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         prefix=Path(sys.prefix) if sys.prefix != sys.base_prefix else None,
         keep_runs=DEFAULT_KEPT_RUNS if kept is None else kept,
         volumes=_volumes(environment.get("TACHOGRAPH_WORKER_VOLUMES", "")),
-        preparation_seconds=_seconds(environment, PREPARATION_SECONDS, DEFAULT_PREPARATION_SECONDS),
-        stopping_seconds=_seconds(environment, STOPPING_SECONDS, DEFAULT_STOPPING_SECONDS),
-        metrics_seconds=_seconds(environment, "TACHOGRAPH_WORKER_METRICS_SECONDS", DEFAULT_METRICS_SECONDS),
-        call_seconds=_seconds(environment, CALL_SECONDS, DEFAULT_CALL_SECONDS),
+        preparation_seconds=seconds(PREPARATION_SECONDS, DEFAULT_PREPARATION_SECONDS, environment),
+        stopping_seconds=seconds(STOPPING_SECONDS, DEFAULT_STOPPING_SECONDS, environment),
+        metrics_seconds=seconds("TACHOGRAPH_WORKER_METRICS_SECONDS", DEFAULT_METRICS_SECONDS, environment),
+        call_seconds=seconds(CALL_SECONDS, DEFAULT_CALL_SECONDS, environment),
     )
-
-
-def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
-    value = environment.get(name)
-    if not value:
-        return default
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise SettingsError(f"{name} is {value!r}, not a number of seconds above 0")
-    return seconds
 
 
 def _volumes(text: str) -> dict[str, Path]:
