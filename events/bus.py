@@ -45,16 +45,22 @@ BY_TELEMETRY: Final = b"telemetry"
 
 
 async def connect(url: str, *, name: str, wait: bool = True, echo: bool = True) -> Client:
-    """Connect to NATS and stay connected; user and password may stand in the URL.
+    """Return a client that is connected to NATS and stays so; see `join`."""
+    client = Client()
+    await join(client, url, name=name, wait=wait, echo=echo)
+    return client
+
+
+async def join(client: Client, url: str, *, name: str, wait: bool = True, echo: bool = True) -> None:
+    """Connect a client to NATS, which stays connected then; user and password may stand in the URL.
 
     With `wait`, the first connection is tried until it is made; without, it raises after the first failure. Without
     `echo`, it does not hear what it says itself.
     """
     parts = urlsplit(url)
-    client = Client()
     complaints = Complaints(log)
     await client.connect(
-        f"{parts.scheme}://{parts.hostname}:{parts.port}",
+        f"{parts.scheme}://{parts.hostname}:{parts.port or 4222}",
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
         name=f"tachograph-{name}",
@@ -67,7 +73,6 @@ async def connect(url: str, *, name: str, wait: bool = True, echo: bool = True) 
         connect_timeout=2,
         no_echo=not echo,
     )
-    return client
 
 
 GATHER_SECONDS: Final = 0.02
@@ -222,7 +227,7 @@ async def publish(
         try:
             end = await _at_once(jetstream, window, tails or {})
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("publish: %s; will be repeated", repr(error))
+            log.warning("publish: %s; will be repeated", str(error) or repr(error))
             return stored
         if end is not None:
             last[end.stream] = window[-1][2]["Nats-Msg-Id"]
@@ -241,7 +246,7 @@ async def publish(
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, NatsError | TimeoutError | OSError):
-                log.warning("publish: %s; will be repeated", repr(result))
+                log.warning("publish: %s; will be repeated", str(result) or repr(result))
                 return stored
             if isinstance(result, BaseException):
                 raise result

@@ -9,6 +9,8 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import msgspec
 
+from events.settings import SettingsError
+
 log = logging.getLogger("tachograph.database")
 
 
@@ -43,13 +45,15 @@ async def _keep(_: Any) -> None:
 async def wait_until_there(url: str) -> None:
     """Return once Postgres takes connections, however long that is: parts may be started in any order.
 
-    Raises what asyncpg raises for a URL, a role or a database that is wrong.
+    Raises `SettingsError` for a URL, a role or a database that is wrong.
     """
     for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
         try:
             connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
         except AWAY as error:
             log.warning("waiting for Postgres: %r", error)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise SettingsError(f"TACHOGRAPH_DATABASE_URL: {error}") from error
         else:
             await connection.close(timeout=CONNECT_SECONDS)
             return

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from events.errors import CorruptHistory
+from events.settings import SettingsError
 
 DIGEST_BYTES = 16
 
@@ -65,8 +66,12 @@ class Keyring:
 
     @classmethod
     def from_file(cls, path: Path) -> "Keyring":
-        """Read the master key. Raises `FileNotFoundError`, or `ValueError` on a wrong length."""
-        return cls(path.read_bytes())
+        """Read the master key. Raises `SettingsError` where there is none, or none of 32 bytes."""
+        try:
+            return cls(path.read_bytes())
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SettingsError(f"TACHOGRAPH_MASTER_KEY: {path} cannot be used: {why}") from error
 
     def new(self) -> tuple[DataKey, bytes]:
         """Return a fresh key and its wrapped form (40 bytes)."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -59,7 +60,7 @@ def from_environment() -> Settings:
         port=int(port),
         database_url=_required("TACHOGRAPH_DATABASE_URL"),
         owner_database_url=os.environ.get("TACHOGRAPH_OWNER_DATABASE_URL"),
-        nats_url=_required("TACHOGRAPH_NATS_URL"),
+        nats_url=_nats_url("TACHOGRAPH_NATS_URL"),
         webhook_allow_private=os.environ.get("TACHOGRAPH_WEBHOOK_ALLOW_PRIVATE") == "1",
         nats_monitor_url=os.environ.get("TACHOGRAPH_NATS_MONITOR_URL"),
         master_key=Path(os.environ.get("TACHOGRAPH_MASTER_KEY", home / "master.key")),
@@ -106,6 +107,18 @@ def seconds(name: str, default: float, environment: Mapping[str, str] = os.envir
     if not 0 < found < math.inf:
         raise SettingsError(f"{name} is {value!r}, not a number of seconds above 0")
     return found
+
+
+def _nats_url(name: str) -> str:
+    url = _required(name)
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in {"nats", "tls"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # what stands for the port
+        is_one = False
+    if not is_one:
+        raise SettingsError(f"{name} is nats://user:password@host:port, or without user and password")
+    return url
 
 
 def _required(name: str) -> str:

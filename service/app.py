@@ -15,6 +15,7 @@ from events import bus
 from events.database import SETS, open_pool
 from events.keys import Keyring
 from events.settings import Settings
+from events.supervised import supervised
 from projections.archive.stores import keep_tidy
 from service.auth import authenticated
 from service.context import Service
@@ -70,10 +71,10 @@ def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> L
         sets = await open_pool(settings.database_url, name="service-lists", size=4, planning=SETS)
         service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
         app.state.service = service
-        transport = asyncio.create_task(_transport(service), name="transport")
-        importing = asyncio.create_task(service.imports.run(), name="imports")
-        listening = asyncio.create_task(listen(service.keys, settings.database_url, service.keys_changed), name="keys")
-        tidying = asyncio.create_task(keep_tidy(pool, service.archive), name="tidying")
+        transport = supervised("transport", lambda: _transport(service))
+        importing = supervised("imports", service.imports.run)
+        listening = supervised("keys", lambda: listen(service.keys, settings.database_url, service.keys_changed))
+        tidying = supervised("tidying", lambda: keep_tidy(pool, service.archive))
         try:
             yield
         finally:
@@ -86,8 +87,6 @@ def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> L
             await asyncio.gather(transport, importing, tidying, listening, return_exceptions=True)
             await service.queries.close()
             await service.ledger.drained()
-            if service.nats is not None:
-                await service.nats.close()
             service.analytics.close()
             await sets.close()
             await pool.close()
@@ -149,5 +148,9 @@ async def _transport(service: Service) -> None:
         with contextlib.suppress(ValueError):
             service.tails.wake(UUID(message.subject.rpartition(".")[2]))
 
-    await nats.subscribe(bus.nudge_subject("*"), cb=heard)
-    await service.beats.run(nats)
+    try:
+        await nats.subscribe(bus.nudge_subject("*"), cb=heard)
+        await service.beats.run(nats)
+    finally:
+        service.nats = service.tails.publish = None
+        await nats.close()

@@ -9,7 +9,10 @@ from litestar import Litestar
 
 from events import garbage
 from events.database import wait_until_there
+from events.keys import Keyring
 from events.settings import Settings
+from projections.archive import stores
+from projections.storage.objects import ObjectStore
 from service.app import create_app
 from service.http.transport import Protocol
 
@@ -36,7 +39,8 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Raises `SettingsError`."""
+    _check(settings)
     settings.parquet.mkdir(parents=True, exist_ok=True)
     asyncio.run(wait_until_there(settings.database_url))
     app = create_app(settings)
@@ -57,3 +61,10 @@ def serve(settings: Settings) -> int:
     )
     Server(config, app).run()
     return 0
+
+
+def _check(settings: Settings) -> None:
+    """Find what cannot be used before the server starts, which would tell it with a traceback of its own."""
+    Keyring.from_file(settings.master_key)
+    ObjectStore.at(settings.object_store)
+    stores.opened(settings)

@@ -84,6 +84,8 @@ class Monitor:
         self._mass = MassSilence()
         self._fresh_since = self._stepped = self._clock()
         await incidents.close(self._ledger.pool, incidents.MASS_SILENCE, "the monitor began anew")
+        if not self._nats.is_connected:
+            raise ConnectionError("NATS is not connected")
         self._subscription = await self._nats.subscribe("tachograph.heartbeats.*", cb=self._hear)
 
     async def stop(self) -> None:

@@ -76,7 +76,7 @@ class Orders:
                 order_subject(worker_id), msgspec.json.encode(order), timeout=2, headers={"Nats-Msg-Id": message_id}
             )
         except (NatsError, TimeoutError, OSError) as error:
-            log.warning("order %s for run %s: %s", order.kind, order.run_id, repr(error))
+            log.warning("order %s for run %s: %s", order.kind, order.run_id, str(error) or repr(error))
             return False
         log.info("order %s for run %s to worker %s", order.kind, order.run_id, worker_id)
         return True

@@ -19,6 +19,7 @@ from events.database import open_pool, wait_until_there
 from events.keys import Keyring
 from events.ledger import Ledger
 from events.settings import Settings
+from events.supervised import supervised
 from projections import health
 from projections.archive import stores
 from projections.health import Said
@@ -68,7 +69,7 @@ async def run_roles(names: list[str], settings: Settings) -> None:
     """Run the roles until SIGTERM or SIGINT."""
     await wait_until_there(settings.database_url)
     pool = await open_pool(settings.database_url, name="-".join(names)[:40], size=CONNECTIONS)
-    nats = await bus.connect(settings.nats_url, name="roles")
+    nats = Client()
     runners: list[Runner] = []
     instance = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -79,13 +80,17 @@ async def run_roles(names: list[str], settings: Settings) -> None:
             if message.data != bus.BY_TELEMETRY or runner.role.name in READ_TELEMETRY:
                 runner.nudge()
 
-    await nats.subscribe(bus.nudge_subject("*"), cb=heard)
+    async def listen() -> None:
+        await bus.join(nats, settings.nats_url, name="roles")
+        await nats.subscribe(bus.nudge_subject("*"), cb=heard)
+        await asyncio.Event().wait()
+
+    listening = supervised("listening", listen)  # whoever needs no NATS works before it is there
+    await asyncio.sleep(0)  # from here on it can be asked for what it will not do yet
     elected = [Elected(ROLES[name](ledger, nats, settings), settings.database_url) for name in names]
     runners += [Runner(role) for role in elected]
-    saying = asyncio.create_task(
-        _say_how_we_are(pool, instance, list(zip(elected, runners, strict=True))), name="saying"
-    )
-    tidying = asyncio.create_task(stores.keep_tidy(pool, stores.opened(settings)), name="tidying")
+    saying = supervised("saying", lambda: _say_how_we_are(pool, instance, list(zip(elected, runners, strict=True))))
+    tidying = supervised("tidying", lambda: stores.keep_tidy(pool, stores.opened(settings)))
     tasks = [asyncio.create_task(runner.run(), name=runner.role.name) for runner in runners]
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -94,9 +99,10 @@ async def run_roles(names: list[str], settings: Settings) -> None:
     garbage.set_aside()
     log.info("roles: %s", ", ".join(names))
     await stopping.wait()
-    for task in (saying, tidying):
+    beside = (listening, saying, tidying)
+    for task in beside:
         task.cancel()
-    await asyncio.gather(saying, tidying, return_exceptions=True)
+    await asyncio.gather(*beside, return_exceptions=True)
     for runner in runners:
         runner.stop()
     _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)

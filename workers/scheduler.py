@@ -94,6 +94,8 @@ class Scheduler:
         await queue.forget(self._ledger.pool)
         self._said.clear()
         self._rest_until = 0.0
+        if not self._nats.is_connected:
+            raise ConnectionError("NATS is not connected")
         self._subscription = await self._nats.subscribe("tachograph.heartbeats.*", cb=self._hear)
 
     async def stop(self) -> None:
