@@ -5,6 +5,7 @@ are folded into temporary tables by the code that rebuilds, and the two are comp
 projections these are credits, as far as they have come; what telemetry adds up to is compared by a rebuild alone.
 """
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, Final, Self
 from uuid import UUID
@@ -21,6 +22,8 @@ from projections.rebuild import NOT_COMPARED, compared_columns, copy_empty, disc
 
 PAGE_STREAMS: Final = 100
 PAGE_VERSIONS: Final = 500
+SHOWN_COLUMNS: Final = 3
+SHOWN_CHARACTERS: Final = 60
 ATTEMPTS: Final = 3
 """A deletion may take payloads between the snapshot and the fold; what differs is looked at again."""
 
@@ -205,7 +208,16 @@ def _named(
         return FirstBad(position, f"{row}: a row is missing that its events lead to")
     other = next((row for row in folded if row[key] == one[key]), folded[0])
     columns = [name for name, value in one.items() if other[name] != value]
-    return FirstBad(position, f"{row}: {', '.join(columns)} differ from a fresh fold")
+    values = [f"{name} is {_shown(one[name])}, not {_shown(other[name])}" for name in columns[:SHOWN_COLUMNS]]
+    return FirstBad(position, f"{row}: {', '.join(columns)} differ from a fresh fold ({'; '.join(values)})")
+
+
+def _shown(value: object) -> str:
+    """Return a column's value as people can tell it from another."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes with SHA-256 {hashlib.sha256(value).hexdigest()[:12]}…"
+    shown = repr(value) if isinstance(value, str | None) else str(value)
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
 
 
 async def _fences(connection: asyncpg.Connection, ledger_id: UUID, streams: Sequence[UUID]) -> FirstBad | None:

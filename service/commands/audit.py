@@ -9,6 +9,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -29,6 +30,8 @@ from projections.storage.objects import ObjectStore
 from projections.transport import SAMPLE_MESSAGES
 from projections.verification import Places, Report, audit
 from service.commands.bar import Bar
+
+ADVICE: Final = "nothing was changed; docs/audit.md says what to do, under: When it is not verified"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -161,4 +164,4 @@ def _said(report: Report) -> str:
         through = "" if report.head is None else f", through the head signed at {report.head}"
         return f"verified up to position {report.position}{through}: {compared}"
     where = f"position {report.first_bad.position}: {report.first_bad.reason}"
-    return f"NOT VERIFIED: {where}\nchecked before that: {compared}"
+    return f"NOT VERIFIED: {where}\nchecked before that: {compared}\n{ADVICE}"

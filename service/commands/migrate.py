@@ -68,7 +68,10 @@ async def _tables(connection: asyncpg.Connection, known: dict[str, str]) -> list
     files = sorted((ROOT / "schemas" / "sql").glob("[0-9]*.sql"))
     unknown = {name for name in known if name[0].isdigit()} - {file.stem for file in files}
     if unknown:
-        raise MigrationError(f"the database is newer than this release: {', '.join(sorted(unknown))}")
+        raise MigrationError(
+            f"the database is newer than this release, which does not know {', '.join(sorted(unknown))}: nothing was"
+            " changed; start the newer release"
+        )
     for file in files:
         text = file.read_text(encoding="utf-8")
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -78,7 +81,10 @@ async def _tables(connection: asyncpg.Connection, known: dict[str, str]) -> list
             await _note(connection, file.stem, digest)
             applied.append(file.stem)
         elif known[file.stem] != digest:
-            raise MigrationError(f"migration {file.stem} was changed after it had been applied")
+            raise MigrationError(
+                f"migration {file.stem} was changed after it had been applied (SHA-256 {digest[:12]}…, then it was"
+                f" {known[file.stem][:12]}…): nothing was changed; give the file back the text that it had"
+            )
     return applied
 
 

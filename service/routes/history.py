@@ -35,6 +35,9 @@ _STREAM = described(answers=("text/event-stream",))
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
 
 
+After = Annotated[int, Parameter(ge=0, le=(1 << 63) - 1)]
+
+
 def _check_position(after: int, head: int) -> None:
     if not 0 <= after <= head:
         raise Invalid(f"position {after} lies beyond the ledger's head, {head}", path="after", limit=head)
@@ -60,7 +63,7 @@ async def _page(
 
 @get("/projects/{project:str}/events", needs=READ)
 async def project_events(
-    request: Http, service: Service, project: str, after: int = 0, limit: Size = 100, types: Types = None
+    request: Http, service: Service, project: str, after: After = 0, limit: Size = 100, types: Types = None
 ) -> EventPage:
     """A project's history."""
     known = await service.project(request, project)
@@ -69,7 +72,7 @@ async def project_events(
 
 @get("/runs/{run:str}/events", needs=READ)
 async def run_events(
-    request: Http, service: Service, run: str, after: int = 0, limit: Size = 100, types: Types = None
+    request: Http, service: Service, run: str, after: After = 0, limit: Size = 100, types: Types = None
 ) -> EventPage:
     """A run's history; of a deleted run the events without their data."""
     stored = await service.run(request, run, deleted=True)
@@ -96,7 +99,7 @@ def _follow(request: Http, service: Service, wanted: Wanted, after: int) -> Serv
 
 @get("/projects/{project:str}/stream", needs=READ, operation_class=_STREAM)
 async def project_stream(
-    request: Http, service: Service, project: str, after: int | None = None, types: Types = None
+    request: Http, service: Service, project: str, after: After | None = None, types: Types = None
 ) -> ServerSentEvent:
     """A project's events as they happen (Server-Sent Events; the id is the position)."""
     known = await service.project(request, project)
@@ -106,7 +109,7 @@ async def project_stream(
 
 @get("/runs/{run:str}/stream", needs=READ, operation_class=_STREAM)
 async def run_stream(
-    request: Http, service: Service, run: str, after: int | None = None, types: Types = None
+    request: Http, service: Service, run: str, after: After | None = None, types: Types = None
 ) -> ServerSentEvent:
     """A run's events as they happen, telemetry too (Server-Sent Events; the id is the position)."""
     stored = await service.run(request, run)

@@ -103,7 +103,10 @@ async def test_an_altered_file_of_levels_is_named(audited: Audited) -> None:
 
 
 ROWS = {
-    "status": ("update projection.run set status = 'failed' where status = 'running'", "status differ"),
+    "status": (
+        "update projection.run set status = 'failed' where status = 'running'",
+        "status differ from a fresh fold (status is 'failed', not 'running')",
+    ),
     "state": ("update projection.run set state = set_byte(state, 5, get_byte(state, 5) # 1)", "state differ"),
     "transition": ("update projection.run_transition set cause = 'exception' where version = 2", "cause differ"),
     "transition gone": ("delete from projection.run_transition where version = 1", "missing"),
@@ -289,6 +292,7 @@ async def test_the_command_line_says_what_it_found(audited: Audited, tmp_path: P
     done = command_line(audited, tmp_path, nats, *given, "--whole")
     assert done.returncode == 1
     assert "NOT VERIFIED: position 3: its columns do not lead to its chain value" in done.stdout
+    assert "docs/audit.md says what to do" in done.stdout
 
 
 async def test_projections_that_lag_do_not_matter(audited: Audited) -> None:

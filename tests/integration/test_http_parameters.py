@@ -39,6 +39,8 @@ def test_a_path_says_which_methods_it_has(api: Api, project: Project):
         ("/projects/{project}/events", {"after": "x"}, 422),
         ("/projects/{project}/events", {"after": 10**20}, 422),
         ("/projects/{project}/events", {"after": -1}, 422),
+        ("/projects/{project}/events", {"after": 1 << 63}, 422),
+        ("/runs/{run}/events", {"after": 1 << 63}, 422),
         ("/projects/{project}/events", {"after": 10**9}, 422),
         ("/runs/{run}/events", {"after": 10**9}, 422),
         ("/projects/{project}/events", {"types": "\0"}, 422),

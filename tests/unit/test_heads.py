@@ -22,7 +22,9 @@ def test_a_head_is_signed_over_documented_bytes() -> None:
         + (1_795_240_800_123_456).to_bytes(8, "big") + bytes.fromhex(signer.key_id)
     )  # fmt: skip
     head.expect(ledger_id, signer.public_key)
-    assert read_heads(msgspec.json.encode(head)) == [head]
+    line = msgspec.json.encode(head)
+    assert read_heads(line) == read_heads(msgspec.json.format(line, indent=2)) == [head]
+    assert read_heads(line + b"\n\n" + line + b"\n") == [head, head]
 
 
 @pytest.mark.parametrize(
