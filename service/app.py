@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Final
 from uuid import UUID
 
 from litestar import Litestar, Router
@@ -59,84 +61,85 @@ from service.routes import (
 log = logging.getLogger("tachograph.service")
 
 
+RESOURCES: Final = (
+    system.ROUTES,
+    projects.ROUTES,
+    sweeps.ROUTES,
+    workflows.ROUTES,
+    runs.ROUTES,
+    listing.ROUTES,
+    attempts.ROUTES,
+    ingest.ROUTES,
+    telemetry.ROUTES,
+    charts.ROUTES,
+    history.ROUTES,
+    audit.ROUTES,
+    replay.ROUTES,
+    exports.ROUTES,
+    imports.ROUTES,
+    dead_letters.ROUTES,
+    alerts.ROUTES,
+    quotas.ROUTES,
+    keys.ROUTES,
+    billing.ROUTES,
+    usage.ROUTES,
+    query.ROUTES,
+    artifacts.ROUTES,
+    uploads.ROUTES,
+    workers.ROUTES,
+)
+"""What stands below /api/v1."""
+
+
 def create_app(settings: Settings, *, openapi: OpenAPIConfig | None = None) -> Litestar:
     """Return the application; it connects when it starts, and serves without NATS until NATS is there.
 
     With `openapi` it can be described, which who only serves does not pay for.
     """
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        pool = await open_pool(settings.database_url, name="service", size=12)
-        sets = await open_pool(settings.database_url, name="service-lists", size=4, planning=SETS)
-        service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
-        app.state.service = service
-        transport = supervised("transport", lambda: _transport(service))
-        importing = supervised("imports", service.imports.run)
-        listening = supervised("keys", lambda: listen(service.keys, settings.database_url, service.keys_changed))
-        tidying = supervised("tidying", lambda: keep_tidy(pool, service.archive))
-        try:
-            yield
-        finally:
-            service.stopping.set()
-            await service.tails.close()
-            transport.cancel()
-            importing.cancel()
-            tidying.cancel()
-            listening.cancel()
-            await asyncio.gather(transport, importing, tidying, listening, return_exceptions=True)
-            await service.queries.close()
-            await service.ledger.drained()
-            service.analytics.close()
-            await sets.close()
-            await pool.close()
-
     def provide_service() -> Service:
         service: Service = app.state.service
         return service
 
-    api = Router(
-        path="/api/v1",
-        route_handlers=[
-            system.ROUTES,
-            projects.ROUTES,
-            sweeps.ROUTES,
-            workflows.ROUTES,
-            runs.ROUTES,
-            listing.ROUTES,
-            attempts.ROUTES,
-            ingest.ROUTES,
-            telemetry.ROUTES,
-            charts.ROUTES,
-            history.ROUTES,
-            audit.ROUTES,
-            replay.ROUTES,
-            exports.ROUTES,
-            imports.ROUTES,
-            dead_letters.ROUTES,
-            alerts.ROUTES,
-            quotas.ROUTES,
-            keys.ROUTES,
-            billing.ROUTES,
-            usage.ROUTES,
-            query.ROUTES,
-            artifacts.ROUTES,
-            uploads.ROUTES,
-            workers.ROUTES,
-        ],
-    )
     app = Litestar(
-        route_handlers=[system.ROOT, schemas.ROUTES, api],
+        route_handlers=[system.ROOT, schemas.ROUTES, Router(path="/api/v1", route_handlers=RESOURCES)],
         dependencies={"service": Provide(provide_service, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         request_class=TypedRequest,
         middleware=[counted, told, options, transcoded, authenticated],
-        lifespan=[lifespan],
+        lifespan=[partial(_running, settings=settings)],
         openapi_config=openapi,
         logging_config=None,
     )
     shorten(app)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _running(app: Litestar, settings: Settings) -> AsyncIterator[None]:
+    """Open what the process holds, and its background tasks; at the end close it in reverse."""
+    pool = await open_pool(settings.database_url, name="service", size=12)
+    sets = await open_pool(settings.database_url, name="service-lists", size=4, planning=SETS)
+    service = app.state.service = Service(settings, pool, sets, Keyring.from_file(settings.master_key))
+    background = [
+        supervised("transport", lambda: _transport(service)),
+        supervised("imports", service.imports.run),
+        supervised("keys", lambda: listen(service.keys, settings.database_url, service.keys_changed)),
+        supervised("tidying", lambda: keep_tidy(pool, service.archive)),
+    ]
+    try:
+        yield
+    finally:
+        service.stopping.set()
+        await service.tails.close()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await service.queries.close()
+        await service.ledger.drained()
+        service.analytics.close()
+        await sets.close()
+        await pool.close()
 
 
 async def _transport(service: Service) -> None:
