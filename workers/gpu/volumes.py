@@ -48,7 +48,7 @@ class Patience:
         self._given_up = threading.Event()
         self._deadline = time.monotonic() + min(seconds, seconds - spent_seconds)
         self._bound = f"not done within {seconds:g} s ({setting})"
-        self._waited = False
+        self._said: type[Exception] | None = None
 
     def give_up(self) -> None:
         """Stop at the next chunk."""
@@ -62,12 +62,15 @@ class Patience:
             raise OutOfTime(self._bound)
 
     def wait(self, seconds: float, error: Exception) -> None:
-        """Wait before another attempt at what the server did not answer. Raises `Interrupted`, `OutOfTime`."""
+        """Wait before another attempt at what the server did not answer, or refused to this key.
+
+        What stands in the way is logged once, and again when it is something else. Raises `Interrupted`, `OutOfTime`.
+        """
         if time.monotonic() + seconds > self._deadline:
             raise OutOfTime(f"{self._bound}; at last: {error}")
-        if not self._waited:
+        if type(error) is not self._said:
             logger.warning("no answer, trying on: %s", error.__cause__ or error)  # without what was asked for
-            self._waited = True
+            self._said = type(error)
         self._given_up.wait(seconds)
         self.check()
 
