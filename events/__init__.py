@@ -51,6 +51,7 @@ The transport, and what every process needs
     cloudevents       events as CloudEvents
     database          the connection pool
     settings          environment variables
+    supervised        tasks that begin again when they fail
     complaints        what goes wrong again and again, logged once
     garbage           how the garbage collector is set
 """

@@ -5,7 +5,8 @@ follow the ledger by position. docs/decisions/0006 says how; docs/glossary.md wh
 
 Inline projections and their queries
     runs              state and transitions
-    tenancy           organisations, keys, workers, projects
+    tenancy           organisations, workers, projects
+    api_keys          API keys: issued, changed, revoked
     workflows         recipes of runs
     sweeps            searches, and their trials
     subscriptions     alert rules and webhooks

@@ -6,7 +6,10 @@ The process
     app               all parts put together
     server            uvicorn
     context           what every route needs
-    auth              API keys and run tokens
+    auth              every request: who asks, and may they?
+    keys              API keys and run tokens
+    access            what a route needs, declared beside it
+    actors            names of keys, for people
     problems          errors -> HTTP, one table
     observability     /metrics
     glance            is Postgres there? answered without waiting for it
