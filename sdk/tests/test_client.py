@@ -47,7 +47,7 @@ def test_problems_have_types_and_say_what_is_possible(peer, client, status, kind
 
 def test_an_answer_that_is_no_problem_document_is_still_an_error(peer, client):
     peer.answer = lambda seen: (404, [])
-    with pytest.raises(tachograph.NotFound):
+    with pytest.raises(tachograph.NotFound, match="not as a Tachograph service answers"):
         client.run("x")
 
 

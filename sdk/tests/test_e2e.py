@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import tachograph
+from tachograph._spool import read
+from tachograph._sync import requests_in
 
 stack = pytest.importorskip("stack", reason="the server is not here: these tests run in its repository")
 
@@ -198,6 +200,53 @@ def test_what_a_program_left_behind_arrives_after_the_end(client, project, syste
     assert (resource["status"], resource["synced"]) == ("failed", True)
     assert resource["error"]["message"] == "out of luck"
     assert tachograph.sync().files == 0
+
+
+def test_what_a_killed_program_logged_arrives_after_it_was_declared_crashed(
+    client, project, system, script, until, tmp_path
+):
+    program = script(
+        f"""
+        import sys, tachograph
+        liveness = {{"beat_seconds": 0.2, "unresponsive_seconds": 2.0, "crashed_seconds": 5.0}}
+        run = tachograph.init({project!r}, liveness=liveness)
+        run.log(x=0.0, step=0)
+        print(run.id, flush=True)
+        sys.stdin.readline()
+        for step in range(1, 100):
+            run.log(x=float(step), step=step)
+        print("logged", flush=True)
+        sys.stdin.readline()
+        """,
+        system.url,
+        TACHOGRAPH_API_KEY=system.api_key,
+    )
+    run_id = program.stdout.readline().strip()
+    until(lambda: client.chart(run_id, "x")[0]["points"] == 1)
+    service = system.processes["service"]
+    service.stop()
+    try:
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "logged\n"
+        (journal,) = (tmp_path / "home" / "spool").glob("*.spool")
+        until(lambda: _points_in(journal) == 99)
+        program.kill()
+        program.communicate(timeout=120)
+    finally:
+        service.start()
+    until(lambda: _answers(client))
+    until(lambda: client.run(run_id)["status"] == "crashed")
+    assert tachograph.sync().refused == 0
+    assert points(client, run_id, "x") == [(step, float(step)) for step in range(100)]
+    assert client.run(run_id)["status"] == "crashed"
+    assert tachograph.sync().files == 0
+
+
+def _points_in(journal: Path) -> int:
+    with journal.open("rb") as file:
+        found = read(file)
+        return sum(request.points for request in requests_in(*found)) if found is not None else 0
 
 
 def _answers(client) -> bool:

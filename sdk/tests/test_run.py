@@ -168,6 +168,31 @@ def test_an_unknown_status_is_refused_and_the_run_stays_open(peer, run):
     run.log(x=1.0)
 
 
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda run: run.progress("x"), "done must be a number"),
+        (lambda run: run.progress(math.nan), "done must be a number from 0 on"),
+        (lambda run: run.progress(-1), "done must be a number from 0 on"),
+        (lambda run: run.progress(1, 0), "total must be above 0"),
+        (lambda run: run.set_primary_metric(3), "the primary metric's name must be a string"),
+        (lambda run: run.summary([1]), "summary takes a dictionary"),
+    ],
+)
+def test_what_the_service_would_refuse_is_refused_at_once(peer, run, call, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        call(run)
+    assert run.finish().complete
+    assert [seen.path.rpartition("/")[2] for seen in peer.seen[-2:]] == ["start", "finish"]
+
+
+def test_a_service_that_is_not_there_yet_is_waited_for_and_that_is_said(peer, caplog):
+    answers = iter([None, (503, {})])
+    peer.answer = lambda seen: next(answers, (200, {}))
+    tachograph.init("p", url=peer.url, api_key="tg_x").finish()
+    assert caplog.text.count("cannot begin yet") == 1
+
+
 def test_writes_after_finish_are_refused(peer, run):
     run.finish()
     for write in (

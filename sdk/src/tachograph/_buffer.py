@@ -202,9 +202,9 @@ class Buffer:
             raise ValueError("there is nothing to log")
         for name in names:
             if name not in self._names:
-                self._names.add(_checked(name, "a metric's name"))
+                self._names.add(checked_name(name, "a metric's name"))
         if stage is not None:
-            _checked(stage, "stage")
+            checked_name(stage, "stage")
         rows = self._groups[key] = Rows(names, stage)
         return rows
 
@@ -239,7 +239,8 @@ def step_number(step: Any) -> int:
         raise TypeError(f"step must be an integer, not {step!r}") from None
 
 
-def _checked(name: Any, what: str) -> str:
+def checked_name(name: Any, what: str) -> str:
+    """Return a name that the service takes; raises `TypeError` and `ValueError` that say `what` it is."""
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a string, not {name!r}")
     try:
@@ -259,6 +260,8 @@ def _explained(data: Mapping[str, Any], step: int, error: Exception) -> Exceptio
             number = float(value) if not isinstance(value, str | bytes | bytearray) else None
         except (TypeError, ValueError, OverflowError):
             number = None
+        if number is None and type(value) is int:
+            return ValueError(f"{name!r} must fit a float, and a number of {value.bit_length()} bits does not")
         if number is None:
             shape = getattr(value, "shape", None)
             kind = type(value).__qualname__ + (f" of shape {tuple(shape)}" if shape else "")

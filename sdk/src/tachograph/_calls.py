@@ -28,12 +28,13 @@ class Calls:
         *,
         timeout_seconds: float = 30.0,
         retry_seconds: float = 20.0,
+        pause: Pause = sleep,
     ) -> None:
         self.access: Final = _settings.access(url, api_key)
         self.transport: Final = Transport(*self.access)
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
-        self._pause: Pause = sleep
+        self._pause: Pause = pause
 
     @property
     def url(self) -> str:

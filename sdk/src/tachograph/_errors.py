@@ -164,6 +164,7 @@ def problem(status: int, content: bytes, retry_after: float | None = None) -> Pr
         decoded = msgspec.json.decode(content)
     except msgspec.DecodeError:
         decoded = None
-    body = decoded if isinstance(decoded, dict) else {"detail": content[:500].decode("utf-8", "replace")}
+    text = " ".join(content[:500].decode("utf-8", "replace").split())
+    body = decoded if isinstance(decoded, dict) else {"detail": f"not as a Tachograph service answers: {text[:200]}"}
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else Problem)
     return kind(status, body, retry_after)

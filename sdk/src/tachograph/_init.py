@@ -14,6 +14,7 @@ from tachograph import _settings
 from tachograph._client import Client
 from tachograph._encoding import plain
 from tachograph._errors import Conflict, Error
+from tachograph._http import Pause, sleep
 from tachograph._recorder import Attempt, Recorder
 from tachograph._run import FINISH_SECONDS, Run
 from tachograph._sync import deliver, deliver_meanwhile, orphaned
@@ -22,6 +23,8 @@ from tachograph._types import Json, Liveness, RunResource
 log = logging.getLogger("tachograph")
 
 DEFAULT_PROJECT: Final = "default"
+REACH_SECONDS: Final = 20.0
+"""How long `init` tries to reach the service."""
 _FORBIDDEN: Final = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 _enabled = True
@@ -72,7 +75,7 @@ def init(
     managed = _settings.managed_run()
     if managed is not None:
         return _attach(managed, url, settings, tags, notes, alias, finish_seconds)
-    client = Client(url, api_key)
+    client = Client(url, api_key, retry_seconds=REACH_SECONDS, pause=_patience())
     fields = {
         "name": name,
         "workflow": workflow,
@@ -101,6 +104,19 @@ def init(
         beat_seconds=resource["liveness"]["beat_seconds"],
         finish_seconds=finish_seconds,
     )
+
+
+def _patience() -> Pause:
+    """Return what waits before another attempt, and says so the first time."""
+    said: list[Error] = []
+
+    def pause(seconds: float, error: Error) -> None:
+        if not said:
+            said.append(error)
+            log.warning("tachograph: cannot begin yet, trying for %g s: %s", REACH_SECONDS, error)
+        sleep(seconds, error)
+
+    return pause
 
 
 def normal_path(path: str | None) -> str:

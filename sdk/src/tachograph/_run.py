@@ -1,5 +1,6 @@
 """A run, as the program that trains sees it."""
 
+import math
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
 
 from tachograph import _exit, _outcome
-from tachograph._buffer import step_number
+from tachograph._buffer import checked_name, step_number
 from tachograph._client import Client
 from tachograph._encoding import merge, plain
 from tachograph._interrupt import Interrupt
@@ -52,6 +53,8 @@ class Document(Mapping[str, Any]):
 
     def __call__(self, update: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Merge; raises `TypeError` naming a value that JSON cannot hold."""
+        if update is not None and not isinstance(update, Mapping):
+            raise TypeError(f"{self._name} takes a dictionary, not {type(update).__qualname__}")
         patch = plain({**(update or {}), **more}, self._name)
         with self._lock:
             self._send(patch)
@@ -208,15 +211,20 @@ class Run:
         """Name the metric that tells the best point; its best value goes into the summary at the end."""
         if mode not in {"min", "max"}:
             raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
-        self._sink.set_primary_metric(name, mode)
+        self._sink.set_primary_metric(checked_name(name, "the primary metric's name"), mode)
 
     def progress(self, done: float, total: float | None = None, unit: str | None = None) -> None:
-        """Report how far the program is; the service computes the remaining time."""
-        report: Json = {"done": float(done)}
+        """Report how far the program is; the service computes the remaining time.
+
+        Raises `ValueError` for a `done` below 0 and a `total` of 0 or below.
+        """
+        report: Json = {"done": _amount(done, "done")}
         if total is not None:
-            report["total"] = float(total)
+            report["total"] = _amount(total, "total")
+            if not report["total"]:
+                raise ValueError("total must be above 0: leave it out where it is not known")
         if unit is not None:
-            report["unit"] = unit
+            report["unit"] = str(unit)
         self._sink.set_progress(report)
 
     def finish(
@@ -311,6 +319,15 @@ class Run:
             return known
 
         return load
+
+
+def _amount(value: Any, what: str) -> float:
+    if isinstance(value, str) or (not hasattr(value, "__float__") and not hasattr(value, "__index__")):
+        raise TypeError(f"{what} must be a number, not {value!r:.80}")
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{what} must be a number from 0 on, not {value!r:.80}")
+    return number
 
 
 def _cut(line: str) -> list[str]:
