@@ -37,7 +37,7 @@ from projections.storage.uploads import Uploads
 from projections.tenancy import Project
 from service.access import Forbidden
 from service.actors import Actors
-from service.glance import Glance, backlog, standing
+from service.glance import Glance, Lately, backlog, standing
 from service.http.requests import header
 from service.imports.jobs import Apart, Jobs
 from service.ingest import admission
@@ -88,6 +88,7 @@ class Service:
         self.queries = Queries(self.ledger, self.archive, limits.from_environment())
         self.standing = Glance(lambda: standing(pool))
         self.backlog = Glance(lambda: backlog(pool))
+        self.database_full = Lately()
         self.stopping = asyncio.Event()
         self.downloads: dict[object, str] = {}
         self._organisations: dict[UUID, UUID] = {}

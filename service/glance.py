@@ -15,6 +15,7 @@ from projections.incidents import Incident
 from projections.runs import Reader
 
 PATIENCE_SECONDS: Final = 2.0
+LATELY_SECONDS: Final = 15.0
 
 T = TypeVar("T")
 
@@ -44,6 +45,22 @@ def _heard(asked: asyncio.Future[T]) -> None:
     """Take notice of an error that nobody waits for any more."""
     if not asked.cancelled():
         asked.exception()
+
+
+class Lately:
+    """Whether something happened within the last `LATELY_SECONDS`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock() - LATELY_SECONDS
+
+    def set(self) -> None:
+        """Take notice that it happened."""
+        self._at = self._clock()
+
+    def is_set(self) -> bool:
+        """Tell whether it did."""
+        return self._clock() - self._at < LATELY_SECONDS
 
 
 class Standing(NamedTuple):

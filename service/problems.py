@@ -261,6 +261,13 @@ def _away(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     )
 
 
+def _full(request: Request[Any, Any, Any], error: asyncpg.DiskFullError) -> Response[bytes]:
+    log.error("Postgres' disk is full: %s", error)
+    request.app.state.service.database_full.set()
+    detail = "the database's disk is full, and nothing is recorded until there is room again; try again"
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "database-full", detail, {"Retry-After": "5"})
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "this is our fault; the log has the details")
@@ -293,6 +300,7 @@ HANDLERS: Final[ExceptionHandlersMap] = {
     msgspec.ValidationError: _invalid_body,
     msgspec.DecodeError: _malformed_body,
     **dict.fromkeys(LOST_CONNECTION, _away),
+    asyncpg.DiskFullError: _full,
     asyncpg.UniqueViolationError: _taken,
     asyncpg.QueryCanceledError: _took_too_long,
     asyncpg.DataError: _cannot_be_stored,

@@ -13,6 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
+import asyncpg
 from nats.errors import Error as NatsError
 
 from events import database
@@ -27,7 +28,7 @@ STEADY_SECONDS: Final = 30.0
 LONG_STEP_SECONDS: Final = 60.0
 """After this long a step is said to be under way still: it may be much work, or wait for something that hangs."""
 
-AWAY: Final = (*database.AWAY, NatsError, TransportRefused, Unavailable)
+AWAY: Final = (*database.AWAY, asyncpg.InsufficientResourcesError, NatsError, TransportRefused, Unavailable)
 """What others do to us: they say in a line what is wrong. Anything else is a fault of ours, and shows where it is."""
 
 

@@ -38,6 +38,8 @@ async def readyz(service: Service) -> Response[dict[str, Any]]:
         roles = health.verdicts(postgres.copies, ROLES)
         reasons["liveness"] = _liveness(postgres.incidents)
     ready = reasons["postgres"] == "ok" and not service.stopping.is_set()
+    if service.database_full.is_set() and reasons["postgres"] == "ok":
+        reasons["postgres"] = "its disk is full: nothing is recorded until there is room; what is there can be read"
     if service.stopping.is_set():
         reasons["service"] = "stopping"
     return Response({"ready": ready, "checks": reasons, "roles": roles}, status_code=200 if ready else 503)
