@@ -87,6 +87,12 @@ class OrganisationCreated(Event, frozen=True, tag="organisation.created"):
     max_active_runs: int = 5
 
 
+class OrganisationChanged(Event, frozen=True, tag="organisation.changed"):
+    """What the tenant is called from now on."""
+
+    name: str
+
+
 class PlanChanged(Event, frozen=True, tag="plan.changed"):
     """What the tenant's plan allows from now on, and what the tenant allows itself within it.
 
@@ -174,6 +180,7 @@ ProjectEvent = ProjectCreated | ProjectChanged
 WorkflowEvent = WorkflowCreated | WorkflowRenamed | WorkflowChanged | WorkflowArchived | WorkflowUnarchived
 OrganisationEvent = (
     OrganisationCreated
+    | OrganisationChanged
     | PlanChanged
     | KeyIssued
     | KeyChanged

@@ -22,6 +22,7 @@ from events.organisation import (
     KeyChanged,
     KeyIssued,
     KeyRevoked,
+    OrganisationChanged,
     OrganisationCreated,
     PlanChanged,
     ProjectChanged,
@@ -186,17 +187,8 @@ async def _tenancy_rows(connection: Connection, ledger_id: UUID, recorded: Fact)
             return api_keys.row(api_keys.issued(ledger_id, event, at))
         case KeyChanged() | KeyRevoked():
             return api_keys.row(api_keys.evolve(await api_keys.get(connection, ledger_id, event.key_id), event, at))
-        case PlanChanged():
-            known = await tenancy.organisation(connection, ledger_id)
-            return tenancy.organisation_row(
-                version=version,
-                name=known.name,
-                max_active_runs=known.max_active_runs,
-                plan=event.plan,
-                plan_limits=event.plan_limits,
-                limits=event.limits,
-                kill_when_exhausted=event.kill_when_exhausted,
-            )
+        case OrganisationChanged() | PlanChanged():
+            return tenancy.changed_organisation(await tenancy.organisation(connection, ledger_id), event, version)
         case WorkerRegistered():
             return tenancy.worker_row(event, version=version, at=at.isoformat())
         case WorkerLost():

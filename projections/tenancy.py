@@ -10,7 +10,7 @@ import msgspec
 
 from events.commit import InlineRow
 from events.database import as_struct
-from events.organisation import Slot, WorkerRegistered
+from events.organisation import OrganisationChanged, PlanChanged, Slot, WorkerRegistered
 from events.types import Limits
 from projections.runs import Reader
 
@@ -47,6 +47,13 @@ def organisation_row(
         limits=limits,
         kill_when_exhausted=kill_when_exhausted,
     )
+
+
+def changed_organisation(known: "Organisation", event: OrganisationChanged | PlanChanged, version: int) -> Rows:
+    """Return the row of an organisation after an event."""
+    columns = {name: getattr(known, name) for name in known.__struct_fields__ if name != "organisation_id"}
+    columns |= {name: getattr(event, name) for name in event.__struct_fields__}
+    return organisation_row(**columns | {"version": version})
 
 
 def worker_row(registered: WorkerRegistered, *, version: int, at: str = "infinity", lost_at: str | None = None) -> Rows:

@@ -1,5 +1,6 @@
 """`python -m service`: the API. `python -m service bootstrap`: migrations and the first key. `… schemas [--check]`,
-`… verify --project P`, `… rebuild NAME | --all`, `… replay --project P`, `… export --project P`, `… import PATH`."""
+`… verify --project P`, `… rebuild NAME | --all`, `… replay --project P`, `… export --project P`, `… import PATH`,
+`… keys list`."""
 
 import logging
 import sys
@@ -15,7 +16,8 @@ from service.commands.migrate import MigrationError
 
 USAGE: Final = """\
 usage: python -m service [bootstrap | schemas [--check] | verify --project P … | rebuild {NAME | --all} …
-                          | replay --project P … | export --project P … | import PATH …]"""
+                          | replay --project P … | export --project P … | import PATH …
+                          | keys {list | create NAME --role R | revoke ID}]"""
 
 COMMANDS: Final = {
     "bootstrap": "bootstrap",
@@ -25,6 +27,7 @@ COMMANDS: Final = {
     "replay": "replay",
     "export": "export",
     "import": "importing",
+    "keys": "keys",
 }
 """The modules in `service.commands`; each loads only what it needs."""
 

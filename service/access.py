@@ -64,6 +64,7 @@ READ_OWN: Final = Need(_READERS | {PROGRAM})
 LOG: Final = Need(_WRITERS | {PROGRAM})
 """What a program records in its own run."""
 READ_FILES: Final = Need(_READERS | {Role.WORKER})
-READ_OWN_FILES: Final = Need(_READERS | {Role.WORKER, PROGRAM})
-WRITE_FILES: Final = Need(_WRITERS | {Role.WORKER, PROGRAM})
-"""Workers bring what runs take in, and store what they leave."""
+READ_RUN: Final = Need(_READERS | {Role.WORKER, PROGRAM})
+"""A run and its files: its program and its worker look there."""
+RECORD: Final = Need(_WRITERS | {Role.WORKER, PROGRAM})
+"""What a run's worker records too: lines, figures of the machine, files."""

@@ -1,7 +1,6 @@
 """Who asks, and whether it may: every request but those of open routes passes here, before its handler."""
 
 import base64
-from collections.abc import Mapping
 
 from litestar.enums import ScopeType
 from litestar.exceptions import NotAuthorizedException
@@ -12,12 +11,11 @@ from service.http.requests import header
 from service.keys import Keys, Principal
 
 
-def credential(headers: Mapping[str, str | None]) -> str | None:
-    """Return the credential that a request carries: Bearer, X-API-Key, or Basic with user `api`."""
-    explicit = headers.get("x-api-key")
+def credential(explicit: str | None, authorization: str | None) -> str | None:
+    """Return the credential that a request carries: X-API-Key, Bearer, or Basic with user `api`."""
     if explicit:
         return explicit
-    scheme, _, value = (headers.get("authorization") or "").partition(" ")
+    scheme, _, value = (authorization or "").partition(" ")
     match scheme.lower():
         case "bearer":
             return value.strip() or None
@@ -47,7 +45,7 @@ def authenticated(app: ASGIApp) -> ASGIApp:
 
 
 async def _principal(scope: Scope) -> Principal:
-    given = credential({name: header(scope, name.encode()) for name in ("x-api-key", "authorization")})
+    given = credential(header(scope, b"x-api-key"), header(scope, b"authorization"))
     if given is None:
         raise NotAuthorizedException("send an API key: Authorization: Bearer <key>, X-API-Key, or Basic api:<key>")
     keys: Keys = scope["litestar_app"].state.service.keys

@@ -310,6 +310,12 @@ class Ended(Body, frozen=True, tag_field="report", tag="ended"):
 Report = Preparing | Started | Stopping | Idle | Requeue | Ended
 
 
+class ChangedOrganisation(Body, frozen=True):
+    """What an organisation is called."""
+
+    name: Name
+
+
 class NewKey(Body, frozen=True):
     """An API key; `projects` (ids or names) confine it to these, and without `expires_at` it never expires."""
 

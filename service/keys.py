@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -20,6 +20,10 @@ import asyncpg
 import msgspec
 
 from events.commit import LOST_CONNECTION
+from events.ids import derived
+from events.keys import Keyring
+from events.organisation import KeyIssued
+from events.types import Role
 from projections import api_keys
 from projections.api_keys import CHANNEL
 from projections.runs import Reader
@@ -71,6 +75,29 @@ def key_of(secret: bytes) -> tuple[str, bytes]:
     """Return the API key made of 32 random bytes, and its SHA-256."""
     key = KEY_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
     return key, hashlib.sha256(key.encode()).digest()
+
+
+def new_key(
+    keyring: Keyring,
+    event_id: UUID,
+    *,
+    label: str,
+    role: Role,
+    projects: Iterable[UUID] | None = None,
+    expires_at: datetime | None = None,
+) -> tuple[str, KeyIssued]:
+    """Return a key's secret and the event that issues it; the same request, by its event's id, has the same again."""
+    api_key, digest = key_of(keyring.derive(f"api key {event_id}"))
+    issued = KeyIssued(
+        key_id=derived(event_id, "key"),
+        label=label,
+        prefix=api_key[:SHOWN],
+        sha256=digest,
+        role=role,
+        projects=None if projects is None else tuple(dict.fromkeys(projects)),
+        expires_at=None if expires_at is None else expires_at.astimezone(UTC),
+    )
+    return api_key, issued
 
 
 class Keys:

@@ -93,10 +93,11 @@ class Stack:
             self.postgres.start(self._warden)
             self.nats.start(self._warden)
             self._write_environment()
-            self.api_key = self.home.write_credentials(self.url, self._bootstrap())
+            keys = self._bootstrap()
+            self.api_key = self.home.write_credentials(self.url, keys.get("api_key"))
             self._start_service()
             if self._gpu_worker:
-                self._start_gpu_worker()
+                self._start_gpu_worker(keys.get("worker_key"))
         except BaseException:
             self.stop()
             raise
@@ -163,17 +164,17 @@ class Stack:
                 raise StackError("stopped while starting")
         raise StackError(f"the service was not ready within {READY_SECONDS:g} s; it said: {said}")
 
-    def _start_gpu_worker(self) -> None:
-        if self.api_key is None:
+    def _start_gpu_worker(self, api_key: str | None) -> None:
+        if api_key is None:
             raise StackError(
-                f"{self.home.credentials} is missing and the first API key cannot be shown again; "
-                "put the file back, or start without a GPU worker"
+                "the worker's API key, `first worker`, was revoked: start without a GPU worker, "
+                "and one with another key beside it (docs/workers.md)"
             )
         common = self._common_environment()  # the object store's credentials are the service's: a run may ask for ours
         environment = {name: value for name, value in common.items() if not name.startswith("AWS_")} | {
             "TACHOGRAPH_NATS_URL": self.nats.url("worker"),
             "TACHOGRAPH_URL": self.url,
-            "TACHOGRAPH_API_KEY": self.api_key,
+            "TACHOGRAPH_API_KEY": api_key,
         }
         self._add("gpu", "-m", "workers", "gpu", environment=environment)
 
@@ -189,8 +190,8 @@ class Stack:
         )
         self.processes[name].start()
 
-    def _bootstrap(self) -> str | None:
-        """Migrate, and make the first API key; returns it if it was made now."""
+    def _bootstrap(self) -> dict[str, str]:
+        """Migrate, and make the first API keys; returns those that are in force."""
         environment = self._server_environment("service")
         environment["TACHOGRAPH_OWNER_DATABASE_URL"] = self.postgres.url("tachograph_owner")
         log = self.home.logs / "bootstrap.log"
@@ -211,8 +212,8 @@ class Stack:
                 raise ProcessFailed(f"migrations took more than {BOOTSTRAP_SECONDS:g} s", tail(log, 20)) from None
         if done.returncode:
             raise ProcessFailed(f"preparing the database failed; the log is {log}", tail(log, 20))
-        key: str | None = json.loads(done.stdout or "{}").get("api_key")
-        return key
+        keys: dict[str, str] = json.loads(done.stdout or "{}")
+        return keys
 
     def _common_environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in OURS_ALONE}

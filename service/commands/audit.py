@@ -140,6 +140,11 @@ async def find_project(pool: asyncpg.Pool, project: str) -> UUID:
     return await _find(pool, "project", project)
 
 
+async def find_organisation(pool: asyncpg.Pool, organisation: str) -> UUID:
+    """Return an organisation, given by id or name. Raises `NotFound`."""
+    return await _find(pool, "organisation", organisation)
+
+
 async def _find(pool: asyncpg.Pool, kind: str, given: str) -> UUID:
     try:
         return UUID(given)

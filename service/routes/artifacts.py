@@ -16,7 +16,7 @@ from events.errors import NotFound
 from projections.storage import artifacts
 from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import UploadCut, Wanted
-from service.access import READ_FILES, READ_OWN_FILES, WRITE_FILES
+from service.access import READ_FILES, READ_RUN, RECORD
 from service.artifact_names import announced_sha256, clean_media_type, clean_name, digest_header, disposition
 from service.context import Http, Service
 from service.http import ranges
@@ -62,7 +62,7 @@ def resource(artifact: Artifact) -> ArtifactResource:
 
 @put(
     "/runs/{run:str}/artifacts/{name:path}",
-    needs=WRITE_FILES,
+    needs=RECORD,
     status_code=201,
     responses={200: ResponseSpec(ArtifactResource, description="It was there already", generate_examples=False)},
     operation_class=described(takes={BYTES: None}),
@@ -90,7 +90,7 @@ async def save_artifact(
     return Response(resource(artifact), status_code=201 if new else 200, headers=_headers(artifact))
 
 
-@get("/runs/{run:str}/artifacts", needs=READ_OWN_FILES)
+@get("/runs/{run:str}/artifacts", needs=READ_RUN)
 async def list_artifacts(
     request: Http,
     service: Service,
@@ -119,7 +119,7 @@ async def list_artifacts(
 
 @route(
     "/runs/{run:str}/artifacts/{name:path}",
-    needs=READ_OWN_FILES,
+    needs=READ_RUN,
     http_method=[HttpMethod.GET, HttpMethod.HEAD],
     operation_class=_FILE,
     responses=_PARTS,

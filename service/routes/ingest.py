@@ -20,7 +20,7 @@ from events.errors import Erased, Fenced, NotFound, TooLarge
 from events.ids import derived
 from events.ledger import Appended, Draft, Proposal
 from events.refusals import actions
-from service.access import LOG
+from service.access import LOG, RECORD
 from service.context import Http, Service
 from service.http.direct import direct, raise_again
 from service.http.encodings import inflated
@@ -95,13 +95,13 @@ async def log_metrics(request: Http, service: Service, run: str) -> Response[Acc
     return await _record(request, service, run, METRICS, _metrics)
 
 
-@post("/runs/{run:str}/system-metrics", needs=LOG, status_code=202, operation_class=METRICS_BODY)
+@post("/runs/{run:str}/system-metrics", needs=RECORD, status_code=202, operation_class=METRICS_BODY)
 async def log_system_metrics(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a columnar batch of system metrics, namespace `system/`, as `metrics` does."""
     return await _record(request, service, run, SYSTEM_METRICS, _metrics)
 
 
-@post("/runs/{run:str}/logs", needs=LOG, status_code=202, operation_class=LOGS_BODY)
+@post("/runs/{run:str}/logs", needs=RECORD, status_code=202, operation_class=LOGS_BODY)
 async def write_logs(request: Http, service: Service, run: str) -> Response[Accepted]:
     """Record a batch of log lines; durable when answered, the same again is answered the same.
 

@@ -8,18 +8,16 @@ from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 
 from events.errors import NotFound, Rejected
-from events.ids import derived
 from events.ledger import Appended
-from events.organisation import KeyChanged, KeyIssued, KeyRevoked
-from events.types import Role
+from events.organisation import KeyChanged, KeyRevoked
 from projections import api_keys
 from projections.api_keys import ApiKey
 from service.access import ADMINISTER
 from service.bodies import ChangedKey, NewKey
 from service.context import Http, Service
-from service.keys import SHOWN, key_of
+from service.key_rules import check_new, to_come
+from service.keys import new_key
 from service.paging import Page, Size, linked, opened, sealed
-from service.problems import Invalid
 from service.resources import KeyResource, key_resource
 
 
@@ -57,21 +55,17 @@ async def create_key(request: Http, data: JSONBody[NewKey], service: Service) ->
     """Make an API key. Its secret is in the answer and nowhere else."""
     organisation_id = request.user.organisation_id
     asked = await service.asked(request, organisation_id)
-    expires_at = _to_come(data.expires_at) if not asked.named else data.expires_at
-    if data.projects is not None and data.role in {Role.ADMIN, Role.WORKER}:
-        raise Invalid(f"a key of the role {data.role} is for all of the organisation", path="$.projects")
+    check_new(data, None if asked.named else datetime.now(UTC))  # a repetition may come when the key has expired
     projects = None
     if data.projects is not None:
-        projects = tuple({(await service.project(request, one)).project_id: None for one in data.projects})
-    api_key, digest = key_of(service.keyring.derive(f"api key {asked.event_id}"))  # a repetition is told it again
-    event = KeyIssued(
-        key_id=derived(asked.event_id, "key"),
+        projects = [(await service.project(request, one)).project_id for one in data.projects]
+    api_key, event = new_key(
+        service.keyring,
+        asked.event_id,
         label=data.name,
-        prefix=api_key[:SHOWN],
-        sha256=digest,
         role=data.role,
         projects=projects,
-        expires_at=None if expires_at is None else expires_at.astimezone(UTC),
+        expires_at=data.expires_at,
     )
     appended = await api_keys.issue(service.ledger, organisation_id, event, asked)
     key = await _key(request, service, event.key_id)
@@ -109,7 +103,9 @@ async def change_key(request: Http, data: JSONBody[ChangedKey], service: Service
     known = await _key(request, service, key)
     if known.revoked_at is not None:
         raise Rejected("this key was revoked", state="revoked", asked="change", allowed=("create",))
-    expires_at = known.expires_at if data.expires_at is msgspec.UNSET else _to_come(data.expires_at)
+    expires_at = known.expires_at
+    if data.expires_at is not msgspec.UNSET:
+        expires_at = to_come(data.expires_at, datetime.now(UTC))
     event = KeyChanged(
         key_id=key,
         label=known.label if data.name is msgspec.UNSET else data.name,
@@ -142,12 +138,6 @@ async def _key(request: Http, service: Service, key_id: UUID) -> ApiKey:
     if key is None:
         raise NotFound(f"there is no key {key_id}")
     return key
-
-
-def _to_come(expires_at: datetime | None) -> datetime | None:
-    if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise Invalid("a key expires in the future", path="$.expires_at")
-    return expires_at
 
 
 def _at(appended: Appended) -> dict[str, str]:

@@ -218,15 +218,7 @@ async def change_plan(request: Http, data: JSONBody[PlanBody], service: Service)
         stream=organisation_id,
         expected_version=known.version,
         events=[event],
-        inline=tenancy.organisation_row(
-            version=known.version + 1,
-            name=known.name,
-            max_active_runs=known.max_active_runs,
-            plan=event.plan,
-            plan_limits=event.plan_limits,
-            limits=event.limits,
-            kill_when_exhausted=event.kill_when_exhausted,
-        ),
+        inline=tenancy.changed_organisation(known, event, known.version + 1),
         request=await service.asked(request),
     )
     changed = await tenancy.organisation(service.pool, organisation_id)

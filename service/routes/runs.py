@@ -19,7 +19,7 @@ from projections.execute import answered_before, execute
 from projections.new_runs import open_run
 from projections.past import Moment
 from projections.runs import StoredRun
-from service.access import LOG, READ, READ_OWN, WRITE
+from service.access import LOG, READ, READ_RUN, WRITE
 from service.bodies import (
     ArchiveBody,
     CloseBody,
@@ -76,7 +76,7 @@ async def get_run_by_name(
     return await _whole(service, stored, resource, words)
 
 
-@get("/runs/{run:str}", needs=READ_OWN)
+@get("/runs/{run:str}", needs=READ_RUN)
 async def get_run(
     request: Http, service: Service, run: str, at: str | None = None, vocabulary: Vocabulary = None
 ) -> Response[RunResource]:

@@ -17,7 +17,7 @@ from events.ids import derived, uuid7
 from projections.storage import artifacts
 from projections.storage.artifacts import Artifact, Kind
 from projections.storage.upload_writer import Upload, Wanted
-from service.access import WRITE_FILES
+from service.access import RECORD
 from service.artifact_names import clean_media_type, clean_name
 from service.context import Http, Service, idempotency_key
 from service.openapi import BYTES, described
@@ -58,7 +58,7 @@ class NewUpload(Body, frozen=True):
     sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
 
 
-@post("/runs/{run:str}/uploads", needs=WRITE_FILES, status_code=201)
+@post("/runs/{run:str}/uploads", needs=RECORD, status_code=201)
 async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service, run: str) -> Response[UploadResource]:
     """Open an upload: its pieces go to `Location` by PATCH."""
     stored = await service.run(request, run)
@@ -79,7 +79,7 @@ async def open_upload(request: Http, data: JSONBody[NewUpload], service: Service
 
 @patch(
     "/runs/{run:str}/uploads/{upload:uuid}",
-    needs=WRITE_FILES,
+    needs=RECORD,
     responses={201: ResponseSpec(UploadResource, description="All is there, and saved", generate_examples=False)},
     operation_class=described(takes={BYTES: None}),
 )
@@ -102,7 +102,7 @@ async def continue_upload(request: Http, service: Service, run: str, upload: UUI
     return _saved(artifact, upload, status=201)
 
 
-@route("/runs/{run:str}/uploads/{upload:uuid}", needs=WRITE_FILES, http_method=[HttpMethod.GET, HttpMethod.HEAD])
+@route("/runs/{run:str}/uploads/{upload:uuid}", needs=RECORD, http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def get_upload(request: Http, service: Service, run: str, upload: UUID) -> Response[Any]:
     """How far an upload is: `Upload-Offset`, and in the body."""
     stored = await service.run(request, run)
@@ -112,7 +112,7 @@ async def get_upload(request: Http, service: Service, run: str, upload: UUID) ->
     return _saved(await _saved_of(service, stored.ledger_id, stored.run_id, upload))
 
 
-@delete("/runs/{run:str}/uploads/{upload:uuid}", needs=WRITE_FILES, status_code=204)
+@delete("/runs/{run:str}/uploads/{upload:uuid}", needs=RECORD, status_code=204)
 async def cancel_upload(request: Http, service: Service, run: str, upload: UUID) -> None:
     """Give an upload up; what came of it is removed."""
     stored = await service.run(request, run)

@@ -35,7 +35,7 @@ from projections import credits, metrics, runs, subscriptions, sweeps, tenancy, 
 from projections.archive.stores import Directory
 from projections.execute import Request, asked_by, execute, record
 from projections.storage.objects import ObjectStore
-from service.commands.bootstrap import ORGANISATION, first_key
+from service.commands.bootstrap import ORGANISATION, first_keys
 from service.commands.migrate import migrate
 from workers.alerter import Alerter
 from workers.archive_policy import Policy
@@ -66,7 +66,7 @@ class History:
 
     async def live(self) -> None:
         """Do everything; runs are archived in between."""
-        await first_key(self.pool, self.ledger.keyring)
+        await first_keys(self.pool, self.ledger.keyring)
         await self.tenants()
         await self.managed("killed", c.KillRun(reason="enough"), c.ConfirmKill())
         await self.managed("idle", c.ReportStopping(epoch=1, exit_code=0), c.ReportIdle(epoch=1, exit_code=0))

@@ -69,7 +69,7 @@ class World:
             archive_cache_bytes=1 << 30,
             object_store=str(self._home / "objects"),
         )
-        api_key = await bootstrap(known)
+        api_key = (await bootstrap(known)).api_key
         self.app = create_app(known)
         self._up, self._done = asyncio.Event(), asyncio.Event()
         self._serving = asyncio.create_task(self._serve())

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +20,8 @@ from events.ids import uuid7
 from events.types import Role
 from service.access import PROGRAM
 from service.keys import Keys
-from tests.api import Api, Json, Project, accepted, refused, replica, until
+from stack.process import ROOT
+from tests.api import SECONDS, Api, Json, Project, accepted, refused, replica, until
 from tests.described import DOCUMENT
 from tests.integration.test_http_auth import claimed
 from tests.integration.test_sse import Stream
@@ -367,3 +370,65 @@ def test_a_run_token_has_the_role_of_a_program(api: Api, project: Project):
         me = accepted(program.get("/me"))
         assert (me["role"], me["key"], me["run_id"]) == ("program", None, run["id"])
         assert refused(program.get("/projects"), 403)["role"] == "program"
+
+
+def command(api: Api, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m service keys`."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", "keys", *arguments],
+        cwd=ROOT,
+        env=api.environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def test_who_lost_the_last_key_makes_another_by_way_of_the_database(api: Api, project: Project):
+    made = command(api, "create", "again", "--role", "admin")
+    assert made.returncode == 0, made.stderr
+    with api.as_caller(made.stdout.strip()) as client:
+        key = accepted(client.get("/me"))["key"]
+        assert key["id"] in made.stderr
+        history = accepted(client.get(f"/keys/{key['id']}"))["history"]
+        assert [(one["actor"], one["actor_name"]) for one in history] == [("system:operator", None)]
+        listed = [json.loads(line) for line in command(api, "--json", "list").stdout.splitlines()]
+        assert {one["id"] for one in listed} == {
+            one["id"] for one in accepted(client.get("/keys", params={"limit": 1_000}))["items"]
+        }
+        assert f"{key['prefix']}…  admin  'again'" in command(api, "list").stdout
+        revoked = command(api, "revoke", key["id"])
+        assert "revoked 2" in revoked.stdout
+        until(lambda: client.get("/me").status_code == 401, "the service hears of it", 2)
+    confined = command(api, "--json", "create", "ci", "--role", "member", "--project", project.name)
+    assert json.loads(confined.stdout)["key"]["projects"] == [project.id]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["create", "x", "--role", "admin", "--project", "p"], "is for all of the organisation"),
+        (["create", "x", "--role", "viewer", "--project", "nowhere"], "there is no project 'nowhere'"),
+        (["create", "x", "--role", "viewer", "--expires", "2020-01-01T00:00:00Z"], "expires in the future"),
+        (["create", "x", "--role", "viewer", "--expires", "soon"], "expires_at"),
+        (["create", "", "--role", "viewer"], "name"),
+        (["revoke", str(uuid7())], "there is no key"),
+        (["--organisation", "none", "list"], "there is no organisation 'none'"),
+    ],
+)
+def test_a_command_that_cannot_be_says_why(api: Api, arguments: list[str], said: str):
+    done = command(api, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_admin_renames_the_organisation(api: Api):
+    with api.other_tenant() as client:
+        known = accepted(client.get("/organisation"))
+        changed = accepted(client.patch("/organisation", json={"name": "Tall Trees"}))
+        assert changed == known | {"name": "Tall Trees", "version": known["version"] + 1}
+        assert accepted(client.get("/me"))["organisation"] == "Tall Trees"
+        assert "name" in refused(client.patch("/organisation", json={"name": ""}), 422)["detail"]
+        assert accepted(client.post("/organisation/audit/verify"))["first_bad"] is None

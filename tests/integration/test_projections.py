@@ -320,6 +320,16 @@ async def test_tenants_are_rebuilt(project: Project, database: Database) -> None
     await tenant.ledger.open(organisation_id, organisation_id, "organisation")
     opened = organisation.OrganisationCreated(name="o")
     await tenant.note(organisation_id, 0, [opened], tenancy.organisation_row(version=1, name="o", max_active_runs=5))
+    for version, changed in enumerate(
+        (
+            organisation.OrganisationChanged(name="p"),
+            organisation.PlanChanged(plan="q", plan_limits=t.Limits(max_active_runs=1), kill_when_exhausted=True),
+        ),
+        1,
+    ):
+        before = await tenancy.organisation(pool, organisation_id)
+        row = tenancy.changed_organisation(before, changed, version + 1)
+        await tenant.note(organisation_id, version, [changed], row)
     key = organisation.KeyIssued(
         key_id=uuid7(), label="k", prefix="tg_1", sha256=bytes(32), role=t.Role.VIEWER, projects=(project.ledger_id,)
     )

@@ -58,7 +58,7 @@ async def test_an_altered_foreign_or_expired_token_opens_nothing(monkeypatch: py
     ],
 )
 def test_a_credential_is_taken_from_any_of_three_headers(headers: dict[str, str], expected: str | None) -> None:
-    assert auth.credential(headers) == expected
+    assert auth.credential(headers.get("x-api-key"), headers.get("authorization")) == expected
 
 
 def test_a_literal_secret_is_refused() -> None:

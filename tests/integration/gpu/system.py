@@ -96,11 +96,12 @@ class System:
 
     @contextmanager
     def locked_out(self) -> Iterator[None]:
-        """Have the stack's API key refused, ours too; returns when it is."""
+        """Have all API keys refused, the worker's and ours; returns when they are."""
 
         async def revoke(at: datetime | None) -> None:
             owner = await asyncpg.connect(self.stack.postgres.url("tachograph_owner"))
             await owner.execute("update projection.api_key set revoked_at = $1", at)
+            await owner.execute("notify tachograph_key")
             await owner.close()
 
         asyncio.run(revoke(datetime.now(UTC)))
