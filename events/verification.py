@@ -42,6 +42,7 @@ _BESIDE: Final = {
 }
 """Queries for a row that must not be, and what to say of one."""
 
+_ASTRAY: Final = "its payload is filed under another stream"
 _CACHED_ARCHIVALS: Final = 1_000
 _CACHED_STREAMS: Final = 10_000
 _KINDS: Final = {kind: "logs" if kind == codec.LOGS else "metrics" for kind in TELEMETRY}
@@ -99,8 +100,7 @@ async def verify(ledger: Ledger, ledger_id: UUID, *, progress: Progress | None =
 
 class _Page(msgspec.Struct, frozen=True):
     """Rows, with their streams' keys (None: one that does not open), first misplaced versions, new streams that
-    `ledger.stream` does not know, which of those without payload were deleted, and where a payload is of no event.
-    Streams are their ids' 16 bytes.
+    `ledger.stream` does not know, and which of those without payload were deleted. Streams are their ids' 16 bytes.
     """
 
     rows: Sequence[asyncpg.Record]
@@ -108,7 +108,6 @@ class _Page(msgspec.Struct, frozen=True):
     misplaced: Mapping[bytes, int]
     unknown: set[bytes]
     deleted: set[bytes]
-    stray: int | None
 
 
 class _Verifier:
@@ -158,23 +157,11 @@ class _Verifier:
         rows = await self._ledger.pool.fetch(
             load("events.sql", "verify_page"), self._ledger_id, after, PAGE_EVENTS, PAGE_BYTES
         )
-        stray = await self._stray_payload(after, rows)
         misplaced = await self._misplaced(rows)
         unknown = await self._unknown({row["stream"] for row in rows if row["version"] == 1})
         keys = await self._opened({row["stream"] for row in rows if row["ciphertext"] is not None})
         missing = {row["stream"] for row in rows if row["ciphertext"] is None or keys.get(row["stream"]) is None}
-        return _Page(rows, keys, misplaced, unknown, await self._deleted(missing), stray)
-
-    async def _stray_payload(self, after: int, rows: Sequence[asyncpg.Record]) -> int | None:
-        """Return where among a page's positions, or below the first one, a payload is of no event that has one."""
-        if not rows:
-            return None
-        within = (self._ledger_id, after, rows[-1]["position"])
-        filed = await self._ledger.pool.fetchval(load("events.sql", "count_payloads"), *within)
-        if filed <= sum(row["version"] is not None and row["ciphertext"] is not None for row in rows):
-            return None  # fewer: some were erased in between
-        position: int | None = await self._ledger.pool.fetchval(load("events.sql", "stray_payload"), *within)
-        return position
+        return _Page(rows, keys, misplaced, unknown, await self._deleted(missing))
 
     async def _check_head(self, end: int, chain: bytes, recorded_at: datetime) -> None:
         if chain != self.chain:
@@ -207,9 +194,9 @@ class _Verifier:
             stray = await self._ledger.pool.fetchval(query, self._ledger_id)
             if stray is not None:
                 raise _Bad(self.position, found.format(stray))
-        beyond = await self._ledger.pool.fetchval(load("events.sql", "payload_beyond"), self._ledger_id)
-        if beyond is not None:
-            raise _Bad(beyond, "there is a payload beyond the head")
+        outside = await self._ledger.pool.fetchval(load("events.sql", "payload_outside"), self._ledger_id)
+        if outside is not None:
+            raise _Bad(self.position, f"there is a payload at position {outside}, which no event has")
         await self._check_batches()
 
     async def _check_batches(self) -> None:
@@ -244,8 +231,6 @@ class _Verifier:
             commitment, position, recorded, chain, salt, ciphertext, astray = row[COVERED - 1 : COVERED + 6]
             if position != self.position + 1:
                 raise _Bad(self.position + 1, f"missing: the next event is at position {position}")
-            if page.stray is not None and page.stray <= position:
-                raise _Bad(page.stray, "there is a payload of no event at this position")
             if recorded < self.recorded:
                 raise _Bad(position, "recorded before the event in front of it")
             leads_to = codec.chain(self.chain, position, recorded, codec.body(ledger_id, *row[:COVERED]))
@@ -256,7 +241,7 @@ class _Verifier:
             if version == 1 and stream in page.unknown:
                 raise _Bad(position, "its stream has no row in ledger.stream")
             if astray:
-                raise _Bad(position, "its payload is filed under another stream")
+                raise _Bad(position, "a batch of telemetry has a payload" if version is None else _ASTRAY)
             survives = kind in SURVIVES_ERASURE
             owner = ledger_id if survives else stream
             key = page.keys.get(owner)

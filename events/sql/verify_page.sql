@@ -11,16 +11,15 @@ select s.* from (
            e.commitment, e.position,
            timestamptz_send(least(e.recorded_at, '290000-01-01 00:00Z') + interval '262968 hours') as recorded,
            e.chain, coalesce(p.salt, t.salt) as salt, coalesce(p.ciphertext, t.ciphertext) as ciphertext,
-           p.stream <> e.stream as astray,
+           p.stream is not null and (p.stream <> e.stream or e.version is null) as astray,
            coalesce(
                sum(coalesce(length(p.ciphertext), length(t.ciphertext)))
                    over (order by e.position rows between unbounded preceding and 1 preceding), 0) as before
     from (
-        select *, case when version is not null then position end as fact, case when seq is not null then recorded_at end
-            as batch
+        select *, case when seq is not null then recorded_at end as batch
         from ledger.event where ledger_id = $1 and position > $2 order by position limit $3
     ) e
-    left join ledger.payload p on p.ledger_id = $1 and p.position = e.fact
+    left join ledger.payload p on p.ledger_id = $1 and p.position = e.position
     left join ledger.telemetry t on t.ledger_id = $1 and t.stream = e.stream and t.position = e.position
         and t.recorded_at = e.batch
 ) s

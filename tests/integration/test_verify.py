@@ -145,13 +145,17 @@ TAMPERINGS: dict[str, tuple[str, int, str]] = {
     "a payload more": (
         "insert into ledger.payload select ledger_id, 5, stream, salt, null, ciphertext from ledger.payload limit 1",
         5,
-        "a payload of no event",
+        "a batch of telemetry has a payload",
     ),
-    "a payload in front": ("update ledger.payload set position = 0 where position = 2", 0, "a payload of no event"),
+    "a payload in front": (
+        "insert into ledger.payload select ledger_id, 0, stream, salt, null, ciphertext from ledger.payload limit 1",
+        10,
+        "a payload at position 0, which no event has",
+    ),
     "a payload beyond": (
         "insert into ledger.payload select ledger_id, 11, stream, salt, null, ciphertext from ledger.payload limit 1",
-        11,
-        "a payload beyond the head",
+        10,
+        "a payload at position 11, which no event has",
     ),
     "a deletion made up": (
         """
