@@ -1,4 +1,4 @@
-"""What describes an imported run must be what the API would take."""
+"""Checks what describes an imported run (name, tags, path and so on) by the bounds that the API has for it."""
 
 import msgspec
 

@@ -35,8 +35,8 @@ def routed(app: Litestar) -> dict[tuple[str, str], Any]:
 
 @pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
 def test_service_http_shortcut_finds_every_route_that_is_called_directly(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TACHOGRAPH_DATABASE_URL", "TACHOGRAPH_NATS_URL"):
-        monkeypatch.setenv(name, "nowhere://")
+    monkeypatch.setenv("TACHOGRAPH_DATABASE_URL", "postgresql://nowhere/none")
+    monkeypatch.setenv("TACHOGRAPH_NATS_URL", "nats://nowhere:4222")
     app = create_app(from_environment())
     by_path = {
         where: handler
