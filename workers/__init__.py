@@ -27,6 +27,7 @@ Runs
     orders            start and kill, by message
     balances          whose credits are used up
     retries           runs that follow failed ones
+    heartbeats        beats of workers and processes, as they come over NATS
     monitor           silence -> crashed
     mass_silence      is it our own fault? (pure)
     lost_workers      workers that fell silent

@@ -16,8 +16,6 @@ from uuid import UUID
 
 import msgspec
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from events.beats import Beat, beat_subject
@@ -31,6 +29,7 @@ from events.transitions import ACTIVE
 from events.types import Cause, Mode, Status
 from projections import incidents, runs
 from projections.execute import asked_by, execute
+from workers.heartbeats import Heartbeats
 from workers.lost_workers import LostWorkers
 from workers.mass_silence import Canary, MassSilence
 
@@ -41,8 +40,6 @@ LATE_STEP_SECONDS: Final = 5.0
 REFRESH_SECONDS: Final = 1.0
 AT_ONCE: Final = 32
 """How many declarations are under way at a time; they share commits."""
-
-_beat: Final = msgspec.json.Decoder(Beat)
 
 
 class Watched(msgspec.Struct):
@@ -75,7 +72,7 @@ class Monitor:
         self._stepped = self._fresh_since = clock()
         self._refreshed = -math.inf
         self._reconnects = -1
-        self._subscription: Subscription | None = None
+        self._heartbeats = Heartbeats(nats, self.hear)
 
     async def start(self) -> None:
         """Begin to listen, with fresh grace for everybody."""
@@ -84,25 +81,13 @@ class Monitor:
         self._mass = MassSilence()
         self._fresh_since = self._stepped = self._clock()
         await incidents.close(self._ledger.pool, incidents.MASS_SILENCE, "the monitor began anew")
-        if not self._nats.is_connected:
-            raise ConnectionError("NATS is not connected")
-        self._subscription = await self._nats.subscribe("tachograph.heartbeats.*", cb=self._hear)
+        await self._heartbeats.start()
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._subscription is not None and not self._nats.is_closed:
-            await self._subscription.unsubscribe()
-            self._subscription = None
+        await self._heartbeats.stop()
 
     # --- what is heard ----------------------------------------------------------------------------------------
-
-    async def _hear(self, message: Msg) -> None:
-        try:
-            beat = _beat.decode(message.data)
-        except msgspec.DecodeError as error:
-            log.error("a heartbeat on %s cannot be read: %s", message.subject, error)
-            return
-        self.hear(beat)
 
     def hear(self, beat: Beat) -> None:
         """Take a beat's runs as alive now. For a managed run only its worker's beats count."""

@@ -14,8 +14,6 @@ from uuid import UUID
 import asyncpg
 import msgspec
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from events.beats import Beat
@@ -32,6 +30,7 @@ from projections.runs import StoredRun
 from projections.tenancy import Worker
 from workers import retries
 from workers.balances import Balances
+from workers.heartbeats import Heartbeats
 from workers.orders import CLAIM_SECONDS, Orders
 from workers.placement import Bound, Host, Placement, Queued, Reason, Wait, bounds_of
 
@@ -46,7 +45,6 @@ MANY_RUNS: Final = 100
 REST_SECONDS: Final = 1.0
 """After a look at `MANY_RUNS` or more, how long before the next where no worker and nothing that is held changed."""
 
-_beat: Final = msgspec.json.Decoder(Beat)
 _ORDERED: Final = Wait(Reason.ORDERED)
 
 
@@ -87,28 +85,18 @@ class Scheduler:
         self._ended: dict[UUID, float] = {}
         self._supply: tuple[Sequence[Host], Sequence[asyncpg.Record]] = ((), ())
         self._rest_until = 0.0
-        self._subscription: Subscription | None = None
+        self._heartbeats = Heartbeats(nats, self.hear)
 
     async def start(self) -> None:
         """Begin to listen to the workers."""
         await queue.forget(self._ledger.pool)
         self._said.clear()
         self._rest_until = 0.0
-        if not self._nats.is_connected:
-            raise ConnectionError("NATS is not connected")
-        self._subscription = await self._nats.subscribe("tachograph.heartbeats.*", cb=self._hear)
+        await self._heartbeats.start()
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._subscription is not None and not self._nats.is_closed:
-            await self._subscription.unsubscribe()
-            self._subscription = None
-
-    async def _hear(self, message: Msg) -> None:
-        try:
-            self.hear(_beat.decode(message.data))
-        except msgspec.DecodeError as error:
-            log.error("a heartbeat on %s cannot be read: %s", message.subject, error)
+        await self._heartbeats.stop()
 
     def hear(self, beat: Beat) -> None:
         """Take note of a worker that lives."""

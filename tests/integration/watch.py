@@ -24,7 +24,9 @@ class Watch:
         """Let no canary come through from now on."""
         self.nats_is_up = False
         hear, sender = self.monitor.hear, self.monitor.sender
-        self.monitor.hear = lambda beat: None if beat.sender == sender and not self.nats_is_up else hear(beat)  # type: ignore[method-assign]
+        self.monitor._heartbeats._hear = lambda beat: (
+            None if beat.sender == sender and not self.nats_is_up else hear(beat)
+        )
 
     async def passes(self, seconds: float) -> None:
         """Let time pass in small steps, with beats at each."""
