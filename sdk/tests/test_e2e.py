@@ -328,6 +328,33 @@ def test_a_managed_run_that_is_killed_keeps_what_it_had(client, project, until):
     assert client.chart(run_id, "val/accuracy")[0]["points"] >= 1
 
 
+def test_a_managed_run_that_is_killed_hard_keeps_what_it_had_logged(client, project, tmp_path):
+    """As the kernel does that runs out of memory: the last batch has not been made yet."""
+    program = tmp_path / "killed.py"
+    program.write_text(
+        """
+import os, signal, time, tachograph
+from tachograph._sync import left_behind
+run = tachograph.init()
+for step in range(3_000):
+    run.log(x=step, step=step)
+    time.sleep(0.0005)
+run.log(last=1.0)
+for _ in range(2_000):  # where it is not seen there, it was delivered already
+    if any(b"last" in path.read_bytes() for path in left_behind()):
+        break
+    time.sleep(0.001)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    client.ensure_project(project)
+    run_id = client.create_run(project, command=[sys.executable, str(program)])["id"]
+    run = client.wait(run_id, timeout_seconds=120)
+    assert (run["status"], run["synced"]) == ("failed", True)
+    assert points(client, run_id, "x") == [(step, float(step)) for step in range(3_000)]
+    assert [value for _, value in points(client, run_id, "last")] == [1.0]
+
+
 def test_another_process_may_attach_to_a_managed_run_too(client, project, tmp_path):
     """Two programs of one command, each with batches numbered from 1."""
     program = tmp_path / "part.py"

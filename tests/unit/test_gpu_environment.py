@@ -6,6 +6,7 @@ import pytest
 
 from events.settings import SettingsError
 from workers.gpu.environment import MissingSecret, base_environment, identity, program_environment, resolve_secrets
+from workers.gpu.records import RunDirectory
 from workers.gpu.settings import from_environment
 
 OWN = {
@@ -40,12 +41,13 @@ def test_a_secret_that_is_missing_or_the_workers_own_is_refused(name: str) -> No
 
 def test_a_run_cannot_claim_to_be_another_or_reach_other_devices() -> None:
     run = {"TACHOGRAPH_RUN_ID": "other", "CUDA_VISIBLE_DEVICES": "0,1,2,3", "LR": "0.1", "PYTHONUNBUFFERED": "0"}
-    own = identity("http://x", "r", "tgr_t", 3, "p", Path("/runs/r/outcome.json"))
+    own = identity("http://x", "r", "tgr_t", 3, "p", RunDirectory(Path("/runs/r")))
     seen = program_environment({"PATH": "/bin"}, run, {}, {"CUDA_VISIBLE_DEVICES": ""}, own)
     assert seen["TACHOGRAPH_RUN_ID"] == "r"
     assert seen["TACHOGRAPH_EPOCH"] == "3"
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
     assert seen["LR"] == "0.1"
+    assert (seen["TACHOGRAPH_OUTCOME"], seen["TACHOGRAPH_SPOOL"]) == ("/runs/r/outcome.json", "/runs/r/spool")
 
 
 def test_settings_have_defaults() -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from workers.gpu.records import RunDirectory
+
 PASSED_ON = frozenset(
     {
         "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME",
@@ -54,13 +56,17 @@ def program_environment(
     return {**base, "PYTHONUNBUFFERED": "1", **run, **secrets, **devices, **identity}
 
 
-def identity(url: str, run_id: str, token: str, epoch: int, project_id: str, outcome: Path) -> dict[str, str]:
-    """Return the variables by which the SDK in the program finds its run; in `outcome` it may say how that ends."""
+def identity(url: str, run_id: str, token: str, epoch: int, project_id: str, directory: RunDirectory) -> dict[str, str]:
+    """Return the variables by which the SDK in the program finds its run, and where it may leave what.
+
+    That is how the run ends, and what it logged, should it be killed.
+    """
     return {
         "TACHOGRAPH_URL": url,
         "TACHOGRAPH_RUN_ID": run_id,
         "TACHOGRAPH_RUN_TOKEN": token,
         "TACHOGRAPH_EPOCH": str(epoch),
         "TACHOGRAPH_PROJECT": project_id,
-        "TACHOGRAPH_OUTCOME": str(outcome),
+        "TACHOGRAPH_OUTCOME": str(directory.outcome),
+        "TACHOGRAPH_SPOOL": str(directory.spool),
     }

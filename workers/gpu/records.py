@@ -6,6 +6,7 @@
     started.json, exit.json   the shim's                                     stderr.log
     kill.json     ours, for the shim: the grace                              ship.json    how far the log is sent
     outcome.json  the program's, where it says how the run ends
+  spool/        the program's, what it has logged and not delivered yet
 
 Every JSON file is written beside its place and renamed, so it is whole or not there.
 """
@@ -152,6 +153,7 @@ class RunDirectory:
         self.stderr = path / "stderr.log"
         self.lock = path / "shim.lock"
         self.outcome = path / "outcome.json"
+        self.spool = path / "spool"
 
     def create(self) -> None:
         """Make the directories; harmless where they are."""

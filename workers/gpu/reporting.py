@@ -167,6 +167,26 @@ class Conversation:
         run = await self._report("ended", **{name: value for name, value in fields.items() if value is not None})
         return run["status"] not in ACTIVE
 
+    async def left_by_programs(self, directory: RunDirectory) -> None:
+        """Deliver what programs of the run had logged when they were killed; what is refused is said."""
+        if not directory.spool.is_dir():
+            return
+        record = self._record
+        sync = partial(tachograph.sync, directory.spool, url=self._client.url, api_key=record.token)
+        try:
+            done = await self._calls.until_accepted(sync, retry_seconds=self._calls.seconds)
+        except tachograph.Problem as problem:
+            logger.error("run %s: what its programs left is lost: %s", record.run_id, problem)
+            return
+        if done.delivered or done.refused or done.skipped:
+            logger.info(
+                "run %s: of what its programs left, %d requests were delivered, %d refused, %d journals skipped",
+                record.run_id,
+                done.delivered,
+                done.refused,
+                len(done.skipped),
+            )
+
     def _last_seqs(self, directory: RunDirectory) -> dict[str, int]:
         """Return the last batch of each of our sources that has sent any."""
         logs, figures = shipping.last_seq(directory), system_metrics.last_seq(directory)

@@ -71,7 +71,9 @@ class Supervisor:
         if self.record.phase in {Phase.CLAIMED, Phase.STARTED}:
             await self._attempt()
             if not self._stopped:
-                await self._report_end(await self._take_out())
+                ended = await self._take_out()
+                await self._server.left_by_programs(self._directory)
+                await self._report_end(ended)
         if self.record.phase is Phase.IDLE:
             await self._keep_until_killed()
         await self._forget()
@@ -184,7 +186,7 @@ class Supervisor:
                 record.token,
                 record.epoch,
                 record.project_id,
-                self._directory.outcome,
+                self._directory,
             ),
         )
         self._shim.launch(record.commands, variables)

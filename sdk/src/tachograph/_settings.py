@@ -73,7 +73,9 @@ def managed_run() -> ManagedRun | None:
 
 
 def spool_directory() -> Path:
-    """Return where undelivered data is kept: under TACHOGRAPH_HOME, or else in a temporary directory."""
+    """Return where journals are: in TACHOGRAPH_SPOOL, under TACHOGRAPH_HOME, or else in a temporary directory."""
+    if place := os.environ.get("TACHOGRAPH_SPOOL"):
+        return Path(place)
     if "TACHOGRAPH_HOME" in os.environ or home().is_dir():
         return home().absolute() / "spool"
     return Path(tempfile.gettempdir()) / f"tachograph-spool-{getpass.getuser()}"
