@@ -135,6 +135,6 @@ async def _say_how_we_are(
         ]
         try:
             await health.say(pool, said)
-        except (*LOST_CONNECTION, TimeoutError) as error:
+        except (*LOST_CONNECTION, asyncpg.InsufficientResourcesError, TimeoutError) as error:
             log.debug("nobody hears how the roles are: %r", error)
         await asyncio.sleep(seconds)

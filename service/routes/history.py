@@ -38,9 +38,9 @@ Types = Annotated[str | None, Parameter(description="event types, with commas be
 After = Annotated[int, Parameter(ge=0, le=(1 << 63) - 1)]
 
 
-def _check_position(after: int, head: int) -> None:
+def _check_position(after: int, head: int, path: str = "after") -> None:
     if not 0 <= after <= head:
-        raise Invalid(f"position {after} lies beyond the ledger's head, {head}", path="after", limit=head)
+        raise Invalid(f"position {after} lies beyond the ledger's head, {head}", path=path, limit=head)
 
 
 async def _page(
@@ -84,9 +84,9 @@ async def _start(request: Http, service: Service, ledger_id: UUID, after: int | 
     given = request.headers.get("last-event-id")
     head, _ = await service.ledger.head(ledger_id)
     if given is not None and not (given.isdecimal() and len(given) < 20):
-        raise Invalid("Last-Event-ID is a position", path="Last-Event-ID")
+        raise Invalid("this is the position of an event: a number of at most 19 digits", path="Last-Event-ID")
     start = int(given) if given is not None else head if after is None else after
-    _check_position(start, head)
+    _check_position(start, head, "after" if given is None else "Last-Event-ID")
     return start
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,9 @@ from tests.fault.operations import Violation
 SECONDS = 60.0
 REPEATED_REQUESTS = 150
 SURVIVES = {"run.deleted", "run.purged"}
+SETTLED = timedelta(seconds=3)
+"""How long after a link is up again the first that is said over it may take."""
+BACK = {"run.recovered", "run.started", "run.completed", "run.failed", "run.killed"}
 
 Key = tuple[str, int, str, int]
 """Run, epoch, source, seq."""
@@ -148,11 +152,19 @@ class Checks:
                 epochs[run] = event["epoch"]
 
     async def nobody_crashed_by_our_own_outage(self) -> None:
-        """Programs beat all the time; only one that vanished may be declared crashed."""
+        """Programs beat all the time; only one that vanished may be declared crashed, and be so for good.
+
+        Fewer than a mass that cannot be heard by anybody are declared as well; they come back when they are heard.
+        """
         vanished = {lived.run["id"] for life in self.load.lives for lived in life.lived if lived.end == "vanished"}
-        for event in self.history:
-            if event["type"] == "run.crashed":
-                holds("no Crashed declared because of our own outage", self.run_of(event) in vanished, event)
+        for index, event in enumerate(self.history):
+            run = self.run_of(event)
+            if event["type"] == "run.crashed" and run not in vanished:
+                at = datetime.fromisoformat(event["recordedat"])
+                unheard = any(began <= at <= ended + SETTLED for began, ended in self.cluster.unheard)
+                holds("no Crashed declared because of our own outage", unheard, event)
+                later = {other["type"] for other in self.history[index + 1 :] if self.run_of(other) == run}
+                holds("who could not be heard is crashed no longer than that", later & BACK, event)
 
     async def whoever_vanished_is_crashed(self) -> None:
         """No run hangs in running: who fell silent is declared crashed once we hear again."""

@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import asyncpg
@@ -42,6 +43,8 @@ class Cluster:
     def __init__(self, stack: Stack, found: Places) -> None:
         self.stack = stack
         self.places = found
+        self.unheard: list[tuple[datetime, datetime]] = []
+        """From when to when no client could be heard."""
         self.url = stack.url
         self.clock = self._give_a_clock()
         if found.namespace is not None:

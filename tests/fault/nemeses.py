@@ -5,6 +5,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from tests.api import until
@@ -125,11 +126,14 @@ def cut(side: str, random_: random.Random, limits: Limits) -> Strike:
     def act(cluster: Cluster) -> None:
         link = cluster.places.clients if side == "clients" else cluster.places.servers
         assert link is not None
+        began = datetime.now(UTC)
         link.down()
         try:
             time.sleep(seconds)
         finally:
             link.up()
+            if side == "clients":
+                cluster.unheard.append((began, datetime.now(UTC)))
 
     between = {"clients": "clients and service", "servers": "service, roles and Postgres, NATS"}[side]
     return Strike(f"cut off {side}", f"link down between {between} for {seconds:.1f} s", act)
