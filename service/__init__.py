@@ -9,6 +9,7 @@ The process
     auth              every request: who asks, and may they?
     keys              API keys and run tokens
     access            what a route needs, declared beside it
+    key_rules         what an API key may be
     actors            names of keys, for people
     problems          errors -> HTTP, one table
     observability     /metrics

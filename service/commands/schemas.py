@@ -1,5 +1,7 @@
-"""The generated descriptions: a JSON Schema per event version, OpenAPI for HTTP, AsyncAPI for the subjects, and the
-state machine's tables."""
+"""`python -m service schemas [--check]`: write the generated descriptions.
+
+A JSON Schema per event version, OpenAPI for HTTP, AsyncAPI for the subjects, and the state machine's tables.
+"""
 
 import json
 import sys
