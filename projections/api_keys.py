@@ -133,7 +133,7 @@ async def get(reader: Reader, organisation_id: UUID, key_id: UUID) -> ApiKey | N
     found = await reader.fetchrow(
         "select * from api_key where organisation_id = $1 and key_id = $2", organisation_id, key_id
     )
-    return None if found is None else _key(found)
+    return None if found is None else as_key(found)
 
 
 async def in_force(reader: Reader, sha256: bytes) -> ApiKey | None:
@@ -143,7 +143,7 @@ async def in_force(reader: Reader, sha256: bytes) -> ApiKey | None:
         " and (expires_at is null or expires_at > clock_timestamp())",
         sha256,
     )
-    return None if found is None else _key(found)
+    return None if found is None else as_key(found)
 
 
 async def listed(
@@ -152,7 +152,7 @@ async def listed(
     """Return an organisation's keys, newest first, after one of them."""
     issued_at, key_id = after or (PENDING, UUID(int=(1 << 128) - 1))
     rows = await reader.fetch(load("projections.sql", "list_keys"), organisation_id, issued_at, key_id, limit)
-    return [Listed(_key(one), one["used_at"]) for one in rows]
+    return [Listed(as_key(one), one["used_at"]) for one in rows]
 
 
 async def used_at(reader: Reader, key_id: UUID) -> datetime | None:
@@ -172,7 +172,8 @@ async def labels(ledger: Ledger, organisation_id: UUID, key_id: UUID) -> list[tu
     return [(at, event.label) for at, event in events if not isinstance(event, KeyRevoked)]
 
 
-def _key(found: Mapping[str, Any]) -> ApiKey:
+def as_key(found: Mapping[str, Any]) -> ApiKey:
+    """Return a row as the key that it is."""
     columns = {name: found[name] for name in ApiKey.__struct_fields__}
     projects = columns["projects"]
     return ApiKey(

@@ -1,6 +1,7 @@
 """Who asks, and whether it may: every request but those of open routes passes here, before its handler."""
 
 import base64
+from typing import Any, Final
 
 from litestar.enums import ScopeType
 from litestar.exceptions import NotAuthorizedException
@@ -9,6 +10,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from service.access import PROGRAM, Forbidden, Need, in_order, needed
 from service.http.requests import header
 from service.keys import Keys, Principal
+
+COOKIE: Final = "tachograph_session"
+SAFE: Final = frozenset({"GET", "HEAD"})
+"""What changes nothing, and so may be asked for by any page."""
 
 
 def credential(explicit: str | None, authorization: str | None) -> str | None:
@@ -29,6 +34,26 @@ def credential(explicit: str | None, authorization: str | None) -> str | None:
             return None
 
 
+def session_of(cookies: str | None) -> str | None:
+    """Return the session that a request's cookies name."""
+    for one in (cookies or "").split(";"):
+        name, _, value = one.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return None
+
+
+def check_same_origin(scope: Scope) -> None:
+    """Refuse a change that a page of somebody else's asks a browser for. Raises `Forbidden`."""
+    site = header(scope, b"sec-fetch-site")
+    if site is not None:
+        same = site == "same-origin"
+    else:  # an older browser
+        same = (header(scope, b"origin") or "").partition("://")[2] == header(scope, b"host")
+    if not same:
+        raise Forbidden("with a session's cookie, only pages of this service change anything; else send an API key")
+
+
 def authenticated(app: ASGIApp) -> ASGIApp:
     """Let nobody in without a credential that is known and that opens the route."""
 
@@ -44,14 +69,19 @@ def authenticated(app: ASGIApp) -> ASGIApp:
     return middleware
 
 
-async def _principal(scope: Scope) -> Principal:
-    given = credential(header(scope, b"x-api-key"), header(scope, b"authorization"))
-    if given is None:
-        raise NotAuthorizedException("send an API key: Authorization: Bearer <key>, X-API-Key, or Basic api:<key>")
+async def _principal(scope: Any) -> Principal:
     keys: Keys = scope["litestar_app"].state.service.keys
-    principal = await keys.principal(given)
+    given = credential(header(scope, b"x-api-key"), header(scope, b"authorization"))
+    if given is not None:
+        principal = await keys.principal(given)
+    elif session := session_of(header(scope, b"cookie")):
+        if scope["method"] not in SAFE:
+            check_same_origin(scope)
+        principal = await keys.of_session(session)
+    else:
+        raise NotAuthorizedException("send an API key: Authorization: Bearer <key>, X-API-Key, or Basic api:<key>")
     if principal is None:
-        raise NotAuthorizedException("this API key or run token is unknown, expired or revoked")
+        raise NotAuthorizedException("this API key, session or run token is unknown, expired or revoked")
     return principal
 
 

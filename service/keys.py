@@ -24,7 +24,7 @@ from events.ids import derived
 from events.keys import Keyring
 from events.organisation import KeyIssued
 from events.types import Role
-from projections import api_keys
+from projections import api_keys, sessions
 from projections.api_keys import CHANNEL
 from projections.runs import Reader
 from service.access import PROGRAM
@@ -35,6 +35,8 @@ KEY_PREFIX: Final = "tg_"
 SHOWN: Final = len(KEY_PREFIX) + 4
 """How many characters of a key may be shown, to tell it from others."""
 TOKEN_PREFIX: Final = "tgr_"  # noqa: S105 (a prefix, not a secret)
+SESSION_PREFIX: Final = "tgs_"
+SESSION_SECONDS: Final = 12 * 3_600
 TOKEN_SECONDS: Final = 30 * 86_400
 CACHE_SECONDS: Final = 5.0
 """How long a key that was revoked opens something yet, at most: where the notification of it is lost."""
@@ -52,7 +54,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     projects: frozenset[UUID] | None = None
     key: bytes | None = None
-    """The key's SHA-256."""
+    """The SHA-256 of the key, or of the session that stands for it."""
+    session: bool = False
     key_id: UUID | None = None
     run_id: UUID | None = None
     epoch: int | None = None
@@ -60,6 +63,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def sees(self, project_id: UUID) -> bool:
         """Whether a project of the organisation is not hidden from the caller."""
         return self.projects is None or project_id in self.projects
+
+
+def digest_of(secret: str) -> bytes:
+    """Return what is known of a secret."""
+    return hashlib.sha256(secret.encode()).digest()
 
 
 class RunToken(msgspec.Struct, frozen=True, array_like=True):
@@ -74,7 +82,7 @@ class RunToken(msgspec.Struct, frozen=True, array_like=True):
 def key_of(secret: bytes) -> tuple[str, bytes]:
     """Return the API key made of 32 random bytes, and its SHA-256."""
     key = KEY_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
-    return key, hashlib.sha256(key.encode()).digest()
+    return key, digest_of(key)
 
 
 def new_key(
@@ -114,23 +122,29 @@ class Keys:
         """Return whose credential it is, or None."""
         if credential.startswith(TOKEN_PREFIX):
             return self._from_token(credential)
-        return await self._of_key(hashlib.sha256(credential.encode()).digest())
+        if credential.startswith(SESSION_PREFIX):
+            return None  # that comes in its cookie, where the browser says which page sends it
+        return await self._of_key(digest_of(credential), session=False)
+
+    async def of_session(self, secret: str) -> Principal | None:
+        """Return who opened the session of a cookie, or None once it has ended."""
+        return await self._of_key(digest_of(secret), session=True) if secret.startswith(SESSION_PREFIX) else None
 
     async def still(self, principal: Principal) -> bool:
         """Whether a key that came with a request is in force yet; a run token is, as long as its run takes it."""
-        return principal.key is None or await self._of_key(principal.key) is not None
+        return principal.key is None or await self._of_key(principal.key, session=principal.session) is not None
 
     def forget(self) -> None:
         """Look again at every key: one was changed or revoked."""
         self._changes += 1
         self._known.clear()
 
-    async def _of_key(self, sha256: bytes) -> Principal | None:
+    async def _of_key(self, sha256: bytes, *, session: bool) -> Principal | None:
         known = self._known.get(sha256)
         if known is not None and known[1] > time.monotonic():
             return known[0]
         changes = self._changes
-        key = await api_keys.in_force(self._reader, sha256)
+        key = await (sessions.key_of if session else api_keys.in_force)(self._reader, sha256)
         if key is None:
             self._known.pop(sha256, None)
             return None
@@ -140,6 +154,7 @@ class Keys:
             role=key.role.value,
             projects=key.projects,
             key=sha256,
+            session=session,
             key_id=key.key_id,
         )
         now = datetime.now(UTC)

@@ -27,7 +27,7 @@ MSGPACK: Final = "application/msgpack"
 BYTES: Final = "application/octet-stream"
 SCHEMAS: Final = "#/components/schemas/"
 METHODS: Final = frozenset({"get", "head", "put", "post", "patch", "delete"})
-KEYLESS: Final = ("/metrics", "/system-metrics", "/logs", "/heartbeat", "/query", "/audit/verify")
+KEYLESS: Final = ("/metrics", "/system-metrics", "/logs", "/heartbeat", "/query", "/audit/verify", "/login", "/logout")
 """POST routes whose requests make no event, or whose bodies have a key of their own."""
 
 CONFIG: Final = OpenAPIConfig(title="Tachograph", version=VERSION, use_handler_docstrings=True, path="/generated")
@@ -69,6 +69,7 @@ PROBLEM: Final = {
 SECURITY: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a run token"},
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "session": {"type": "apiKey", "in": "cookie", "name": "tachograph_session", "description": "What `/login` set"},
     "basic": {"type": "http", "scheme": "basic", "description": "User `api`, the key as password"},
 }
 IDEMPOTENCY_KEY: Final = {

@@ -126,6 +126,7 @@ def test_every_route_says_what_it_needs():
         "/api/v1/projects/{project}/query",
         "/api/v1/projects/{project}/audit/verify",
         "/api/v1/organisation/audit/verify",
+        "/api/v1/logout",
     }
 
 
