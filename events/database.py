@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -23,6 +24,7 @@ def _in_a_line(record: logging.LogRecord) -> bool:
 
 logging.getLogger("asyncpg.pool").addFilter(_in_a_line)
 
+MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "schemas" / "sql"
 SEARCH_PATH = "projection, ledger"
 
 CONNECT_SECONDS: Final = 5.0
@@ -43,21 +45,36 @@ async def _keep(_: Any) -> None:
 
 
 async def wait_until_there(url: str) -> None:
-    """Return once Postgres takes connections, however long that is: parts may be started in any order.
+    """Return once Postgres takes connections and has this release's schema: parts may be started in any order.
 
-    Raises `SettingsError` for a URL, a role or a database that is wrong.
+    A newer schema will do. Raises `SettingsError` for a URL, a role or a database that is wrong.
     """
     for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
         try:
             connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
+            try:
+                lacks = await _lacks(connection)
+            finally:
+                await connection.close(timeout=CONNECT_SECONDS)
         except AWAY as error:
             log.warning("waiting for Postgres: %r", error)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise SettingsError(f"TACHOGRAPH_DATABASE_URL: {error}") from error
         else:
-            await connection.close(timeout=CONNECT_SECONDS)
-            return
+            if lacks is None:
+                return
+            log.warning("waiting for `python -m service bootstrap`: the database lacks migration %s", lacks)
         await asyncio.sleep(pause)
+
+
+async def _lacks(connection: asyncpg.Connection) -> str | None:
+    """Return the first migration of this release that the database has not seen, or None."""
+    try:
+        known = {row["name"] for row in await connection.fetch("select name from public.migration")}
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):  # as old databases are
+        known = set()
+    names = sorted(file.stem for file in MIGRATIONS.glob("[0-9]*.sql"))
+    return next((name for name in names if name not in known), None)
 
 
 LOOKUPS: Final[Mapping[str, str]] = {

@@ -9,6 +9,7 @@ from typing import Final
 
 import asyncpg
 
+from events.database import MIGRATIONS
 from events.sql import load
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
@@ -65,7 +66,7 @@ async def migrate(owner_url: str) -> list[str]:
 
 async def _tables(connection: asyncpg.Connection, known: dict[str, str]) -> list[str]:
     applied = []
-    files = sorted((ROOT / "schemas" / "sql").glob("[0-9]*.sql"))
+    files = sorted(MIGRATIONS.glob("[0-9]*.sql"))
     unknown = {name for name in known if name[0].isdigit()} - {file.stem for file in files}
     if unknown:
         raise MigrationError(

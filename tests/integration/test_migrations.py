@@ -3,10 +3,12 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 
 import asyncpg
 import pytest
 
+from events.database import wait_until_there
 from service.commands.migrate import MigrationError, migrate
 from stack.process import ROOT
 from tests import servers
@@ -81,3 +83,23 @@ async def test_a_killed_migration_leaves_the_database_as_it_was(database: Databa
     assert await superuser.fetchval("select to_regclass('operation.alert_firing')") is not None
     assert await migrate(empty.owner_url) == []
     await superuser.close()
+
+
+async def test_a_part_that_is_newer_than_the_database_waits_for_its_schema(
+    empty: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = asyncio.create_task(wait_until_there(empty.url))
+
+    async def says(name: str) -> bool:
+        return f"waiting for `python -m service bootstrap`: the database lacks migration {name}" in caplog.text
+
+    await eventually(partial(says, "0001_ledger"), "it says that it waits")
+    await migrate(empty.owner_url)
+    await waiting
+    owner = await asyncpg.connect(empty.owner_url)
+    await owner.execute("delete from public.migration where name = '0053_alert_firings'")
+    waiting = asyncio.create_task(wait_until_there(empty.url))
+    await eventually(partial(says, "0053_alert_firings"), "it says which one")
+    await owner.execute("insert into public.migration values ('0053_alert_firings', ''), ('9999_newer', '')")
+    await waiting
+    await owner.close()
