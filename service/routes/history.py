@@ -35,9 +35,6 @@ _STREAM = described(answers=("text/event-stream",))
 Types = Annotated[str | None, Parameter(description="event types, with commas between them")]
 
 
-After = Annotated[int, Parameter(ge=0, le=(1 << 63) - 1)]
-
-
 def _check_position(after: int, head: int, path: str = "after") -> None:
     if not 0 <= after <= head:
         raise Invalid(f"position {after} lies beyond the ledger's head, {head}", path=path, limit=head)
@@ -52,7 +49,8 @@ async def _page(
     limit: int,
     types: Sequence[str] | None,
 ) -> EventPage:
-    found = await service.ledger.read(ledger_id, after=after, limit=limit, types=types, stream=stream)
+    is_one = 0 <= after < 1 << 63  # what is no position at all is refused with the others beyond the head
+    found = await service.ledger.read(ledger_id, after=after, limit=limit, types=types, stream=stream) if is_one else []
     head, _ = await service.ledger.head(ledger_id)
     _check_position(after, head)
     following = found[-1].position if found and found[-1].position < head else None
@@ -63,7 +61,7 @@ async def _page(
 
 @get("/projects/{project:str}/events", needs=READ)
 async def project_events(
-    request: Http, service: Service, project: str, after: After = 0, limit: Size = 100, types: Types = None
+    request: Http, service: Service, project: str, after: int = 0, limit: Size = 100, types: Types = None
 ) -> EventPage:
     """A project's history."""
     known = await service.project(request, project)
@@ -72,7 +70,7 @@ async def project_events(
 
 @get("/runs/{run:str}/events", needs=READ)
 async def run_events(
-    request: Http, service: Service, run: str, after: After = 0, limit: Size = 100, types: Types = None
+    request: Http, service: Service, run: str, after: int = 0, limit: Size = 100, types: Types = None
 ) -> EventPage:
     """A run's history; of a deleted run the events without their data."""
     stored = await service.run(request, run, deleted=True)
@@ -99,7 +97,7 @@ def _follow(request: Http, service: Service, wanted: Wanted, after: int) -> Serv
 
 @get("/projects/{project:str}/stream", needs=READ, operation_class=_STREAM)
 async def project_stream(
-    request: Http, service: Service, project: str, after: After | None = None, types: Types = None
+    request: Http, service: Service, project: str, after: int | None = None, types: Types = None
 ) -> ServerSentEvent:
     """A project's events as they happen (Server-Sent Events; the id is the position)."""
     known = await service.project(request, project)
@@ -109,7 +107,7 @@ async def project_stream(
 
 @get("/runs/{run:str}/stream", needs=READ, operation_class=_STREAM)
 async def run_stream(
-    request: Http, service: Service, run: str, after: After | None = None, types: Types = None
+    request: Http, service: Service, run: str, after: int | None = None, types: Types = None
 ) -> ServerSentEvent:
     """A run's events as they happen, telemetry too (Server-Sent Events; the id is the position)."""
     stored = await service.run(request, run)
