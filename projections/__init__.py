@@ -7,6 +7,7 @@ Inline projections and their queries
     runs              state and transitions
     tenancy           organisations, workers, projects
     api_keys          API keys: issued, changed, revoked
+    sessions          browsers that logged in (state of its own, no projection)
     workflows         recipes of runs
     sweeps            searches, and their trials
     subscriptions     alert rules and webhooks
