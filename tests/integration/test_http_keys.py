@@ -3,12 +3,15 @@
 import asyncio
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -18,7 +21,8 @@ import pytest
 from events.database import open_pool
 from events.ids import uuid7
 from events.types import Role
-from service.access import PROGRAM
+from service.access import PROGRAM, Forbidden
+from service.http import downloads
 from service.keys import Keys
 from stack.process import ROOT
 from tests.api import SECONDS, Api, Json, Project, accepted, refused, replica, until
@@ -433,3 +437,42 @@ def test_an_admin_renames_the_organisation(api: Api):
         assert accepted(client.get("/me"))["organisation"] == "Tall Trees"
         assert "name" in refused(client.patch("/organisation", json={"name": ""}), 422)["detail"]
         assert accepted(client.post("/organisation/audit/verify"))["first_bad"] is None
+
+
+async def test_a_download_breaks_off_when_its_key_is_revoked(api: Api):
+    made = issued(api, "viewer")
+    pool = await open_pool(api.database.url, name="test", size=1)
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        yield b"1"
+        yield b"2"
+
+    try:
+        service: Any = SimpleNamespace(keys=Keys(pool, b""), stopping=asyncio.Event())
+        principal = await service.keys.principal(made["api_key"])
+        paced = downloads._paced(service, principal, chunks(), "a file")
+        assert await anext(paced) == b"1"
+        accepted(api.client.delete(f"/keys/{made['key']['id']}"))
+        service.keys.forget()  # as the notification has it
+        with pytest.raises(Forbidden, match="revoked"):
+            await anext(paced)
+    finally:
+        await pool.close()
+
+
+def test_a_program_trains_with_a_key_that_is_confined_to_its_project(api: Api, project: Project, tmp_path: Path):
+    made = issued(api, "member", projects=[project.id])
+    program = "import sys, tachograph\nwith tachograph.init(project=sys.argv[1]) as run:\n    run.log({'a': 1.0})\n"
+    environment = {
+        **os.environ,
+        "TACHOGRAPH_URL": api.url,
+        "TACHOGRAPH_API_KEY": made["api_key"],
+        "TACHOGRAPH_HOME": str(tmp_path),
+    }
+    command = [sys.executable, "-c", program, project.name]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=SECONDS)
+    (run,) = accepted(api.client.get(f"/projects/{project.id}/runs"))["items"]
+    assert run["status"] == "completed"
+    events = project.events(run)
+    assert [one["type"] for one in events].count("run.metrics_logged") == 1
+    assert {one["actor"] for one in events} == {f"key:{made['key']['id']}"}
