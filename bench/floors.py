@@ -130,6 +130,7 @@ def _prepared(stream: UUID, seq: int, row: tuple[Any, ...], size: int) -> Prepar
     """Return a row as the ledger's queue takes it."""
     return Prepared(
         stream=stream,
+        first_id=row[0],
         expected=None,
         epoch=1,
         gate=GATE_OPEN,

@@ -32,6 +32,7 @@ The record: events in PostgreSQL, chained by hashes, encrypted
     records           what goes in and comes out
     commit            many appends, one transaction
     statements        the SQL of such a group
+    wire              a sealed event as PostgreSQL receives it
     verdicts          each caller's own result
     codec             bytes, hashes, old versions of events
     packing           LZ4

@@ -62,25 +62,23 @@ class RunState(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, kw_only=True):
-    """A sealed proposal, ready for `append.sql`."""
+    """A sealed proposal, ready for `append.sql`: its events as `wire.row` makes them.
+
+    By `first_id`, the id of its first event, a repetition is recognised.
+    """
 
     stream: UUID
+    first_id: UUID
     expected: int | None
     epoch: int | None
     gate: int
     wrapped_key: bytes | None
     source: str | None
     seq: int | None
-    events: list[tuple[Any, ...]]
+    events: list[Any]
     inline: dict[str, list[InlineRow]]
     state: RunState | None = None
     size: int
-
-    @property
-    def first_id(self) -> UUID:
-        """The id of the first event, by which a repetition is recognised."""
-        first: UUID = self.events[0][0]
-        return first
 
     @property
     def columns(self) -> tuple[Any, ...]:

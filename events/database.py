@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -42,6 +43,12 @@ AWAY: Final = (
 
 async def _keep(_: Any) -> None:
     """Nothing of a session is ever changed, so there is nothing to reset when it goes back to the pool."""
+
+
+async def _sends_sealed_events(connection: asyncpg.Connection) -> None:
+    """Have the bytes of `events.wire` sent as they are; an older database lacks the type, and can be read."""
+    with suppress(ValueError):
+        await connection.set_builtin_type_codec("sealed_event", schema="ledger", codec_name="bytea", format="binary")
 
 
 async def wait_until_there(url: str) -> None:
@@ -113,6 +120,7 @@ async def open_pool(
         url,
         min_size=1,
         max_size=size,
+        init=_sends_sealed_events,
         reset=_keep,
         command_timeout=60,
         server_settings={

@@ -269,6 +269,7 @@ class Ledger:
             size += len(draft.payload) + 256
         prepared = Prepared(
             stream=proposal.stream,
+            first_id=proposal.event_id,
             expected=proposal.expected_version,
             epoch=proposal.epoch,
             gate=proposal.gate,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from events import codec
+from events import codec, wire
 from events.commit import InlineRow, RunState
 from events.errors import Erased
 from events.ids import derived
@@ -105,50 +105,33 @@ class Recorded(Fact, frozen=True, gc=False):
     commitment: bytes
 
 
-def sealed(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> tuple[Any, ...]:
-    """Return one event's columns in the order of `append.sql`, its payload sealed."""
-    lifecycle = proposal.seq is None
+def sealed(proposal: Proposal, draft: Draft, index: int, salt: bytes, key: DataKey) -> bytes:
+    """Return one event as `append.sql` takes it, its payload sealed."""
     event_id = proposal.event_id if index == 0 else derived(proposal.event_id, index)
-    version = (proposal.expected_version or 0) + index + 1 if lifecycle else None
-    epoch = draft.epoch if lifecycle else proposal.epoch
-    part = None if lifecycle else index
-    commitment = codec.commitment(salt, draft.payload)
+    if proposal.seq is None:
+        version, part, epoch = (proposal.expected_version or 0) + index + 1, None, draft.epoch
+        request = None if index else codec.request_digest(salt, proposal.request)
+    else:
+        version, part, epoch = None, index, proposal.epoch
+        request = None if index else key.digest(proposal.request)
     causation_id = proposal.causation_id
-    return (
-        event_id,
-        proposal.stream,
+    occurred_us = codec.microseconds(proposal.occurred_at)
+    commitment = codec.commitment(salt, draft.payload)
+    columns = (
+        event_id.bytes,
+        proposal.stream.bytes,
         version,
         draft.type,
         draft.schema_version,
         proposal.actor,
         draft.cause,
-        proposal.event_id,
-        causation_id,
+        proposal.event_id.bytes,
+        None if causation_id is None else causation_id.bytes,
         epoch,
         proposal.source,
         proposal.seq,
         part,
-        proposal.occurred_at,
-        commitment,
-        codec.body(
-            proposal.ledger_id.bytes,
-            event_id.bytes,
-            proposal.stream.bytes,
-            version,
-            draft.type,
-            draft.schema_version,
-            proposal.actor,
-            draft.cause,
-            proposal.event_id.bytes,
-            None if causation_id is None else causation_id.bytes,
-            epoch,
-            proposal.source,
-            proposal.seq,
-            part,
-            codec.time_column(codec.microseconds(proposal.occurred_at)),
-            commitment,
-        ),
-        salt,
-        None if index else codec.request_digest(salt, proposal.request) if lifecycle else key.digest(proposal.request),
-        key.seal(draft.payload, event_id),
     )
+    body = codec.body(proposal.ledger_id.bytes, *columns, codec.time_column(occurred_us), commitment)
+    ciphertext = key.seal(draft.payload, event_id)
+    return wire.row(*columns, occurred_us, commitment, body, salt, request, ciphertext)

@@ -8,8 +8,8 @@ import msgspec
 
 from events.commit import InlineRow, Prepared
 
-APPEND: Final = "select ledger.append($1, $2, $3, $4, $5, $6)"
-APPEND_ONE: Final = "select ledger.append_one($1, $2, $3, $4)"
+APPEND: Final = "select ledger.append($1, $2, $3::ledger.sealed_event[], $4, $5, $6)"
+APPEND_ONE: Final = "select ledger.append_one($1, $2, $3::ledger.sealed_event, $4)"
 
 
 def recording(ledger_id: UUID, group: Sequence[Prepared]) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 -- Append whatever several callers want recorded in one ledger, in one transaction, each on its own merits.
 --
 -- A proposal is `events` events of one stream, recorded whole or not at all; `p_events` holds those of all proposals,
--- one proposal's behind the other's. `expected` is the version that a lifecycle proposal was decided on, NULL for
+-- one proposal's behind the other's (their columns are in
+-- schemas/sql/0064_sealed_event.sql). `expected` is the version that a lifecycle proposal was decided on, NULL for
 -- telemetry. The caller sees to it that telemetry stands before lifecycle, that a stream has at most one lifecycle
 -- proposal, and that no id or telemetry key occurs twice.
 --
@@ -13,19 +14,6 @@
 --   unknown    there is no such stream
 --
 -- At the lines `-- point:` tests stop their copy of it, to try what several appends at once can do to each other.
-do $$ begin   -- once; another column takes a migration
-    create type ledger.proposal as (
-        stream uuid, expected integer, epoch integer, gate smallint, key bytea, event_id uuid, source text, seq bigint,
-        events integer
-    );
-    create type ledger.proposed_event as (
-        event_id uuid, stream uuid, version integer, type text, schema_version smallint, actor text, cause text,
-        correlation_id uuid, causation_id uuid, epoch integer, source text, seq bigint, part smallint,
-        occurred_at timestamptz, commitment bytea, body bytea, salt bytea, request bytea, ciphertext bytea
-    );
-exception when duplicate_object then null;
-end $$;
-
 create or replace function ledger.append(
     p_ledger_id uuid, p_proposals ledger.proposal[], p_events ledger.proposed_event[],
     p_states projection.run_state[], p_inline text[], p_inline_rows jsonb[]

@@ -18,13 +18,14 @@ LEDGER = uuid4()
 def lifecycle(stream: UUID, event_id: UUID | None = None) -> Prepared:
     return Prepared(
         stream=stream,
+        first_id=event_id or uuid4(),
         expected=0,
         epoch=0,
         gate=0,
         wrapped_key=None,
         source=None,
         seq=None,
-        events=[(event_id or uuid4(),)],
+        events=[b""],
         inline={},
         size=100,
     )
@@ -33,13 +34,14 @@ def lifecycle(stream: UUID, event_id: UUID | None = None) -> Prepared:
 def telemetry(stream: UUID, seq: int, size: int = 100) -> Prepared:
     return Prepared(
         stream=stream,
+        first_id=uuid4(),
         expected=None,
         epoch=1,
         gate=0,
         wrapped_key=None,
         source="sdk",
         seq=seq,
-        events=[(uuid4(),)],
+        events=[b""],
         inline={},
         size=size,
     )
