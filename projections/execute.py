@@ -134,7 +134,8 @@ async def _carry_out(
     appended = await ledger.append(proposal)
     if appended.repeated:
         return await _first_answer(ledger, ledger_id, run_id, appended)
-    after = runs.settled(after, appended.recorded_at)
+    if state is None or state.progressed:  # else no time is pending
+        after = runs.settled(after, appended.recorded_at)
     stored = StoredRun(ledger_id=ledger_id, run_id=run_id, position=appended.last, run=after)
     size = len(inline[runs.PROJECT_RUN][0].row if state is None else state.state)
     ledger.recent.keep(run_id, stored, size)
