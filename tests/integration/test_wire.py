@@ -2,7 +2,7 @@
 
 import os
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -11,16 +11,26 @@ from events.database import open_pool
 from tests.servers import Database
 
 FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
-LIFECYCLE = (2**31 - 1, "run.completed", 32_767, "key:ü", "succeeded"), (None, None, None), FIRST, os.urandom(32), b""
-BARE = (1, "run.created", 1, "", None), (None, None, None), LAST, None, os.urandom(600_000)
-TELEMETRY = (None, "run.metrics_logged", 2, "key:a", None), ("sdk", 2**63 - 1, 32_767), LAST, os.urandom(16), b"sealed"
+LIFECYCLE = (2**31 - 1, "run.completed", 32_767, "key:ü", "succeeded"), (None, None, None), FIRST, bytes(range(32)), b""
+BARE = (1, "run.created", 1, "", None), (None, None, None), LAST, None, bytes(600_000)
+TELEMETRY = (
+    (None, "run.metrics_logged", 2, "key:a", None),
+    ("sdk", 2**63 - 1, 32_767),
+    LAST,
+    bytes(range(16)),
+    b"sealed",
+)
 FIRST_BATCH = (None, "run.logged", 1, "key:a", None), ("", 0, 0), FIRST, None, b"sealed"
 
 
 @pytest.mark.parametrize(
-    ("described", "batch", "moment", "request_digest", "ciphertext"), [LIFECYCLE, BARE, TELEMETRY, FIRST_BATCH]
+    ("described", "batch", "moment", "request_digest", "ciphertext"),
+    [LIFECYCLE, BARE, TELEMETRY, FIRST_BATCH],
+    ids=["lifecycle", "bare", "telemetry", "first batch"],
 )
-@pytest.mark.parametrize(("causation_id", "epoch"), [(uuid4(), 2**31 - 1), (None, None)])
+@pytest.mark.parametrize(
+    ("causation_id", "epoch"), [(UUID(int=7), 2**31 - 1), (None, None)], ids=["caused", "uncaused"]
+)
 async def test_postgres_reads_the_columns_that_were_written(
     database: Database, described, batch, moment, request_digest, ciphertext, causation_id, epoch
 ):
