@@ -1,11 +1,13 @@
-"""A recording peer on loopback, for what a real service will not do on demand: refuse, stall, fail, cut off."""
+"""The whole system; and a recording peer on loopback, for what a service will not do on demand: refuse, stall, cut."""
 
 import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -16,6 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+
+import tachograph
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -208,3 +212,39 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[Any]:
+    """A `stack.Stack` with a GPU worker; outside the server's repository what needs one is skipped."""
+    stack = pytest.importorskip("stack", reason="the server is not here")
+    from stack.ports import free_port
+
+    home = Path(tempfile.mkdtemp(prefix="tachograph-sdk-"))
+    with stack.Stack(home, free_port()) as started:
+        yield started
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def client(system, monkeypatch) -> Iterator[tachograph.Client]:
+    monkeypatch.setenv("TACHOGRAPH_URL", system.url)
+    monkeypatch.setenv("TACHOGRAPH_API_KEY", system.api_key)
+    with tachograph.Client() as client:
+        yield client
+
+
+@pytest.fixture
+def project(request) -> str:
+    return request.node.name.replace("[", "-").replace("]", "")
+
+
+@pytest.fixture
+def points(client) -> Callable[[Any, str], list[tuple[float, float]]]:
+    """Read a metric's points, by run."""
+
+    def read(run: Any, metric: str) -> list[tuple[float, float]]:
+        curves = client.chart(run, metric, buckets=20_000)
+        return [point for curve in curves for point in zip(curve["x"], curve["last"], strict=True)]
+
+    return read

@@ -1,12 +1,8 @@
 """The SDK against the whole system: real service, PostgreSQL, NATS, roles and a GPU worker."""
 
 import math
-import shutil
-import sys
-import tempfile
 import threading
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,41 +11,10 @@ import tachograph
 from tachograph._spool import read
 from tachograph._sync import requests_in
 
-stack = pytest.importorskip("stack", reason="the server is not here: these tests run in its repository")
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_digits.py"
 QUICK = {"beat_seconds": 0.2, "unresponsive_seconds": 20.0, "crashed_seconds": 40.0}
 
 
-@pytest.fixture(scope="module")
-def system() -> Iterator["stack.Stack"]:
-    from stack.ports import free_port
-
-    home = Path(tempfile.mkdtemp(prefix="tachograph-sdk-"))
-    with stack.Stack(home, free_port()) as started:
-        yield started
-    shutil.rmtree(home, ignore_errors=True)
-
-
-@pytest.fixture
-def client(system, monkeypatch) -> Iterator[tachograph.Client]:
-    monkeypatch.setenv("TACHOGRAPH_URL", system.url)
-    monkeypatch.setenv("TACHOGRAPH_API_KEY", system.api_key)
-    with tachograph.Client() as client:
-        yield client
-
-
-@pytest.fixture
-def project(request) -> str:
-    return request.node.name.replace("[", "-").replace("]", "")
-
-
-def points(client, run, metric: str) -> list[tuple[float, float]]:
-    curves = client.chart(run, metric, buckets=20_000)
-    return [point for curve in curves for point in zip(curve["x"], curve["last"], strict=True)]
-
-
-def test_everything_that_is_logged_can_be_read(client, project, until):
+def test_everything_that_is_logged_can_be_read(client, project, until, points):
     with tachograph.init(
         project, "first", config={"lr": 0.1}, path="vision\\digits", alias="best", tags=["a"], notes="hello"
     ) as run:
@@ -76,10 +41,10 @@ def test_everything_that_is_logged_can_be_read(client, project, until):
         "best_metric_step": 300,
     }
     assert (resource["progress"]["done"], resource["progress"]["total"]) == (3.0, 4.0)
-    assert points(client, run.id, "acc") == [(step, step / 300) for step in range(1, 301)]
-    assert [str(value) for _, value in points(client, run.id, "odd")] == ["nan", "inf"] * 150
+    assert points(run.id, "acc") == [(step, step / 300) for step in range(1, 301)]
+    assert [str(value) for _, value in points(run.id, "odd")] == ["nan", "inf"] * 150
     assert len(client.chart(run.id, "acc", stage="epoch_1")[0]["x"]) == 99
-    assert points(client, run.id, "alone") == [(1_000, 1.0)]
+    assert points(run.id, "alone") == [(1_000, 1.0)]
     assert [line["text"] for line in client.stream_logs(run.id)] == ["one", "", "two ☃"]
     until(lambda: {metric["name"] for metric in client.metrics(run.id)} == {"acc", "odd", "alone"})
     types = [event["type"] for event in client.events(run=run.id, limit=2)]
@@ -90,15 +55,15 @@ def test_everything_that_is_logged_can_be_read(client, project, until):
     assert [one["id"] for one in client.runs(project, status="completed")] == [run.id]
 
 
-def test_more_names_than_a_batch_holds(client, project):
+def test_more_names_than_a_batch_holds(client, project, points):
     data = {f"layer/{number}": float(number) for number in range(12_000)}
     with tachograph.init(project) as run:
         run.log(data)
     assert run.delivery.complete
-    assert points(client, run.id, "layer/11999") == [(1, 11_999.0)]
+    assert points(run.id, "layer/11999") == [(1, 11_999.0)]
 
 
-def test_a_kill_stops_the_program(client, project, script, system, until):
+def test_a_kill_stops_the_program(client, project, script, system, until, points):
     program = script(
         f"""
         import time, tachograph
@@ -116,7 +81,7 @@ def test_a_kill_stops_the_program(client, project, script, system, until):
     assert "Stopped: killed_by_user" in errors or "stopped: killed_by_user" in errors
     run = client.wait(run_id, timeout_seconds=120)
     assert (run["status"], run["cause"]) == ("killed", "killed_by_user")
-    assert points(client, run_id, "x") == [(1, 1.0)]
+    assert points(run_id, "x") == [(1, 1.0)]
     with pytest.raises(tachograph.Conflict) as refused:
         client.kill(run_id)
     assert refused.value.state == "killed"
@@ -149,7 +114,7 @@ def test_what_a_deletion_would_take_is_told_before(client, project, tmp_path, un
         client.deletion(project)
 
 
-def test_a_new_process_takes_a_run_over_and_the_old_one_is_refused(client, project, until, caplog):
+def test_a_new_process_takes_a_run_over_and_the_old_one_is_refused(client, project, until, caplog, points):
     old = tachograph.init(project, external_id="mine", liveness=QUICK)
     old.log(x=1.0)
     until(lambda: client.chart(old.id, "x")[0]["points"] == 1)
@@ -161,12 +126,12 @@ def test_a_new_process_takes_a_run_over_and_the_old_one_is_refused(client, proje
     assert not old.finish("failed").complete
     assert new.finish().complete
     assert client.run(new.id)["status"] == "completed"
-    assert points(client, new.id, "x") == [(1, 1.0), (2, 3.0)]
+    assert points(new.id, "x") == [(1, 1.0), (2, 3.0)]
     with pytest.raises(tachograph.Conflict):
         tachograph.init(project, run_id=new.id)
 
 
-def test_a_service_that_is_killed_meanwhile_costs_no_point(client, project, system, until):
+def test_a_service_that_is_killed_meanwhile_costs_no_point(client, project, system, until, points):
     run = tachograph.init(project, finish_seconds=60)
     service = system.processes["service"]
     for number in range(60):
@@ -175,12 +140,12 @@ def test_a_service_that_is_killed_meanwhile_costs_no_point(client, project, syst
             until(lambda: not run._recorder.buffer._points)
             service.crash()
     assert run.finish().complete
-    assert points(client, run.id, "x") == [(number, float(number)) for number in range(60)]
+    assert points(run.id, "x") == [(number, float(number)) for number in range(60)]
     assert client.run(run.id)["synced"]
     assert client.verify(project)["verified"]
 
 
-def test_what_a_program_left_behind_arrives_after_the_end(client, project, system, until):
+def test_what_a_program_left_behind_arrives_after_the_end(client, project, system, until, points):
     run = tachograph.init(project, finish_seconds=3)
     run.log(x=1.0)
     until(lambda: client.chart(run.id, "x")[0]["points"] == 1)
@@ -195,7 +160,7 @@ def test_what_a_program_left_behind_arrives_after_the_end(client, project, syste
     until(lambda: _answers(client))
     synced = tachograph.sync()
     assert (synced.files, synced.refused) == (1, 0)
-    assert points(client, run.id, "x") == [(1, 1.0), (2, 2.0)]
+    assert points(run.id, "x") == [(1, 1.0), (2, 2.0)]
     resource = client.run(run.id)
     assert (resource["status"], resource["synced"]) == ("failed", True)
     assert resource["error"]["message"] == "out of luck"
@@ -203,7 +168,7 @@ def test_what_a_program_left_behind_arrives_after_the_end(client, project, syste
 
 
 def test_what_a_killed_program_logged_arrives_after_it_was_declared_crashed(
-    client, project, system, script, until, tmp_path
+    client, project, system, script, until, tmp_path, points
 ):
     program = script(
         f"""
@@ -238,7 +203,7 @@ def test_what_a_killed_program_logged_arrives_after_it_was_declared_crashed(
     until(lambda: _answers(client))
     until(lambda: client.run(run_id)["status"] == "crashed")
     assert tachograph.sync().refused == 0
-    assert points(client, run_id, "x") == [(step, float(step)) for step in range(100)]
+    assert points(run_id, "x") == [(step, float(step)) for step in range(100)]
     assert client.run(run_id)["status"] == "crashed"
     assert tachograph.sync().files == 0
 
@@ -291,81 +256,6 @@ def test_bad_requests_are_told_apart(client, project, system):
         client.delete(run.id)
     assert refused.value.state == "running"
     assert "kill" in refused.value.allowed
-
-
-def managed(client, project: str, *arguments: str) -> str:
-    client.ensure_project(project)
-    command = [sys.executable, str(EXAMPLE), *arguments]
-    return client.create_run(project, command=command, config={"lr": 0.1}, resources={"accelerator": "cpu"})["id"]
-
-
-def test_a_managed_run_trains_a_classifier(client, project, until):
-    run = client.wait(managed(client, project, "--epochs", "3"), timeout_seconds=120)
-    assert (run["status"], run["exit_code"], run["error"]) == ("completed", 0, None)
-    assert run["config"]["lr"] == 0.1
-    assert run["summary"]["val/accuracy"] > 0.85
-    assert run["progress"]["done"] == 3.0
-    (loss,) = client.chart(run["id"], "train/loss", buckets=10_000)
-    assert loss["points"] == 3 * math.ceil(1437 / 32)
-    assert loss["last"][-1] < loss["first"][0] / 2
-    until(lambda: any("epoch   3" in line["text"] for line in client.stream_logs(run["id"], stream="stdout")))
-
-
-def test_a_managed_run_that_raises_fails_with_its_traceback(client, project):
-    run = client.wait(managed(client, project, "--epochs", "3", "--fail-at", "1"), timeout_seconds=120)
-    assert (run["status"], run["cause"]) == ("failed", "exception")
-    assert run["error"]["type"] == "RuntimeError"
-    assert "asked to fail after epoch 1" in run["error"]["traceback"]
-    assert client.chart(run["id"], "val/accuracy")[0]["points"] == 1
-
-
-def test_a_managed_run_that_is_killed_keeps_what_it_had(client, project, until):
-    run_id = managed(client, project, "--epochs", "100", "--seconds-per-epoch", "1")
-    until(lambda: (client.run(run_id)["progress"] or {}).get("done", 0) >= 1)
-    client.kill(run_id)
-    run = client.wait(run_id, timeout_seconds=120)
-    assert (run["status"], run["cause"]) == ("killed", "killed_by_user")
-    assert client.chart(run_id, "val/accuracy")[0]["points"] >= 1
-
-
-def test_a_managed_run_that_is_killed_hard_keeps_what_it_had_logged(client, project, tmp_path):
-    """As the kernel does that runs out of memory: the last batch has not been made yet."""
-    program = tmp_path / "killed.py"
-    program.write_text(
-        """
-import os, signal, time, tachograph
-from tachograph._sync import left_behind
-run = tachograph.init()
-for step in range(3_000):
-    run.log(x=step, step=step)
-    time.sleep(0.0005)
-run.log(last=1.0)
-for _ in range(2_000):  # where it is not seen there, it was delivered already
-    if any(b"last" in path.read_bytes() for path in left_behind()):
-        break
-    time.sleep(0.001)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    )
-    client.ensure_project(project)
-    run_id = client.create_run(project, command=[sys.executable, str(program)])["id"]
-    run = client.wait(run_id, timeout_seconds=120)
-    assert (run["status"], run["synced"]) == ("failed", True)
-    assert points(client, run_id, "x") == [(step, float(step)) for step in range(3_000)]
-    assert [value for _, value in points(client, run_id, "last")] == [1.0]
-
-
-def test_another_process_may_attach_to_a_managed_run_too(client, project, tmp_path):
-    """Two programs of one command, each with batches numbered from 1."""
-    program = tmp_path / "part.py"
-    program.write_text("import sys, tachograph\ntachograph.init().log({sys.argv[1]: 1.0})\n")
-    client.ensure_project(project)
-    command = ["sh", "-c", f"{sys.executable} {program} a && {sys.executable} {program} b; exit 3"]
-    run_id = client.create_run(project, command=command)["id"]
-    run = client.wait(run_id, timeout_seconds=120)
-    assert (run["status"], run["exit_code"]) == ("failed", 3)
-    assert points(client, run_id, "a") == [(1, 1.0)]
-    assert points(client, run_id, "b") == [(1, 1.0)]
 
 
 def test_curves_of_several_runs_and_of_groups_are_columns(client, project, until):
@@ -421,49 +311,3 @@ def test_a_live_chart_has_every_point_once(client, project):
     assert positions == sorted(set(positions))
     assert sorted(seen[first.id]) == [0, 8, 9, 10]
     assert sorted(seen[second.id]) == [0, 1, 2]
-
-
-TRIAL = """
-import sys, tachograph
-layers = int(sys.argv[1].partition("=")[2])
-with tachograph.init() as run:
-    run.log({"loss": abs(layers - 3)})
-"""
-
-
-def test_a_sweep_finds_the_best_of_its_trials(client, project):
-    client.ensure_project(project)
-    client.create_workflow(project, "train", command=[sys.executable, "-c", TRIAL, "${args}"])
-    sweep = client.create_sweep(
-        project,
-        workflow="train",
-        method="grid",
-        parameters={"layers": {"min": 2, "max": 4}},
-        metric={"name": "loss", "goal": "min"},
-        concurrency=2,
-    )
-    done = client.wait_for_sweep(sweep["id"], timeout_seconds=60)
-    assert (done["status"], done["trials"]) == ("finished", {"made": 3, "by_status": {"completed": 3}})
-    best = done["best"]
-    assert best is not None
-    assert (best["number"], best["parameters"], best["value"]) == (2, {"layers": 3}, 0.0)
-    trials = list(client.trials(sweep["id"]))
-    assert [(trial["number"], trial["status"]) for trial in trials] == [(n, "completed") for n in (1, 2, 3)]
-    assert best in trials
-    with pytest.raises(tachograph.Conflict):
-        client.stop_sweep(sweep["id"])
-
-
-def test_a_sweep_is_paused_resumed_stopped_and_cancelled(client, project):
-    client.ensure_project(project)
-    client.create_workflow(project, "wait", command=["sleep", "60"])
-    parameters = {"seed": {"min": 1, "max": 100}}
-    sweep = client.create_sweep(project, workflow="wait", method="random", parameters=parameters, max_runs=50)["id"]
-    said = [ask(sweep)["status"] for ask in (client.pause_sweep, client.resume_sweep, client.stop_sweep)]
-    assert said == ["paused", "running", "stopped"]
-    client.cancel_sweep(sweep)
-    done = client.wait_for_sweep(sweep, timeout_seconds=60)
-    assert (done["status"], set(done["trials"]["by_status"]) - {"killed"}) == ("cancelled", set())
-    assert [one["id"] for one in client.sweeps(project)] == [sweep]
-    with pytest.raises(tachograph.Invalid, match=r"\$\.parameters\.lr: a parameter has a `value`"):
-        client.create_sweep(project, workflow="wait", method="grid", parameters={"lr": {"min": 1}})

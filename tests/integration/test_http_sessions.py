@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api import Api, Project, accepted, refused, replica, until
-from tests.integration.test_http_keys import issued
+from tests.integration.credentials import issued
 
 
 @contextmanager
