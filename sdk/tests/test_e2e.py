@@ -51,7 +51,9 @@ def test_everything_that_is_logged_can_be_read(client, project, until, points):
     assert types[:2] == ["run.created", "run.started"]
     assert types.count("run.completed") == 1
     assert [one["type"] for one in client.events(run=run.id, types=["run.created", "run.started"])] == types[:2]
-    assert client.verify(project)["verified"]
+    noted = client.audit(project)["head"]
+    assert client.verify(project, head=noted)["verified"]
+    assert client.verify()["verified"], "the organisation's own ledger"
     assert [one["id"] for one in client.runs(project, status="completed")] == [run.id]
 
 

@@ -245,13 +245,16 @@ class Client(Archives, Artifacts, Charts, Sweeps):
         """Yield events of a run or of a project as they happen, without end; reconnects after a cut."""
         return follow(self.transport, f"/api/v1{subject(run, project)}/stream", after)
 
-    def audit(self, project: str) -> Json:
-        """Return the head of the project's ledger: position, chain hash, number of events."""
-        return self._ask(dict, "GET", route("projects", project, "audit"))
+    def audit(self, project: str | None = None) -> Json:
+        """Return the head of a project's ledger, or of the organisation's own: position and chain value, both signed.
 
-    def verify(self, project: str) -> Verification:
-        """Have the project's whole history verified."""
-        return self._post(Verification, route("projects", project, "audit", "verify"))
+        Its `head`, kept elsewhere, is what a later `verify` can hold the history against.
+        """
+        return self._ask(dict, "GET", _audit(project))
+
+    def verify(self, project: str | None = None, *, head: Json | None = None) -> Verification:
+        """Have a project's whole history verified, or the organisation's own; `head` is one that was kept elsewhere."""
+        return self._post(Verification, f"{_audit(project)}/verify", head=head)
 
     def query(self, project: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> Json:
         """Return what a SQL statement over the project answers: `columns` with names and types, and `rows`.
@@ -316,3 +319,7 @@ class Client(Archives, Artifacts, Charts, Sweeps):
         key = f"{run}/{body['epoch']}/{body['source']}/{body['seq']}"
         content = msgspec.json.encode(body)
         return self._ask(Accepted, "POST", route("runs", run, kind), content, idempotency_key=key)
+
+
+def _audit(project: str | None) -> str:
+    return route("organisation", "audit") if project is None else route("projects", project, "audit")
