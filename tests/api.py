@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import asyncpg
 import httpx
 
-from events.database import SEARCH_PATH
+from events.database import open_pool
 from events.ids import uuid7
 from events.keys import Keyring
 from events.ledger import Ledger
@@ -251,9 +250,7 @@ async def _tenant(database: Database, master_key: Path) -> str:
     created = OrganisationCreated(name=f"tenant {organisation_id}")
     issued = KeyIssued(key_id=uuid7(), label="test", prefix=key[:7], sha256=digest)
     row = tenancy.organisation_row(version=1, name=created.name, max_active_runs=created.max_active_runs)
-    async with asyncpg.create_pool(
-        database.url, min_size=1, max_size=1, server_settings={"search_path": SEARCH_PATH}
-    ) as pool:
+    async with await open_pool(database.url, name="tenant", size=1) as pool:
         ledger = Ledger(pool, Keyring.from_file(master_key))
         await ledger.open(organisation_id, organisation_id, "organisation")
         for stream, event, inline in (

@@ -57,7 +57,9 @@ TAMPERINGS: Final[Mapping[str, Tampering]] = {
         " from projection.api_key limit 1",
         "api_key of {}: a row that no event leads to",
     ),
-    "an API key back": Tampering("projection.api_key", "update projection.api_key set sha256 = 'x'", "sha256 differ"),
+    "an API key back": Tampering(
+        "projection.api_key", "update projection.api_key set sha256 = sha256 || 'x'", "sha256 differ"
+    ),
     "a worker made up": Tampering(
         "projection.worker",
         "insert into projection.worker select gen_random_uuid(), organisation_id, version, 'x', host, slots,"

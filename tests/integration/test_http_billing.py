@@ -6,12 +6,11 @@ import io
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from events.database import SEARCH_PATH
+from events.database import open_pool
 from events.keys import Keyring
 from events.ledger import Ledger
 from projections.rebuild import PROJECTIONS, rebuild
@@ -158,9 +157,7 @@ def test_grants_and_adjustments_make_a_balance_and_a_repetition_makes_none(api: 
 
 
 async def rebuilt_is_live(api: Api) -> None:
-    async with asyncpg.create_pool(
-        api.database.url, min_size=1, max_size=2, server_settings={"search_path": SEARCH_PATH}
-    ) as pool:
+    async with await open_pool(api.database.url, name="rebuild", size=2) as pool:
         ledger = Ledger(pool, Keyring.from_file(api.home / "master.key"))
         found = await rebuild(ledger, api.database.owner_url, PROJECTIONS["tenancy"])
     assert found.differences == []

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -220,9 +221,10 @@ async def test_a_client_that_stops_reading_is_cut_off(
         await world.lines(run_id, *("x" * 1_000 for _ in range(100)))
     head, _ = await world.ledger.head(world.ledger_id)
     replay = Replay(world.ledger, Restorer(world.store), Wanted(ledger_id=world.ledger_id, up_to=head))
+    service = SimpleNamespace(stopping=asyncio.Event())
 
     async def read_one() -> None:
-        async with aclosing(routes._chunks(asyncio.Event(), replay)) as chunks:
+        async with aclosing(routes._chunks(service, None, replay)) as chunks:
             async for _ in chunks:
                 await asyncio.Event().wait()
 
