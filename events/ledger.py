@@ -67,7 +67,10 @@ def _tells_nobody(ledger_id: UUID, *, telemetry: bool) -> None: ...
 
 
 class Ledger:
-    """All ledgers of one database, by a pool of `open_pool`. Safe for any number of concurrent callers of one event loop."""
+    """All ledgers of one database; `pool` is one of `open_pool`.
+
+    Safe for any number of concurrent callers of one event loop.
+    """
 
     def __init__(self, pool: asyncpg.Pool, keyring: Keyring, *, nudge: Nudge = _tells_nobody) -> None:
         self.pool = pool

@@ -1,5 +1,6 @@
 """What tests on real servers share, unless a module has its own: a service, a project, an organisation, NATS."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def api(
 ) -> Iterator[Api]:
     """A service, and those roles that the module names in `ROLES`."""
     roles = getattr(request.module, "ROLES", ())
+    asyncio.run(servers.wipe_jetstream(nats_server))  # each has an organisation of the same id
     with serving(postgres_server, nats_server, servers_home, roles=roles) as api:
         yield api
 

@@ -44,7 +44,7 @@ def test_an_organisations_own_ledger_is_verified_too(api: Api) -> None:
         201,
     )
     report = accepted(api.client.post(path, json={"head": head}))
-    assert (report["verified"], report["head"]) == (True, shown["position"])
+    assert (report["verified"], report["head"]) == (True, shown["position"]), report
     assert report["position"] > shown["position"]
     assert report["rows"] > 2
     assert accepted(api.client.post(path))["verified"]
