@@ -51,6 +51,12 @@ class Circuit:
             if tries:
                 self._is_asked = False
 
+    def check(self) -> None:
+        """Raise what `asking` would raise without asking; it asks nothing either."""
+        failure = self._failure
+        if failure is not None and (self._is_asked or time.monotonic() < self._until):
+            raise type(failure)(str(failure))
+
     def close(self) -> None:
         """Take notice that the store answers."""
         self._failure = None
@@ -58,10 +64,8 @@ class Circuit:
     def _enter(self) -> bool:
         """Return whether this is who asks an absent store again."""
         with self._lock:
-            failure = self._failure
-            if failure is None:
+            if self._failure is None:
                 return False
-            if self._is_asked or time.monotonic() < self._until:
-                raise type(failure)(str(failure))
+            self.check()
             self._is_asked = True
             return True

@@ -109,6 +109,10 @@ class ObjectStore:
             raise SettingsError(f"TACHOGRAPH_OBJECT_STORE: {root} cannot be used ({error.strerror})") from error
         return cls(LocalStore(root), root, str(root))
 
+    def check_writable(self) -> None:
+        """Raise `StoreUnavailable` where a write would be refused at once, because the store was found away."""
+        self._writing.check()
+
     async def put(self, path: str, data: bytes) -> None:
         """Store an object, over one that is there."""
         if self._root is not None:

@@ -68,6 +68,7 @@ class Uploads:
 
         Raises what `open`, `receive` and `finish` raise.
         """
+        self._objects.check_writable()  # who tries again and again would fill the run's room with uploads
         upload = await self.open(stored, organisation_id, wanted, uuid7())
         try:
             upload = await self._receive_whole(upload, body)

@@ -215,6 +215,18 @@ async def test_an_artifact_that_a_silent_store_did_not_confirm_is_not_recorded(w
     await eventually(saved, "the artifact")
 
 
+async def test_a_file_for_a_store_that_is_known_to_be_away_reserves_nothing(
+    world: World, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "LEAST_AWAY_SECONDS", 600.0)
+    run_id = await world.started_run()
+    liar.spoil("PUT", "silent")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="the object store"):
+            await world.save(run_id, "m", DATA)
+    assert await world.pool.fetchval("select count(*) from operation.upload") == 1, "that of who found out"
+
+
 async def test_who_writes_to_a_silent_store_does_not_wait_for_what_a_slow_one_may_take(
     place: Place, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
