@@ -6,8 +6,11 @@ from uuid import UUID
 
 from events.errors import NotFound, VersionConflict
 from events.ledger import Appended, Ledger
-from projections.execute import Request
+from events.organisation import OrganisationChanged, PlanChanged
+from projections import tenancy
+from projections.execute import Request, record
 from projections.runs import Reader
+from projections.tenancy import Organisation
 
 ATTEMPTS: Final = 20
 
@@ -64,3 +67,23 @@ async def carry_out(
         return await at_version(ledger, known.ledger_id, stream, recorded.version), recorded.last
 
     return await in_turn(ledger, stream, attempt)
+
+
+async def change_organisation(
+    ledger: Ledger, organisation_id: UUID, event: OrganisationChanged | PlanChanged, request: Request
+) -> tuple[Organisation, int]:
+    """Append a change of the organisation, and return it as it is then, with the ledger position of the change.
+
+    Raises `VersionConflict` where another change came first, and what `record` raises.
+    """
+    known = await tenancy.organisation(ledger.pool, organisation_id)
+    appended = await record(
+        ledger,
+        ledger_id=organisation_id,
+        stream=organisation_id,
+        expected_version=known.version,
+        events=[event],
+        inline=tenancy.changed_organisation(known, event, known.version + 1),
+        request=request,
+    )
+    return await tenancy.organisation(ledger.pool, organisation_id), appended.position

@@ -8,7 +8,7 @@ from litestar.params import JSONBody
 
 from events.organisation import OrganisationChanged
 from projections import tenancy
-from projections.execute import record
+from projections.changes import change_organisation
 from projections.tenancy import Organisation
 from service.access import ADMINISTER, READ
 from service.bodies import ChangedOrganisation
@@ -31,24 +31,15 @@ async def get_organisation(request: Http, service: Service) -> OrganisationResou
 
 
 @patch("/organisation", needs=ADMINISTER)
-async def change_organisation(
+async def rename_organisation(
     request: Http, data: JSONBody[ChangedOrganisation], service: Service
 ) -> Response[OrganisationResource]:
     """Rename the organisation."""
     organisation_id = request.user.organisation_id
-    known = await tenancy.organisation(service.pool, organisation_id)
+    asked = await service.asked(request, organisation_id)
     event = OrganisationChanged(name=data.name)
-    appended = await record(
-        service.ledger,
-        ledger_id=organisation_id,
-        stream=organisation_id,
-        expected_version=known.version,
-        events=[event],
-        inline=tenancy.changed_organisation(known, event, known.version + 1),
-        request=await service.asked(request, organisation_id),
-    )
-    changed = await tenancy.organisation(service.pool, organisation_id)
-    return Response(_resource(changed), headers={"Tachograph-Position": str(appended.position)})
+    changed, position = await change_organisation(service.ledger, organisation_id, event, asked)
+    return Response(_resource(changed), headers={"Tachograph-Position": str(position)})
 
 
 def _resource(organisation: Organisation) -> OrganisationResource:
@@ -59,7 +50,7 @@ def _resource(organisation: Organisation) -> OrganisationResource:
 
 ROUTES = Router(
     path="",
-    route_handlers=[get_organisation, change_organisation],
+    route_handlers=[get_organisation, rename_organisation],
     request_max_body_size=64 << 10,
     tags=["access"],
 )

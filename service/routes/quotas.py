@@ -13,7 +13,7 @@ from events.organisation import PlanChanged
 from events.sql import load
 from events.types import Limits, Resources
 from projections import queue, runs, tenancy, usage
-from projections.execute import record
+from projections.changes import change_organisation
 from projections.tenancy import UNLIMITED
 from service.access import ADMINISTER, READ, READ_ALL
 from service.bodies import MAX_LIMIT, Limit, PlanBody
@@ -205,24 +205,15 @@ async def get_plan(request: Http, service: Service) -> Plan:
 async def change_plan(request: Http, data: JSONBody[PlanBody], service: Service) -> Response[Plan]:
     """Set the plan and its limits, from now on: what is running goes on."""
     organisation_id = request.user.organisation_id
-    known = await tenancy.organisation(service.pool, organisation_id)
     event = PlanChanged(
         plan=data.plan,
         plan_limits=data.plan_limits.value(),
         limits=data.limits.value() if data.limits else UNLIMITED,
         kill_when_exhausted=data.kill_when_exhausted,
     )
-    appended = await record(
-        service.ledger,
-        ledger_id=organisation_id,
-        stream=organisation_id,
-        expected_version=known.version,
-        events=[event],
-        inline=tenancy.changed_organisation(known, event, known.version + 1),
-        request=await service.asked(request),
-    )
-    changed = await tenancy.organisation(service.pool, organisation_id)
-    return Response(_plan(changed), headers={"Tachograph-Position": str(appended.position)})
+    asked = await service.asked(request)
+    changed, position = await change_organisation(service.ledger, organisation_id, event, asked)
+    return Response(_plan(changed), headers={"Tachograph-Position": str(position)})
 
 
 def _plan(organisation: tenancy.Organisation) -> Plan:
